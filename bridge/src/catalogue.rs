@@ -1,0 +1,216 @@
+//! Every metric family relayscope exports: name, kind, unit, help, labels. No name literal elsewhere.
+//!
+//! Names here have no prefix; exposition adds the configured one (`relay` by default), except to
+//! the `process_*` families, whose names are Prometheus's own convention.
+
+use crate::sample::MetricKind;
+
+/// One metric family.
+///
+/// An embedding application declares its own in a `static` and hands it to
+/// [`SeriesRegistry`](crate::SeriesRegistry); families are told apart by name.
+///
+/// ```
+/// use relayscope_bridge::catalogue::{Family, Unit};
+/// use relayscope_bridge::MetricKind;
+///
+/// static FORWARDED: Family = Family {
+///     name: "forwarded_packets_total",
+///     kind: MetricKind::Counter,
+///     unit: Unit::None,
+///     help: "Packets forwarded.",
+///     labels: &["room"],
+/// };
+/// assert_eq!(FORWARDED.full_name("relay"), "relay_forwarded_packets_total");
+/// ```
+#[derive(Debug, PartialEq, Eq)]
+pub struct Family {
+    /// The name without prefix, unit and `_total` included.
+    pub name: &'static str,
+    /// What its samples are.
+    pub kind: MetricKind,
+    /// What its values are measured in.
+    pub unit: Unit,
+    /// One sentence for people, with a full stop.
+    pub help: &'static str,
+    /// Label names, in the order in which values are given.
+    pub labels: &'static [&'static str],
+}
+
+/// What a family's values are measured in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A plain number of whatever the name counts.
+    None,
+    /// Seconds, also of unix time.
+    Seconds,
+    /// Milliseconds: only in the compatible gauges.
+    Milliseconds,
+    /// 0..=1.
+    Ratio,
+    /// 0..=100: only in the compatible gauges.
+    Percent,
+    /// Bytes.
+    Bytes,
+    /// Samples of a ring.
+    Samples,
+}
+
+impl Family {
+    /// The name as scraped. `process_*` families take no prefix.
+    pub fn full_name(&self, prefix: &str) -> String {
+        if prefix.is_empty() || self.name.starts_with("process_") {
+            return self.name.to_owned();
+        }
+        format!("{prefix}_{}", self.name)
+    }
+}
+
+macro_rules! families {
+    ($($(#[$doc:meta])* $ident:ident = $name:literal, $kind:ident, $unit:ident, [$($label:literal),*], $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            $(#[$doc])*
+            pub static $ident: Family = Family {
+                name: $name,
+                kind: MetricKind::$kind,
+                unit: Unit::$unit,
+                help: $help,
+                labels: &[$($label),*],
+            };
+        )*
+        /// All families, in the order of exposition.
+        pub static ALL: &[&Family] = &[$(&$ident),*];
+    };
+}
+
+families! {
+    PROBE_UP = "probe_up", Gauge, None, ["target"],
+        "Whether the newest settled probe of the target was answered (1) or lost (0).";
+    PROBE_RTT_MS = "probe_rtt_ms", Gauge, Milliseconds, ["target"],
+        "Round-trip time of the newest answered probe in milliseconds; absent while the target is down.";
+    PROBE_LOSS_PCT = "probe_loss_pct", Gauge, Percent, ["target"],
+        "Round-trip loss over the window of settled probes, in percent.";
+    PROBE_JITTER_MS = "probe_jitter_ms", Gauge, Milliseconds, ["target"],
+        "Mean absolute difference of RTT of adjacent answered probes in the window (IPDV), in milliseconds.";
+    PROBE_RTT_SECONDS = "probe_rtt_seconds", Histogram, Seconds, ["target"],
+        "Round-trip time, less the reflector's own turnaround where it reports one.";
+    PROBE_SENT = "probe_sent_total", Counter, None, ["target"],
+        "Probes sent.";
+    PROBE_RECEIVED = "probe_received_total", Counter, None, ["target"],
+        "Probes answered in time.";
+    PROBE_LOST = "probe_lost_total", Counter, None, ["target"],
+        "Probes not answered within the timeout.";
+    PROBE_LATE = "probe_late_total", Counter, None, ["target"],
+        "Replies that came after the timeout; their probes count as lost too.";
+    PROBE_DUPLICATE = "probe_duplicate_total", Counter, None, ["target"],
+        "Further replies to a probe already answered.";
+    PROBE_REORDERED = "probe_reordered_total", Counter, None, ["target"],
+        "Replies to a probe sent before one already answered.";
+    PROBE_DISCARDED = "probe_discarded_total", Counter, None, ["target"],
+        "Probes discarded because this shard itself stalled while they were in flight.";
+    PROBE_SEND_ERRORS = "probe_send_errors_total", Counter, None, ["target", "reason"],
+        "Probes the kernel refused to send.";
+    PROBE_WINDOW_LOSS = "probe_window_loss_ratio", Gauge, Ratio, ["target"],
+        "Round-trip loss over the window of settled probes.";
+    PROBE_WINDOW_JITTER = "probe_window_jitter_seconds", Gauge, Seconds, ["target", "kind"],
+        "Jitter over the window by definition: ipdv (mean), pdv_p95 (RFC 5481), rfc3550, stddev.";
+    PROBE_LAST_REPLY = "probe_last_reply_timestamp_seconds", Gauge, Seconds, ["target"],
+        "Unix time of the newest reply; absent before the first.";
+    PROBE_REFUSED = "probe_refused_packets_total", Counter, None, ["reason"],
+        "Datagrams at the probing sockets that were no reply to a probe of ours, by reason.";
+    TARGET_INFO = "target_info", Gauge, None, ["target", "address", "family", "protocol"],
+        "The address a target is probed at.";
+    MESH_PEERS = "mesh_peers", Gauge, None, [],
+        "Targets up now.";
+    MESH_TARGETS = "mesh_targets", Gauge, None, [],
+        "Targets configured.";
+    MESH_RUNNING = "mesh_running", Gauge, None, [],
+        "Whether every shard's heartbeat is fresh: tells 0 peers from a relay that is starting or stalled.";
+    REFLECTOR_PACKETS = "reflector_packets_total", Counter, None, ["result"],
+        "Datagrams at the reflector by result: reflected, or the reason they were refused.";
+    RING_RECORDED = "ring_recorded_samples_total", Counter, Samples, ["shard"],
+        "Samples recorded to the shard's ring.";
+    RING_OVERWRITTEN = "ring_overwritten_samples_total", Counter, Samples, ["shard"],
+        "Samples overwritten before the control plane drained them.";
+    RING_CAPACITY = "ring_capacity_samples", Gauge, Samples, ["shard"],
+        "Samples the shard's ring holds.";
+    RING_OCCUPANCY = "ring_occupancy_ratio", Gauge, Ratio, ["shard"],
+        "High water of the ring just before a drain, over the last one to two minutes.";
+    SHARD_HEARTBEAT = "shard_heartbeat_timestamp_seconds", Gauge, Seconds, ["shard"],
+        "Unix time of the shard's last sign of life.";
+    SHARD_LAST_DRAIN = "shard_last_drain_timestamp_seconds", Gauge, Seconds, ["shard"],
+        "Unix time at which the control plane last drained the shard's ring.";
+    SHARD_SCHEDULE_LAG = "shard_schedule_lag_seconds", Gauge, Seconds, ["shard"],
+        "How late the newest slot was served; high water over the last second.";
+    SHARD_MISSED_SLOTS = "shard_missed_slots_total", Counter, None, ["shard"],
+        "Probes not sent because their slot had passed a whole interval ago.";
+    SHARD_STALLS = "shard_stalls_total", Counter, None, ["shard"],
+        "Times the shard did not run for longer than the stall threshold.";
+    DRAIN_DURATION = "drain_duration_seconds", Histogram, Seconds, [],
+        "Time to drain all rings and fold what they brought.";
+    SCRAPE_DURATION = "scrape_duration_seconds", Histogram, Seconds, [],
+        "Time to render one exposition.";
+    HTTP_REQUESTS = "http_requests_total", Counter, None, ["route", "code"],
+        "HTTP requests answered.";
+    HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],
+        "Connections closed without an answer: over the limit, or failed.";
+    CONFIG_LAST_RELOAD_SUCCESSFUL = "config_last_reload_successful", Gauge, None, [],
+        "Whether the last configuration read was valid and is in force.";
+    BUILD_INFO = "build_info", Gauge, None, ["version"],
+        "1, with the version that runs.";
+    PROCESS_CPU = "process_cpu_seconds_total", Counter, Seconds, [],
+        "User and system CPU time of this process.";
+    PROCESS_RESIDENT = "process_resident_memory_bytes", Gauge, Bytes, [],
+        "Resident memory of this process.";
+    PROCESS_OPEN_FDS = "process_open_fds", Gauge, None, [],
+        "Open file descriptors of this process.";
+    PROCESS_START = "process_start_time_seconds", Gauge, Seconds, [],
+        "Unix time at which this process started.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = ALL.iter().map(|family| family.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+
+    #[test]
+    fn names_carry_their_unit_and_kind() {
+        for family in ALL {
+            let base = family.name.trim_end_matches("_total");
+            let suffix = match family.unit {
+                Unit::None => "",
+                Unit::Seconds => "_seconds",
+                Unit::Milliseconds => "_ms",
+                Unit::Ratio => "_ratio",
+                Unit::Percent => "_pct",
+                Unit::Bytes => "_bytes",
+                Unit::Samples => "_samples",
+            };
+            assert!(base.ends_with(suffix), "{} does not name its unit {suffix}", family.name);
+            let is_counter = family.kind == MetricKind::Counter;
+            assert_eq!(family.name.ends_with("_total"), is_counter, "{}", family.name);
+        }
+    }
+
+    #[test]
+    fn help_is_one_sentence() {
+        for family in ALL {
+            assert!(family.help.ends_with('.') && !family.help.contains('\n'), "{}", family.name);
+        }
+    }
+
+    #[test]
+    fn the_prefix_goes_before_all_but_process_families() {
+        assert_eq!(PROBE_UP.full_name("relay"), "relay_probe_up");
+        assert_eq!(PROBE_UP.full_name("wzp"), "wzp_probe_up");
+        assert_eq!(PROCESS_CPU.full_name("relay"), "process_cpu_seconds_total");
+    }
+}

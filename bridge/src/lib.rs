@@ -1,0 +1,59 @@
+//! What a relay's pinned cores and its control plane share, and nothing else.
+//!
+//! A data-plane core holds one [`Publisher`]. Recording through it is wait-free, never allocates,
+//! never makes a system call and reads nothing that a reader writes: a slow, stopped or absent
+//! control plane costs the core nothing. The control plane holds the [`Collector`] and polls.
+//!
+//! Two shapes of data cross:
+//!
+//! - **Cells** ([`CounterCell`], [`GaugeCell`]) hold counters and last values. They lose nothing:
+//!   one word each, written only by its owner.
+//! - **The ring** ([`TelemetryRing`]) carries streams: histogram observations, timestamped gauge
+//!   readings, state changes. It overwrites the oldest when full, and every reader knows to the
+//!   unit what it missed.
+//!
+//! ```
+//! use relayscope_bridge::{catalogue, hub, HubConfig, MetricSample, MetricValue, ShardId};
+//!
+//! let (mut publishers, mut collector) = hub(HubConfig { shards: 1, ..HubConfig::default() })?;
+//! let registry = collector.registry().clone();
+//! let shard = ShardId(0);
+//!
+//! // Control plane: give the shard the series it will write.
+//! let mut sent = registry.counter(shard, &catalogue::PROBE_SENT, &["relay-b"])?;
+//! let rtt = registry.stream(shard, &catalogue::PROBE_RTT_SECONDS, &["relay-b"])?;
+//!
+//! // Data plane: record.
+//! sent.add(1);
+//! publishers[0].record(MetricSample {
+//!     metric_id: rtt,
+//!     timestamp_ns: 1_000,
+//!     value: MetricValue::Histogram(0.000_25),
+//! });
+//!
+//! // Control plane: drain.
+//! let mut seen = Vec::new();
+//! let drained = collector.drain(shard, |sample| seen.push(sample));
+//! assert_eq!((drained.delivered, drained.lost), (1, 0));
+//! assert_eq!(seen[0].value, MetricValue::Histogram(0.000_25));
+//! assert_eq!(collector.counter(sent.id()), Some(1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod catalogue;
+mod cell;
+mod hub;
+mod ring;
+mod sample;
+mod series;
+#[doc(hidden)]
+pub mod sync;
+mod words;
+
+pub use cell::{CounterCell, GaugeCell};
+pub use hub::{Collector, HubConfig, HubError, Publisher, ShardId, ShardReader, hub};
+pub use ring::{Account, Consumer, Drained, Producer, Start, TelemetryRing};
+pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS};
+pub use series::{RetireTicket, SeriesError, SeriesRegistry, SeriesView};
+pub use words::{CapacityError, RING_CAPACITY_MAX, RING_CAPACITY_MIN};

@@ -1,0 +1,331 @@
+//! A single-producer ring that overwrites the oldest and lets any number of readers look on.
+//!
+//! It is a seqlock over atomic words, one sequence for the whole ring (Boehm, "Can seqlocks get along
+//! with programming language memory models?", MSPC 2012, gives the fences). Slots are atomic words,
+//! so a race with the producer yields old or new words, never undefined behaviour; the reader finds
+//! out which by looking at the head again.
+//!
+//! **Producer**, at position `h`: release fence; three word stores; `head = h + 1` (release).
+//! The fence makes the *previous* head store visible before the payload that clobbers an old record:
+//! a release store orders what precedes it, not what follows.
+//!
+//! **Reader**: load `head`; acquire fence; copy the words; acquire fence; load `head` again as `h2`.
+//! The record in flight at `h2` already clobbers position `h2 - capacity`, so a copied position `r`
+//! is good only if `r + capacity > h2`: of `capacity` slots, `capacity - 1` can be read.
+//!
+//! **Batches** widen the window in flight. The producer announces the end of a batch in `claimed`
+//! before its fence; readers treat everything up to it as being written.
+//!
+//! The loads are relaxed with fences because only plain loads are guaranteed to work on a page that
+//! is mapped read-only.
+
+use crate::sample::{MetricSample, SAMPLE_WORDS};
+use crate::sync::{Ordering, Site, fence, intact, ordering};
+use crate::words::{CapacityError, RingWords};
+
+/// Records copied between two looks at the head. Bounds the stack buffer at 1.5 KiB.
+const CHUNK: usize = 64;
+/// Records published with one head store. Bounds how much of the ring a batch makes unreadable.
+const BATCH_MAX: u64 = 64;
+/// After being lapped, a reader resumes this fraction of the ring ahead of what is clobbered next.
+const SLACK_DIVISOR: u64 = 8;
+
+/// Makes a ring. See the module's words on how it works; in short:
+///
+/// Recording is wait-free, never allocates and overwrites the oldest sample when full. Readers never
+/// slow the producer. For each reader `delivered + lost + not yet read = recorded`, always.
+///
+/// ```
+/// use relayscope_bridge::{MetricId, MetricSample, MetricValue, Start, TelemetryRing};
+///
+/// let sample = |n| MetricSample {
+///     metric_id: MetricId(0),
+///     timestamp_ns: n,
+///     value: MetricValue::Counter(n),
+/// };
+/// let (mut producer, mut consumer) = TelemetryRing::with_capacity(4);
+/// let mut tap = consumer.tap(Start::Now);
+///
+/// // Room for three: the fourth slot belongs to the record in flight.
+/// for n in 0..3 {
+///     producer.record(sample(n));
+/// }
+/// let mut seen = Vec::new();
+/// let drained = consumer.drain(|s| seen.push(s.timestamp_ns));
+/// assert_eq!((seen, drained.lost), (vec![0, 1, 2], 0));
+///
+/// // Overwritten: counted, not silent. The tap never held the producer back.
+/// for n in 3..103 {
+///     producer.record(sample(n));
+/// }
+/// let drained = tap.drain(|_| {});
+/// assert_eq!(drained.delivered + drained.lost, 103);
+/// assert!(drained.delivered <= 3);
+/// ```
+///
+/// A second producer does not compile:
+///
+/// ```compile_fail
+/// # use relayscope_bridge::TelemetryRing;
+/// let (producer, _consumer) = TelemetryRing::with_capacity(4);
+/// let second = producer.clone();
+/// ```
+pub struct TelemetryRing;
+
+impl TelemetryRing {
+    /// A ring of at least `capacity` samples, rounded up to a power of two. Allocates here and
+    /// never again.
+    ///
+    /// # Panics
+    /// When `capacity` is out of range; [`try_with_capacity`](Self::try_with_capacity) returns that
+    /// as an error.
+    pub fn with_capacity(capacity: usize) -> (Producer, Consumer) {
+        match Self::try_with_capacity(capacity) {
+            Ok(halves) => halves,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As [`with_capacity`](Self::with_capacity), for a capacity that comes from outside.
+    ///
+    /// # Errors
+    /// [`CapacityError`] when `capacity` is not in 2..=16777216.
+    pub fn try_with_capacity(capacity: usize) -> Result<(Producer, Consumer), CapacityError> {
+        let words = RingWords::on_heap(capacity)?;
+        let consumer = Consumer::attach(words.clone(), Start::Oldest);
+        Ok((Producer { words, head: 0 }, consumer))
+    }
+}
+
+/// The writing half: one per ring, moved to the core that records.
+pub struct Producer {
+    words: RingWords,
+    /// The position written next. The header's `head` is its copy for readers.
+    head: u64,
+}
+
+impl Producer {
+    /// Records one sample. Wait-free: one fence, four stores, no load of anything shared.
+    #[inline]
+    pub fn record(&mut self, sample: MetricSample) {
+        // Release: with the reader's exit fence. A reader that copied a word stored below also sees,
+        // at its second look, the head this thread stored before.
+        fence(Site::ProducerFence, Ordering::Release);
+        self.write(self.head, sample);
+        self.publish(self.head + 1);
+    }
+
+    /// Records all of `samples` in order, with one head store per 64. Wait-free.
+    ///
+    /// Readers cannot see a part of a batch before it is whole, and treat the slots it is about to
+    /// overwrite as gone from the moment it begins.
+    #[inline]
+    pub fn record_batch(&mut self, samples: &[MetricSample]) {
+        let most = BATCH_MAX.min(self.words.capacity() / 2);
+        for batch in samples.chunks(most as usize) {
+            let end = self.head + batch.len() as u64;
+            if intact(Site::BatchClaim) {
+                self.words.header().claimed.store(end, Ordering::Relaxed);
+            }
+            // Release: with the reader's exit fence, as in `record`; it carries `claimed` too.
+            fence(Site::ProducerFence, Ordering::Release);
+            for (position, sample) in (self.head..).zip(batch) {
+                self.write(position, *sample);
+            }
+            self.publish(end);
+        }
+    }
+
+    /// Samples recorded since the ring was made.
+    pub fn recorded(&self) -> u64 {
+        self.head
+    }
+
+    #[inline]
+    fn write(&self, position: u64, sample: MetricSample) {
+        let slots = self.words.slots();
+        let slot = &slots[slot_index(position, slots.len())];
+        for (word, value) in slot.iter().zip(sample.encode()) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn publish(&mut self, head: u64) {
+        self.head = head;
+        // Release: with the reader's entry fence. Whoever sees this head sees the words before it.
+        self.words.header().head.store(head, ordering(Site::HeadStore, Ordering::Release));
+    }
+}
+
+/// Where a reader that attaches to a ring begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the oldest record that can still be read.
+    Oldest,
+    /// With the next record.
+    Now,
+}
+
+/// What one drain brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Samples handed to the caller.
+    pub delivered: u64,
+    /// Samples overwritten before this reader came, and malformed ones.
+    pub lost: u64,
+    /// Of the lost: those whose words were whole but no sample (a damaged segment).
+    pub malformed: u64,
+}
+
+/// A reader's account since it attached: `delivered + lost + unread = recorded`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Records the producer published since this reader attached.
+    pub recorded: u64,
+    /// Records handed to the caller.
+    pub delivered: u64,
+    /// Records lost to this reader.
+    pub lost: u64,
+    /// Records published and not yet read or billed as lost.
+    pub unread: u64,
+}
+
+/// A reading half. Passive: the producer does not know that it exists.
+///
+/// Not `Clone`: an account belongs to one reader. Further readers come from [`tap`](Self::tap).
+pub struct Consumer {
+    words: RingWords,
+    start: u64,
+    cursor: u64,
+    delivered: u64,
+    lost: u64,
+}
+
+impl Consumer {
+    fn attach(words: RingWords, start: Start) -> Self {
+        let head = words.header().head.load(Ordering::Relaxed);
+        let start = match start {
+            Start::Oldest => (head + 1).saturating_sub(words.capacity()),
+            Start::Now => head,
+        };
+        Self { words, start, cursor: start, delivered: 0, lost: 0 }
+    }
+
+    /// A further reader of the same ring, with an account of its own that begins at `start`.
+    pub fn tap(&self, start: Start) -> Consumer {
+        Self::attach(self.words.clone(), start)
+    }
+
+    /// Hands every sample published before this call to `deliver`, oldest first, and bills what was
+    /// overwritten. Never waits, never allocates, never retries: O(samples), at most one ring's worth.
+    ///
+    /// If `deliver` panics, the rest of its chunk (at most 64 samples) counts as delivered.
+    #[inline]
+    pub fn drain(&mut self, mut deliver: impl FnMut(MetricSample)) -> Drained {
+        // Bounded by this first look: a busy producer cannot keep us here.
+        let end = self.words.header().head.load(Ordering::Relaxed);
+        let mut total = Drained::default();
+        while self.cursor < end {
+            let chunk = self.drain_chunk(end, &mut deliver);
+            total.delivered += chunk.delivered;
+            total.lost += chunk.lost;
+            total.malformed += chunk.malformed;
+        }
+        total
+    }
+
+    /// Copies up to [`CHUNK`] records, discards those clobbered meanwhile, delivers the rest.
+    #[inline]
+    fn drain_chunk(&mut self, end: u64, deliver: &mut impl FnMut(MetricSample)) -> Drained {
+        let lapped = self.skip_if_lapped();
+        let count = CHUNK.min(usize::try_from(end.saturating_sub(self.cursor)).unwrap_or(CHUNK));
+        let first = self.cursor;
+
+        // Acquire: with the release store of head. The records below it are whole, if still there.
+        fence(Site::ReaderEntryFence, Ordering::Acquire);
+        let mut copy = [[0u64; SAMPLE_WORDS]; CHUNK];
+        let slots = self.words.slots();
+        for (position, record) in (first..).zip(&mut copy[..count]) {
+            let slot = &slots[slot_index(position, slots.len())];
+            for (word, shared) in record.iter_mut().zip(slot) {
+                *word = shared.load(Ordering::Relaxed);
+            }
+        }
+        // Acquire: with the producer's release fence. If a word above was clobbered, the look below
+        // sees the head (or the claim) that the producer stored before it clobbered.
+        fence(Site::ReaderExitFence, Ordering::Acquire);
+        let oldest = self.oldest_readable();
+        let clobbered = usize::try_from(oldest.saturating_sub(first)).unwrap_or(count).min(count);
+
+        let mut malformed = 0;
+        let good = &copy[clobbered..count];
+        // Billed before anything is delivered: the cursor and the account never disagree.
+        self.cursor += count as u64;
+        self.delivered += good.len() as u64;
+        self.lost += clobbered as u64;
+        for words in good {
+            match MetricSample::decode(*words) {
+                Ok(sample) => deliver(sample),
+                Err(_) => malformed += 1,
+            }
+        }
+        self.delivered -= malformed;
+        self.lost += malformed;
+        Drained {
+            delivered: good.len() as u64 - malformed,
+            lost: lapped + clobbered as u64 + malformed,
+            malformed,
+        }
+    }
+
+    /// If the record at the cursor is gone, jumps ahead and returns how many that lost.
+    ///
+    /// It lands neither on the oldest record, which goes next, nor at the head, which would throw
+    /// away a ring that is still good.
+    fn skip_if_lapped(&mut self) -> u64 {
+        let head = self.words.header().head.load(Ordering::Relaxed);
+        let capacity = self.words.capacity();
+        if self.cursor + capacity > head {
+            return 0;
+        }
+        let slack = (capacity / SLACK_DIVISOR).max(1);
+        let resume = head - capacity + slack;
+        let lost = resume - self.cursor;
+        self.cursor = resume;
+        self.lost += lost;
+        lost
+    }
+
+    /// The oldest position that no write, finished or in flight, has touched.
+    #[inline]
+    fn oldest_readable(&self) -> u64 {
+        let header = self.words.header();
+        let head = header.head.load(Ordering::Relaxed);
+        let claimed = header.claimed.load(Ordering::Relaxed);
+        let in_flight = if intact(Site::DiscardBound) { head + 1 } else { head };
+        in_flight.max(claimed).saturating_sub(self.words.capacity())
+    }
+
+    /// The account since this reader attached.
+    pub fn account(&self) -> Account {
+        let head = self.words.header().head.load(Ordering::Relaxed).max(self.cursor);
+        Account {
+            recorded: head - self.start,
+            delivered: self.delivered,
+            lost: self.lost,
+            unread: head - self.cursor,
+        }
+    }
+
+    /// Slots of the ring; one fewer can be read at any time.
+    pub fn capacity(&self) -> u64 {
+        self.words.capacity()
+    }
+}
+
+#[inline]
+fn slot_index(position: u64, slots: usize) -> usize {
+    // `slots` is a power of two; the mask keeps the result below it, so the cast drops nothing.
+    (position & (slots as u64 - 1)) as usize
+}
