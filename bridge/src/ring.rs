@@ -23,8 +23,9 @@ use crate::sample::{MetricSample, SAMPLE_WORDS};
 use crate::sync::{Ordering, Site, fence, intact, ordering};
 use crate::words::{CapacityError, RingWords};
 
-/// Records copied between two looks at the head. Bounds the stack buffer at 1.5 KiB.
-const CHUNK: usize = 64;
+/// Records copied between two looks at the head. Bounds the stack buffer at 1.5 KiB. Small under
+/// loom, so that its small rings are drained in several chunks too.
+const CHUNK: usize = if cfg!(loom) { 2 } else { 64 };
 /// Records published with one head store. Bounds how much of the ring a batch makes unreadable.
 const BATCH_MAX: u64 = 64;
 /// After being lapped, a reader resumes this fraction of the ring ahead of what is clobbered next.

@@ -61,12 +61,20 @@ mod sites {
         static WEAKENED: Cell<Option<Site>> = const { Cell::new(None) };
     }
 
+    /// Makes the sites whole again, also when the model fails: a weakened one is meant to.
+    struct Restore;
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            WEAKENED.set(None);
+        }
+    }
+
     /// Runs `model` with `site` weakened on this OS thread.
     pub fn with_weakened<T>(site: Option<Site>, model: impl FnOnce() -> T) -> T {
+        let _restore = Restore;
         WEAKENED.set(site);
-        let result = model();
-        WEAKENED.set(None);
-        result
+        model()
     }
 
     pub(crate) fn fence(site: Site, order: Ordering) {
