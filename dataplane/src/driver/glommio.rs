@@ -1,0 +1,180 @@
+//! Runs shards on glommio: one executor per shard, pinned to a core.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use glommio::net::UdpSocket;
+use glommio::timer::sleep;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use relayscope_bridge::ShardId;
+
+use super::shard::{Port, ShardDriver};
+use super::udp::{BindError, Readable, UdpPort};
+use crate::preflight::{PreflightError, check};
+use crate::shard::{Command, Shard};
+
+/// Enough for the one-octet peeks that wait for readiness; glommio's default pins 30 MiB.
+const IO_MEMORY_LEN: usize = 64 << 10;
+/// Waits in flight per shard: one per socket and a timer.
+const RING_DEPTH: usize = 128;
+/// Commands on their way to one shard.
+pub const COMMANDS_MAX: usize = 4096;
+
+/// A shard could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The kernel refuses io_uring or locked memory.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// A probing socket could not be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A descriptor could not be duplicated.
+    #[error("shard {} cannot duplicate its sockets: {source}; raise the limit of open files", .shard.0)]
+    Descriptors {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        source: io::Error,
+    },
+    /// glommio could not make its executor.
+    #[error("shard {} cannot start on core {core}: {reason}", .shard.0)]
+    Executor {
+        /// The shard.
+        shard: ShardId,
+        /// The core it was to be pinned to.
+        core: usize,
+        /// What glommio said.
+        reason: String,
+    },
+}
+
+/// Where and how a shard runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Executor {
+    /// Its number.
+    pub shard: ShardId,
+    /// The core it is pinned to.
+    pub core: usize,
+    /// How long it polls before it parks. Zero, the default everywhere, costs nothing while idle.
+    pub spin_before_park: Duration,
+}
+
+/// A running shard.
+pub struct ShardHandle {
+    commands: rtrb::Producer<Command>,
+    stop: Arc<AtomicBool>,
+    thread: ExecutorJoinHandle<()>,
+}
+
+/// The queue to a shard is full, or the shard is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("shard has {COMMANDS_MAX} commands waiting; it is stalled or gone")]
+pub struct CommandsFull;
+
+/// Starts a shard on its core. The sockets are opened here, so that their errors come back at once.
+///
+/// # Errors
+/// [`SpawnError`].
+pub fn spawn(executor: Executor, shard: Shard, reflectors: Vec<UdpPort>) -> Result<ShardHandle, SpawnError> {
+    check()?;
+    let id = executor.shard;
+    let (commands, queue) = rtrb::RingBuffer::new(COMMANDS_MAX);
+    let driver = ShardDriver::new(shard, reflectors, queue)?;
+    let mut waits = Vec::new();
+    for (port, socket) in driver.ports() {
+        let duplicate = socket.duplicate().map_err(|source| SpawnError::Descriptors { shard: id, source })?;
+        waits.push((port, duplicate));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let thread = LocalExecutorBuilder::new(Placement::Fixed(executor.core))
+        .name(&format!("shard-{}", id.0))
+        .io_memory(IO_MEMORY_LEN)
+        .ring_depth(RING_DEPTH)
+        .spin_before_park(executor.spin_before_park)
+        .spawn(move || run(driver, waits, stopped))
+        .map_err(|error| SpawnError::Executor {
+            shard: id,
+            core: executor.core,
+            reason: error.to_string(),
+        })?;
+    Ok(ShardHandle { commands, stop, thread })
+}
+
+impl ShardHandle {
+    /// Queues a command; the shard takes it on its next tick, at most 200 ms later. Never waits.
+    ///
+    /// # Errors
+    /// [`CommandsFull`] gives nothing back to the shard; the command is dropped.
+    pub fn send(&mut self, command: Command) -> Result<(), CommandsFull> {
+        self.commands.push(command).map_err(|_| CommandsFull)
+    }
+
+    /// Asks the shard to stop on its next tick.
+    pub fn request_stop(&self) {
+        // Relaxed: a flag alone, nothing is published with it.
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until the shard has stopped.
+    ///
+    /// # Errors
+    /// When the shard panicked, with what glommio says of it.
+    pub fn join(self) -> Result<(), String> {
+        self.request_stop();
+        self.thread.join().map_err(|error| error.to_string())
+    }
+}
+
+async fn run(driver: ShardDriver, waits: Vec<(Port, socket2::Socket)>, stop: Arc<AtomicBool>) {
+    let driver = Rc::new(RefCell::new(driver));
+    let readers: Vec<_> = waits
+        .into_iter()
+        .map(|(port, socket)| {
+            let driver = Rc::clone(&driver);
+            glommio::spawn_local(async move { read_when_readable(driver, port, waitable(socket)).await })
+        })
+        .collect();
+    // Relaxed: see `request_stop`.
+    while !stop.load(Ordering::Relaxed) {
+        let pause = driver.borrow_mut().turn();
+        if pause.is_zero() {
+            glommio::executor().yield_task_queue_now().await;
+        } else {
+            sleep(pause).await;
+        }
+    }
+    for reader in readers {
+        reader.cancel().await;
+    }
+}
+
+/// Waits on one socket for as long as the shard runs. glommio cannot read control messages, so it only
+/// tells that something is there.
+async fn read_when_readable(driver: Rc<RefCell<ShardDriver>>, port: Port, socket: UdpSocket) {
+    loop {
+        let mut first_octet = [0u8; 1];
+        if socket.peek_from(&mut first_octet).await.is_err() {
+            // The error was about an earlier send and is consumed by being reported; one that stays
+            // must not keep the core from everything else.
+            glommio::executor().yield_task_queue_now().await;
+        }
+        while driver.borrow_mut().read(port) == Readable::More {
+            glommio::executor().yield_task_queue_now().await;
+        }
+    }
+}
+
+fn waitable(socket: socket2::Socket) -> UdpSocket {
+    // SAFETY: the descriptor is open, a UDP socket, and owned by nobody else: it was just released.
+    #[allow(unsafe_code)]
+    unsafe {
+        UdpSocket::from_raw_fd(socket.into_raw_fd())
+    }
+}

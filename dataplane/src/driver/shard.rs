@@ -1,0 +1,122 @@
+//! Turns one shard: reads its sockets, lets it decide, sends what it says.
+
+use std::time::Duration;
+
+use super::clock;
+use super::udp::{BindError, Readable, UdpPort, timed};
+use crate::clock::Monotonic;
+use crate::probe::stamp::SendError;
+use crate::reflector::Request;
+use crate::shard::{Command, Shard, reply_source};
+
+/// Commands carried out in one turn, so that a long list of targets does not hold up a slot.
+const COMMANDS_PER_TURN_MAX: usize = 256;
+
+/// Which socket of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Probes leave and replies arrive here; one per IP family.
+    Probe(usize),
+    /// Requests arrive here.
+    Reflector(usize),
+}
+
+/// A shard with its sockets and its queue of commands.
+pub struct ShardDriver {
+    shard: Shard,
+    /// IPv4, then IPv6 where the host has it.
+    probes: Vec<UdpPort>,
+    reflectors: Vec<UdpPort>,
+    commands: rtrb::Consumer<Command>,
+    planned: Option<Monotonic>,
+}
+
+impl ShardDriver {
+    /// Opens the probing sockets.
+    ///
+    /// # Errors
+    /// When not even an IPv4 socket can be had. A host without IPv6 only cannot probe IPv6 targets.
+    pub fn new(
+        shard: Shard,
+        reflectors: Vec<UdpPort>,
+        commands: rtrb::Consumer<Command>,
+    ) -> Result<Self, BindError> {
+        let mut probes = vec![UdpPort::ephemeral(false)?];
+        probes.extend(UdpPort::ephemeral(true).ok());
+        Ok(Self { shard, probes, reflectors, commands, planned: None })
+    }
+
+    /// Every socket, to wait on.
+    pub fn ports(&self) -> impl Iterator<Item = (Port, &UdpPort)> {
+        let probes = self.probes.iter().enumerate().map(|(i, port)| (Port::Probe(i), port));
+        let reflectors = self.reflectors.iter().enumerate().map(|(i, port)| (Port::Reflector(i), port));
+        probes.chain(reflectors)
+    }
+
+    /// Carries out one wake of the schedule, and returns how long to sleep.
+    pub fn turn(&mut self) -> Duration {
+        let now = clock::now();
+        self.shard.handle_wake(self.planned.unwrap_or(now.monotonic), now.monotonic);
+        for _ in 0..COMMANDS_PER_TURN_MAX {
+            let Ok(command) = self.commands.pop() else { break };
+            self.shard.handle_command(now.monotonic, command);
+        }
+        // Replies that already arrived must be seen before their probes are called lost.
+        for i in 0..self.probes.len() {
+            self.read(Port::Probe(i));
+        }
+        self.shard.handle_timeout(clock::now());
+        self.send_due();
+        let now = clock::monotonic();
+        let planned = self.shard.poll_timeout(now);
+        self.planned = Some(planned);
+        planned.since(now)
+    }
+
+    fn send_due(&mut self) {
+        loop {
+            // Each probe is stamped with a clock read just before its send.
+            let now = clock::now();
+            let Some(transmit) = self.shard.poll_transmit(now) else { return };
+            let port = self.probes.get(usize::from(transmit.destination.is_ipv6()));
+            let (result, took) = timed(|| match port {
+                Some(port) => port.send(&transmit.probe.packet, transmit.destination),
+                None => Err(SendError::Unreachable),
+            });
+            self.shard.handle_sent(now, &transmit, took, result);
+        }
+    }
+
+    /// Reads what is there at one socket.
+    pub fn read(&mut self, port: Port) -> Readable {
+        let shard = &mut self.shard;
+        let result = match port {
+            Port::Probe(i) => self.probes[i].read(|now, arrivals, datagram, _| {
+                let arrival = arrivals.arrival(now, datagram.ancillary.received_at);
+                shard.handle_reply(now, arrival, datagram.source, datagram.truncated, datagram.octets);
+            }),
+            Port::Reflector(i) => {
+                let local = self.reflectors[i].local_address();
+                self.reflectors[i].read(|now, _, datagram, replies| {
+                    let ancillary = datagram.ancillary;
+                    let request = Request {
+                        source: datagram.source,
+                        ttl: ancillary.ttl,
+                        received_at: ancillary.received_at.unwrap_or(now.realtime),
+                    };
+                    let from = reply_source(local, ancillary.destination);
+                    shard.handle_request(
+                        now.monotonic,
+                        &request,
+                        datagram.truncated,
+                        datagram.octets,
+                        clock::now,
+                        |reply| replies.send(reply, request.source, from),
+                    );
+                })
+            }
+        };
+        // An error read from a socket is about an earlier send, which times out by itself.
+        result.unwrap_or(Readable::Drained)
+    }
+}

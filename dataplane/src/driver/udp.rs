@@ -1,0 +1,195 @@
+//! A UDP socket that knows when its datagrams arrived, with what TTL, and to which of our addresses.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::clock;
+use super::mmsg::{self, RecvBatch};
+pub use super::mmsg::{Ancillary, Datagram};
+use crate::clock::{ArrivalClock, Now};
+use crate::probe::stamp::SendError;
+
+/// Asked of the kernel so that a slow wake does not drop replies; it may grant less.
+const RECEIVE_BUFFER_LEN: usize = 4 << 20;
+/// Test packets leave with the highest TTL, so that the far end can count the hops.
+const TTL: u32 = 255;
+/// Batches read in one turn, so that a flood cannot keep the shard from its schedule.
+const BATCHES_PER_READ_MAX: usize = 32;
+
+/// An address that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot bind UDP {address}: {source}{}", remedy(.source, .address))]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+fn remedy(error: &io::Error, address: &SocketAddr) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("; port {} is taken, stop its owner or choose another port", address.port())
+        }
+        io::ErrorKind::AddrNotAvailable => "; the address is not one of this host's".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, the unprivileged default is 8620".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// A bound socket with its receive buffers.
+pub struct UdpPort {
+    socket: Socket,
+    local: SocketAddr,
+    arrivals: ArrivalClock,
+    batch: RecvBatch,
+}
+
+/// Whether [`UdpPort::read`] left something behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readable {
+    /// All was read.
+    Drained,
+    /// The bound on one turn was reached; read again soon.
+    More,
+}
+
+impl UdpPort {
+    /// Binds exactly this address, sharing it with nobody. Port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address, the cause and the remedy.
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        open(address).map_err(|source| BindError { address, source })
+    }
+
+    /// An ephemeral port of one family, to probe from.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind); where the host has no such family, for one.
+    pub fn ephemeral(ipv6: bool) -> Result<Self, BindError> {
+        let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        Self::bind(SocketAddr::new(any, 0))
+    }
+
+    /// The address bound.
+    pub fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// A second descriptor of the socket, to wait on.
+    ///
+    /// # Errors
+    /// When this process is out of descriptors.
+    pub fn duplicate(&self) -> io::Result<Socket> {
+        self.socket.try_clone()
+    }
+
+    /// Hands every datagram that is there to `handle`, with the time of reading and the clock that
+    /// places its arrival. Does not wait.
+    ///
+    /// # Errors
+    /// What the socket reports, such as an ICMP error; reading may go on after it.
+    pub fn read(
+        &mut self,
+        mut handle: impl FnMut(Now, &ArrivalClock, Datagram<'_>, &Replies<'_>),
+    ) -> io::Result<Readable> {
+        let replies = Replies { socket: self.socket.as_fd() };
+        for _ in 0..BATCHES_PER_READ_MAX {
+            let count = self.batch.recv(replies.socket)?;
+            let now = clock::now();
+            self.arrivals.observe(now);
+            for i in 0..count {
+                if let Some(datagram) = self.batch.datagram(i) {
+                    handle(now, &self.arrivals, datagram, &replies);
+                }
+            }
+            if count < mmsg::BATCH {
+                return Ok(Readable::Drained);
+            }
+        }
+        Ok(Readable::More)
+    }
+
+    /// Sends one datagram without waiting. Returns how long the call took, too.
+    pub fn send(&self, octets: &[u8], destination: SocketAddr) -> Result<(), SendError> {
+        mmsg::send(self.socket.as_fd(), octets, destination, None).map_err(|error| send_error(&error))
+    }
+}
+
+impl AsFd for UdpPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Sends replies while a batch is being read.
+pub struct Replies<'a> {
+    socket: BorrowedFd<'a>,
+}
+
+impl Replies<'_> {
+    /// Sends `octets` from the address of ours that the request was sent to, where that is known.
+    pub fn send(
+        &self,
+        octets: &[u8],
+        destination: SocketAddr,
+        from: Option<IpAddr>,
+    ) -> Result<(), SendError> {
+        mmsg::send(self.socket, octets, destination, from).map_err(|error| send_error(&error))
+    }
+}
+
+fn open(address: SocketAddr) -> io::Result<UdpPort> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    // No SO_REUSEADDR or SO_REUSEPORT: a second instance must fail, not share.
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+        socket.set_unicast_hops_v6(TTL)?;
+        setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+    } else {
+        socket.set_ttl_v4(TTL)?;
+        setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+    }
+    if address.ip().is_unspecified() {
+        // Replies must leave from the address that was probed, whichever of ours that is.
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+        }
+    }
+    setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_LEN)?;
+    socket.bind(&address.into())?;
+    // The socket stays blocking: io_uring would answer a wait on a non-blocking one with EAGAIN. All
+    // our own calls say MSG_DONTWAIT.
+    let local = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok(UdpPort { socket, local, arrivals: ArrivalClock::default(), batch: RecvBatch::new() })
+}
+
+fn send_error(error: &io::Error) -> SendError {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => SendError::WouldBlock,
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL) => {
+            SendError::Unreachable
+        }
+        Some(libc::ECONNREFUSED) => SendError::Refused,
+        Some(libc::EPERM | libc::EACCES) => SendError::Denied,
+        _ => SendError::Other,
+    }
+}
+
+/// How long `send` took, measured around it.
+pub(crate) fn timed<T>(send: impl FnOnce() -> T) -> (T, Duration) {
+    let before = clock::monotonic();
+    let result = send();
+    (result, clock::monotonic().since(before))
+}

@@ -1,0 +1,89 @@
+//! Whether this host lets shards run, asked before glommio is touched: it panics where io_uring is
+//! blocked, and says little where memory may not be locked.
+
+use std::io;
+
+use io_uring::IoUring;
+use nix::sys::resource::{Resource, getrlimit};
+
+/// What glommio asks of RLIMIT_MEMLOCK for one executor.
+const MEMLOCK_MIN_LEN: u64 = 512 << 10;
+/// Entries of the ring made to see whether one can be made.
+const PROBE_RING_DEPTH: u32 = 8;
+
+/// Why shards cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    /// io_uring is switched off or filtered.
+    #[error("io_uring is blocked: {source}; {}", remedy(.source))]
+    IoUring {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Too little memory may be locked.
+    #[error(
+        "RLIMIT_MEMLOCK is {limit} bytes; a shard needs at least {MEMLOCK_MIN_LEN}: \
+         raise it with `ulimit -l 512`, LimitMEMLOCK=512K in the unit, or --ulimit memlock=524288 for a container"
+    )]
+    Memlock {
+        /// The soft limit in force.
+        limit: u64,
+    },
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => {
+            "the kernel lacks it or a seccomp profile hides it: Linux 5.8 or later is needed, and in a \
+             container a profile that allows io_uring_setup, io_uring_enter and io_uring_register"
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "set sysctl kernel.io_uring_disabled=0, and in a container use a seccomp profile that allows \
+             io_uring_setup, io_uring_enter and io_uring_register"
+        }
+        Some(libc::ENOMEM) => "raise RLIMIT_MEMLOCK, for example with `ulimit -l 8192`",
+        _ => "Linux 5.8 or later with io_uring is needed",
+    }
+}
+
+/// Makes and drops a small ring, and reads the limit of locked memory.
+///
+/// # Errors
+/// [`PreflightError`] names the cause and the remedy.
+pub fn check() -> Result<(), PreflightError> {
+    let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(u64::MAX, |(soft, _)| soft);
+    check_memlock(memlock)?;
+    match IoUring::new(PROBE_RING_DEPTH) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(PreflightError::IoUring { source }),
+    }
+}
+
+fn check_memlock(limit: u64) -> Result<(), PreflightError> {
+    if limit < MEMLOCK_MIN_LEN {
+        return Err(PreflightError::Memlock { limit });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_memlock_limit_names_the_remedy() {
+        assert!(check_memlock(MEMLOCK_MIN_LEN).is_ok());
+        let message = check_memlock(65_536).unwrap_err().to_string();
+        assert!(message.starts_with("RLIMIT_MEMLOCK is 65536 bytes;"), "{message}");
+        assert!(message.contains("ulimit -l 512"), "{message}");
+    }
+
+    #[test]
+    fn each_way_of_blocking_io_uring_names_its_remedy() {
+        for (errno, remedy) in [(libc::EPERM, "io_uring_disabled=0"), (libc::ENOSYS, "Linux 5.8")] {
+            let source = io::Error::from_raw_os_error(errno);
+            let message = PreflightError::IoUring { source }.to_string();
+            assert!(message.contains(remedy) && message.contains("seccomp"), "{message}");
+        }
+    }
+}

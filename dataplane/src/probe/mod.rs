@@ -1,0 +1,3 @@
+//! One probing session with one target, by protocol.
+
+pub mod stamp;

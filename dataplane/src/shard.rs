@@ -1,0 +1,227 @@
+//! One shard: its targets, its reflectors, its way out. Sans-IO.
+//!
+//! A shard shares nothing. Commands come in over a bounded queue that it polls on its own tick; what
+//! it measures goes out through its [`Publisher`].
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use relayscope_bridge::{Publisher, RetireTicket};
+
+use crate::clock::{Arrival, Monotonic, Now};
+use crate::probe::stamp::{ProbeEvent, Refusal, SendError};
+use crate::prober::{Prober, SessionKey, TargetConfig, Transmit};
+use crate::reflector::{self, Reflector, Request};
+use crate::telemetry::{ShardSeries, TargetSeries};
+
+/// How often a shard wakes without a probe due: polls commands, signs life. 5 wakes a second are about
+/// 0.02 % of a core.
+pub const TICK: Duration = Duration::from_millis(200);
+/// Over how long the schedule lag shows its high water.
+const LAG_WINDOW: Duration = Duration::from_secs(1);
+
+/// A target's number, chosen by who configures it and unique while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetId(pub u64);
+
+/// What the control side asks of a shard.
+pub enum Command {
+    /// Probe a target and write its series.
+    Add {
+        /// Its number.
+        id: TargetId,
+        /// Whom and how.
+        config: TargetConfig,
+        /// Where to record.
+        series: Box<TargetSeries>,
+    },
+    /// Stop probing a target and let its series go. An unknown id is only acknowledged.
+    Remove {
+        /// Its number.
+        id: TargetId,
+        /// To be acknowledged once nothing of it is written any more.
+        ticket: RetireTicket,
+    },
+}
+
+/// The state of one shard; see [`Prober`] for the order of its verbs.
+pub struct Shard {
+    prober: Prober,
+    reflector: Reflector,
+    out: Out,
+    keys: HashMap<TargetId, SessionKey>,
+    lag_since: Monotonic,
+    lag_max: Duration,
+    refused_targets: u64,
+}
+
+/// What events are written to, apart from what produces them.
+struct Out {
+    publisher: Publisher,
+    series: ShardSeries,
+    /// By [`SessionKey::index`].
+    targets: Vec<Option<Box<TargetSeries>>>,
+    /// Targets whose gauges are behind their session.
+    touched: Vec<SessionKey>,
+}
+
+impl Out {
+    fn note(&mut self, now: Now, key: SessionKey, event: ProbeEvent) {
+        if let Some(Some(target)) = self.targets.get_mut(key.index()) {
+            target.note(now, event, &mut self.publisher);
+            self.touched.push(key);
+        }
+    }
+
+    fn refresh(&mut self, prober: &Prober) {
+        for key in self.touched.drain(..) {
+            if let (Some(Some(target)), Some(session)) =
+                (self.targets.get_mut(key.index()), prober.session(key))
+            {
+                target.refresh(session);
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// A shard without targets, whose wakes are quantised into `slot`.
+    pub fn new(slot: Duration, reflector: Reflector, publisher: Publisher, series: ShardSeries) -> Self {
+        Self {
+            prober: Prober::new(slot),
+            reflector,
+            out: Out { publisher, series, targets: Vec::new(), touched: Vec::new() },
+            keys: HashMap::new(),
+            lag_since: Monotonic(0),
+            lag_max: Duration::ZERO,
+            refused_targets: 0,
+        }
+    }
+
+    /// Carries out a command.
+    pub fn handle_command(&mut self, now: Monotonic, command: Command) {
+        match command {
+            Command::Add { id, config, series } => self.add(now, id, config, series),
+            Command::Remove { id, ticket } => {
+                if let Some(key) = self.keys.remove(&id) {
+                    self.prober.remove(key);
+                    self.out.targets[key.index()] = None;
+                }
+                self.out.publisher.acknowledge(ticket);
+            }
+        }
+    }
+
+    fn add(&mut self, now: Monotonic, id: TargetId, config: TargetConfig, series: Box<TargetSeries>) {
+        let Ok(key) = self.prober.add(now, config) else {
+            self.refused_targets += 1;
+            return;
+        };
+        if key.index() >= self.out.targets.len() {
+            self.out.targets.resize_with(key.index() + 1, || None);
+        }
+        self.out.targets[key.index()] = Some(series);
+        self.keys.insert(id, key);
+    }
+
+    /// We woke, having planned to at `planned`: signs life and notes a stall.
+    pub fn handle_wake(&mut self, planned: Monotonic, now: Monotonic) {
+        self.out.publisher.beat(now.0);
+        if self.prober.handle_wake(planned, now).is_some() {
+            self.out.series.stalls.add(1);
+        }
+        if now.since(self.lag_since) >= LAG_WINDOW {
+            self.out.series.lag.set(self.lag_max.as_secs_f64());
+            self.lag_since = now;
+            self.lag_max = Duration::ZERO;
+        }
+    }
+
+    /// Takes in a datagram from a probing socket; counts it if it is none of ours.
+    pub fn handle_reply(
+        &mut self,
+        now: Now,
+        arrival: Arrival,
+        source: SocketAddr,
+        truncated: bool,
+        octets: &[u8],
+    ) {
+        let out = &mut self.out;
+        let result = if truncated {
+            Err(Refusal::Oversized)
+        } else {
+            self.prober
+                .handle_datagram(source, arrival, octets, &mut |key, event| out.note(now, key, event))
+                .map(|_| ())
+        };
+        if let Err(refusal) = result {
+            out.series.note_refused(refusal);
+        }
+        out.refresh(&self.prober);
+    }
+
+    /// Takes in a datagram at a reflector and sends the reply with `send`, if it is to be answered.
+    /// `transmit_at` is asked for T3 just before that.
+    pub fn handle_request(
+        &mut self,
+        now: Monotonic,
+        request: &Request,
+        truncated: bool,
+        octets: &mut [u8],
+        transmit_at: impl FnOnce() -> Now,
+        send: impl FnOnce(&[u8]) -> Result<(), SendError>,
+    ) {
+        let result = if truncated {
+            Err(reflector::Refusal::Oversized)
+        } else {
+            self.reflector.reflect(now, request, octets).and_then(|reply| {
+                send(reply.send_at(transmit_at().realtime)).map_err(|_| reflector::Refusal::SendError)
+            })
+        };
+        self.out.series.note_reflected(result);
+    }
+
+    /// Settles what has passed its deadline. Call it after everything readable has been read.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let out = &mut self.out;
+        self.prober.handle_timeout(now.monotonic, &mut |key, event| out.note(now, key, event));
+        out.refresh(&self.prober);
+    }
+
+    /// The next probe to send. Ask anew with a fresh `now` for each.
+    pub fn poll_transmit(&mut self, now: Now) -> Option<Transmit> {
+        let out = &mut self.out;
+        let transmit = self.prober.poll_transmit(now, &mut |key, event| out.note(now, key, event))?;
+        out.series.missed.add(transmit.missed);
+        self.lag_max = self.lag_max.max(transmit.lag);
+        Some(transmit)
+    }
+
+    /// How the send of a probe went, and how long the call took.
+    pub fn handle_sent(
+        &mut self,
+        now: Now,
+        transmit: &Transmit,
+        took: Duration,
+        result: Result<(), SendError>,
+    ) {
+        let out = &mut self.out;
+        if let (Ok(()), Some(Some(target))) = (result, out.targets.get_mut(transmit.key.index())) {
+            target.note_sent();
+        }
+        self.prober.handle_sent(transmit, took, result, &mut |key, event| out.note(now, key, event));
+        out.refresh(&self.prober);
+    }
+
+    /// When to wake next: for a probe, a deadline, or the tick.
+    pub fn poll_timeout(&mut self, now: Monotonic) -> Monotonic {
+        let tick = now + TICK;
+        self.prober.poll_timeout().map_or(tick, |due| due.min(tick))
+    }
+}
+
+/// A reply leaves from the address its request was sent to, where the socket is bound to any.
+pub(crate) fn reply_source(local: SocketAddr, destination: Option<IpAddr>) -> Option<IpAddr> {
+    destination.filter(|_| local.ip().is_unspecified())
+}

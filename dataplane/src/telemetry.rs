@@ -1,0 +1,208 @@
+//! Which series a shard and a target write, and how events become values.
+
+use relayscope_bridge::catalogue as families;
+use relayscope_bridge::{
+    CounterCell, GaugeCell, MetricId, MetricSample, MetricValue, Publisher, SeriesError, SeriesRegistry,
+    ShardId,
+};
+
+use crate::clock::Now;
+use crate::probe::stamp::{ProbeEvent, Refusal as ProbeRefusal, SendError, Session};
+use crate::reflector::Refusal as ReflectorRefusal;
+
+const JITTER_KINDS: [&str; 4] = ["ipdv", "pdv_p95", "rfc3550", "stddev"];
+
+/// The series of one target, handed to the shard that probes it. No other writer exists.
+pub struct TargetSeries {
+    up: GaugeCell,
+    rtt_ms: GaugeCell,
+    loss_pct: GaugeCell,
+    jitter_ms: GaugeCell,
+    rtt_seconds: MetricId,
+    sent: CounterCell,
+    received: CounterCell,
+    lost: CounterCell,
+    late: CounterCell,
+    duplicate: CounterCell,
+    reordered: CounterCell,
+    discarded: CounterCell,
+    send_errors: Box<[CounterCell]>,
+    window_loss: GaugeCell,
+    window_jitter: Box<[GaugeCell]>,
+    last_reply: GaugeCell,
+}
+
+impl TargetSeries {
+    /// Cells one target takes.
+    pub const CELLS: usize = 13 + SendError::ALL.len() + JITTER_KINDS.len();
+    /// Series one target takes: its cells and its histogram.
+    pub const SERIES: usize = Self::CELLS + 1;
+
+    /// Interns the series of `target` for `shard`. For the control plane: it locks.
+    ///
+    /// # Errors
+    /// [`SeriesError`] when the target is already probed or a table is full. What was interned before
+    /// that is in `interned`, for the caller to retire; on success, too, all ids are there.
+    pub fn intern(
+        registry: &SeriesRegistry,
+        shard: ShardId,
+        target: &str,
+        interned: &mut Vec<MetricId>,
+    ) -> Result<Self, SeriesError> {
+        let mut counter = |family, values: &[&str]| {
+            let cell = registry.counter(shard, family, values)?;
+            interned.push(cell.id());
+            Ok::<_, SeriesError>(cell)
+        };
+        let sent = counter(&families::PROBE_SENT, &[target])?;
+        let received = counter(&families::PROBE_RECEIVED, &[target])?;
+        let lost = counter(&families::PROBE_LOST, &[target])?;
+        let late = counter(&families::PROBE_LATE, &[target])?;
+        let duplicate = counter(&families::PROBE_DUPLICATE, &[target])?;
+        let reordered = counter(&families::PROBE_REORDERED, &[target])?;
+        let discarded = counter(&families::PROBE_DISCARDED, &[target])?;
+        let send_errors = SendError::ALL
+            .iter()
+            .map(|reason| counter(&families::PROBE_SEND_ERRORS, &[target, reason.label()]))
+            .collect::<Result<_, _>>()?;
+        let mut gauge = |family, values: &[&str]| {
+            let cell = registry.gauge(shard, family, values)?;
+            interned.push(cell.id());
+            Ok::<_, SeriesError>(cell)
+        };
+        let up = gauge(&families::PROBE_UP, &[target])?;
+        let rtt_ms = gauge(&families::PROBE_RTT_MS, &[target])?;
+        let loss_pct = gauge(&families::PROBE_LOSS_PCT, &[target])?;
+        let jitter_ms = gauge(&families::PROBE_JITTER_MS, &[target])?;
+        let window_loss = gauge(&families::PROBE_WINDOW_LOSS, &[target])?;
+        let window_jitter = JITTER_KINDS
+            .iter()
+            .map(|kind| gauge(&families::PROBE_WINDOW_JITTER, &[target, kind]))
+            .collect::<Result<_, _>>()?;
+        let last_reply = gauge(&families::PROBE_LAST_REPLY, &[target])?;
+        let rtt_seconds = registry.stream(shard, &families::PROBE_RTT_SECONDS, &[target])?;
+        interned.push(rtt_seconds);
+        Ok(Self {
+            up,
+            rtt_ms,
+            loss_pct,
+            jitter_ms,
+            rtt_seconds,
+            sent,
+            received,
+            lost,
+            late,
+            duplicate,
+            reordered,
+            discarded,
+            send_errors,
+            window_loss,
+            window_jitter,
+            last_reply,
+        })
+    }
+
+    /// Counts a probe handed to the kernel.
+    pub(crate) fn note_sent(&mut self) {
+        self.sent.add(1);
+    }
+
+    /// Counts an event and records its RTT. Wait-free.
+    pub(crate) fn note(&mut self, now: Now, event: ProbeEvent, publisher: &mut Publisher) {
+        match event {
+            ProbeEvent::Answered { rtt, reordered, .. } => {
+                self.received.add(1);
+                self.reordered.add(u64::from(reordered));
+                self.rtt_ms.set(rtt.as_secs_f64() * 1e3);
+                self.last_reply.set(now.realtime.0 as f64 / 1e9);
+                publisher.record(MetricSample {
+                    metric_id: self.rtt_seconds,
+                    timestamp_ns: now.monotonic.0,
+                    value: MetricValue::Histogram(rtt.as_secs_f64()),
+                });
+            }
+            ProbeEvent::Lost { .. } => self.lost.add(1),
+            ProbeEvent::Discarded { .. } => self.discarded.add(1),
+            ProbeEvent::Late { .. } => self.late.add(1),
+            ProbeEvent::Duplicate { .. } => self.duplicate.add(1),
+            ProbeEvent::Unsent { reason, .. } => {
+                count(&SendError::ALL, reason, &mut self.send_errors);
+            }
+        }
+    }
+
+    /// Brings the gauges up to date with the session.
+    pub(crate) fn refresh(&mut self, session: &Session) {
+        let up = session.up();
+        self.up.set_or_clear(up.map(|up| f64::from(u8::from(up))));
+        if up != Some(true) {
+            // The last RTT of a target that is down is no measurement of now.
+            self.rtt_ms.set_or_clear(None);
+        }
+        let stats = session.stats();
+        self.loss_pct.set_or_clear(stats.loss_ratio.map(|ratio| ratio * 100.0));
+        self.window_loss.set_or_clear(stats.loss_ratio);
+        self.jitter_ms.set_or_clear(stats.ipdv_seconds.map(|seconds| seconds * 1e3));
+        let by_kind =
+            [stats.ipdv_seconds, stats.pdv_p95_seconds, stats.rfc3550_seconds, stats.stddev_seconds];
+        for (cell, value) in self.window_jitter.iter_mut().zip(by_kind) {
+            cell.set_or_clear(value);
+        }
+    }
+}
+
+/// The series of one shard.
+pub struct ShardSeries {
+    pub(crate) lag: GaugeCell,
+    pub(crate) missed: CounterCell,
+    pub(crate) stalls: CounterCell,
+    reflected: CounterCell,
+    reflector_refused: Box<[CounterCell]>,
+    probe_refused: Box<[CounterCell]>,
+}
+
+impl ShardSeries {
+    /// Cells one shard takes for itself.
+    pub const CELLS: usize = 4 + ReflectorRefusal::ALL.len() + ProbeRefusal::ALL.len();
+
+    /// Interns the series of `shard`. For the control plane: it locks.
+    ///
+    /// # Errors
+    /// [`SeriesError`] when the shard has them already or a table is full.
+    pub fn intern(registry: &SeriesRegistry, shard: ShardId) -> Result<Self, SeriesError> {
+        let label = shard.0.to_string();
+        let counter = |family, values: &[&str]| registry.counter(shard, family, values);
+        Ok(Self {
+            lag: registry.gauge(shard, &families::SHARD_SCHEDULE_LAG, &[&label])?,
+            missed: counter(&families::SHARD_MISSED_SLOTS, &[&label])?,
+            stalls: counter(&families::SHARD_STALLS, &[&label])?,
+            reflected: counter(&families::REFLECTOR_PACKETS, &["reflected"])?,
+            reflector_refused: ReflectorRefusal::ALL
+                .iter()
+                .map(|reason| counter(&families::REFLECTOR_PACKETS, &[reason.label()]))
+                .collect::<Result<_, _>>()?,
+            probe_refused: ProbeRefusal::ALL
+                .iter()
+                .map(|reason| counter(&families::PROBE_REFUSED, &[reason.label()]))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(crate) fn note_reflected(&mut self, result: Result<(), ReflectorRefusal>) {
+        match result {
+            Ok(()) => self.reflected.add(1),
+            Err(refusal) => count(&ReflectorRefusal::ALL, refusal, &mut self.reflector_refused),
+        }
+    }
+
+    pub(crate) fn note_refused(&mut self, refusal: ProbeRefusal) {
+        count(&ProbeRefusal::ALL, refusal, &mut self.probe_refused);
+    }
+}
+
+/// Adds one to the cell that stands where `one` stands in `all`.
+fn count<T: PartialEq>(all: &[T], one: T, cells: &mut [CounterCell]) {
+    for (candidate, cell) in all.iter().zip(cells) {
+        cell.add(u64::from(*candidate == one));
+    }
+}

@@ -1,0 +1,4 @@
+//! Packet formats, as bytes and nothing more.
+
+pub mod stamp;
+pub mod timestamp;

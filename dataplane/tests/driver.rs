@@ -1,0 +1,139 @@
+//! Shards on real cores, sockets and clocks. What they decide is tested without these.
+
+use std::time::{Duration, Instant};
+
+use relayscope_bridge::{Collector, HubConfig, MetricValue, ShardId, catalogue, hub};
+use relayscope_dataplane::driver::glommio::{Executor, ShardHandle, spawn};
+use relayscope_dataplane::driver::oneshot::{self, Oneshot};
+use relayscope_dataplane::driver::udp::UdpPort;
+use relayscope_dataplane::placement::{available_cores, target_hash};
+use relayscope_dataplane::probe::stamp::ProbeEvent;
+use relayscope_dataplane::prober::TargetConfig;
+use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
+use relayscope_dataplane::shard::{Command, Shard, TargetId};
+use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
+
+const SHARD: ShardId = ShardId(0);
+
+fn start(reflectors: Vec<UdpPort>) -> (ShardHandle, Collector) {
+    let (mut publishers, collector) = hub(HubConfig::default()).unwrap();
+    let series = ShardSeries::intern(collector.registry(), SHARD).unwrap();
+    let reflector = Reflector::new(ReflectorConfig::default());
+    let shard = Shard::new(Duration::from_millis(10), reflector, publishers.remove(0), series);
+    let core = available_cores()[0];
+    let executor = Executor { shard: SHARD, core, spin_before_park: Duration::ZERO };
+    (spawn(executor, shard, reflectors).unwrap(), collector)
+}
+
+fn add_target(shard: &mut ShardHandle, collector: &Collector, id: u64, name: &str, address: &str) {
+    let series = TargetSeries::intern(collector.registry(), SHARD, name, &mut Vec::new()).unwrap();
+    let config = TargetConfig {
+        address: address.parse().unwrap(),
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_millis(300),
+        phase_hash: target_hash(name),
+    };
+    shard.send(Command::Add { id: TargetId(id), config, series: Box::new(series) }).unwrap();
+}
+
+fn counter(collector: &Collector, family: &catalogue::Family, values: &[&str]) -> u64 {
+    collector
+        .registry()
+        .read(|series| series.find(family, values).and_then(|id| series.counter(id)))
+        .unwrap_or_else(|| panic!("no series {}{values:?}", family.name))
+}
+
+fn gauge(collector: &Collector, family: &catalogue::Family, values: &[&str]) -> Option<f64> {
+    collector.registry().read(|series| series.find(family, values).and_then(|id| series.gauge(id)))
+}
+
+/// Waits for a condition, bounded; on failure says what it waited for.
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited 20 s for {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn two_shards_measure_each_other_over_both_families() {
+    let v4 = UdpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let v6 = UdpPort::bind("[::1]:0".parse().unwrap()).unwrap();
+    let (to_v4, to_v6) = (v4.local_address().to_string(), v6.local_address().to_string());
+    let (reflecting, reflected) = start(vec![v4, v6]);
+    let (mut probing, mut collector) = start(vec![]);
+    add_target(&mut probing, &collector, 4, "four", &to_v4);
+    add_target(&mut probing, &collector, 6, "six", &to_v6);
+
+    for target in ["four", "six"] {
+        wait_for("five replies", || counter(&collector, &catalogue::PROBE_RECEIVED, &[target]) >= 5);
+        wait_for("the gauges", || gauge(&collector, &catalogue::PROBE_UP, &[target]) == Some(1.0));
+        let rtt_ms = gauge(&collector, &catalogue::PROBE_RTT_MS, &[target]).unwrap();
+        assert!(rtt_ms > 0.0 && rtt_ms < 300.0, "{target}: {rtt_ms} ms");
+    }
+    let mut observed = 0;
+    collector.drain(SHARD, |sample| {
+        assert!(matches!(sample.value, MetricValue::Histogram(rtt) if rtt > 0.0 && rtt < 0.3));
+        observed += 1;
+    });
+    assert!(observed >= 10, "each reply is an observation in the ring");
+    probing.join().unwrap();
+    reflecting.join().unwrap();
+    let replies = counter(&reflected, &catalogue::REFLECTOR_PACKETS, &["reflected"]);
+    let sent: u64 =
+        ["four", "six"].map(|target| counter(&collector, &catalogue::PROBE_SENT, &[target])).iter().sum();
+    assert_eq!(replies, sent);
+}
+
+#[test]
+fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (mut probing, mut collector) = start(vec![]);
+    add_target(&mut probing, &collector, 1, "silent", &silent.local_addr().unwrap().to_string());
+    wait_for("a loss", || counter(&collector, &catalogue::PROBE_LOST, &["silent"]) >= 2);
+    wait_for("down", || gauge(&collector, &catalogue::PROBE_UP, &["silent"]) == Some(0.0));
+    assert_eq!(gauge(&collector, &catalogue::PROBE_RTT_MS, &["silent"]), None);
+    assert_eq!(gauge(&collector, &catalogue::PROBE_LOSS_PCT, &["silent"]), Some(100.0));
+
+    let id = collector.registry().read(|series| series.find(&catalogue::PROBE_UP, &["silent"])).unwrap();
+    let ticket = collector.registry().retire(SHARD, &[id]).unwrap();
+    probing.send(Command::Remove { id: TargetId(1), ticket }).unwrap();
+    wait_for("the acknowledgement", || {
+        collector.drain(SHARD, |_| {});
+        collector.reclaim(SHARD) == [id]
+    });
+    probing.join().unwrap();
+}
+
+#[test]
+fn a_busy_port_names_the_port() {
+    let holder = UdpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let error = UdpPort::bind(holder.local_address()).err().unwrap().to_string();
+    let port = holder.local_address().port();
+    assert!(error.contains(&format!("port {port} is taken")), "{error}");
+}
+
+#[test]
+fn a_one_shot_probe_reports_replies_and_losses() {
+    let port = UdpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let target = port.local_address();
+    let oneshot = Oneshot {
+        target,
+        count: 3,
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_millis(250),
+    };
+    let (reflecting, _) = start(vec![port]);
+    let mut events = Vec::new();
+    oneshot::run(oneshot, || false, |event| events.push(event)).unwrap();
+    reflecting.join().unwrap();
+    let answered = events.iter().filter(|event| matches!(event, ProbeEvent::Answered { .. })).count();
+    assert_eq!(answered, 3, "{events:?}");
+
+    // Nobody there any more.
+    let mut events = Vec::new();
+    oneshot::run(oneshot, || false, |event| events.push(event)).unwrap();
+    assert!(events.iter().all(|event| !matches!(event, ProbeEvent::Answered { .. })), "{events:?}");
+    assert_eq!(events.len(), 3, "{events:?}");
+}
