@@ -137,6 +137,8 @@ families! {
         "Samples the shard's ring holds.";
     RING_OCCUPANCY = "ring_occupancy_ratio", Gauge, Ratio, ["shard"],
         "High water of the ring just before a drain, over the last one to two minutes.";
+    DRAIN_REFUSED = "drain_refused_samples_total", Counter, Samples, ["reason"],
+        "Samples drained and not folded: of no live series, of another kind than theirs, or no valid observation.";
     SHARD_HEARTBEAT = "shard_heartbeat_timestamp_seconds", Gauge, Seconds, ["shard"],
         "Unix time of the shard's last sign of life.";
     SHARD_LAST_DRAIN = "shard_last_drain_timestamp_seconds", Gauge, Seconds, ["shard"],
@@ -151,6 +153,8 @@ families! {
         "Time to drain all rings and fold what they brought.";
     SCRAPE_DURATION = "scrape_duration_seconds", Histogram, Seconds, [],
         "Time to render one exposition.";
+    EXPOSITION_LEFT_OUT = "exposition_left_out_families", Gauge, None, [],
+        "Families left out of the exposition because their name is taken or malformed.";
     HTTP_REQUESTS = "http_requests_total", Counter, None, ["route", "code"],
         "HTTP requests answered.";
     HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],

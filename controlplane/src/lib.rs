@@ -1,1 +1,59 @@
-//! tbd
+//! The control plane of a relay: drains the rings, aggregates, and answers over HTTP.
+//!
+//! It polls and never wakes a shard: a scrape executes no instruction on a data-plane core. It opens
+//! no sockets to peers; what it knows of them it reads from the series their probes write.
+//!
+//! - [`ControlPlane`] holds the [`Collector`] and everything derived from it. Memory is bounded by the
+//!   hub's sizes, whoever scrapes or does not.
+//! - [`ControlPlane::spawn_drain`] drains every 100 ms on a thread of its own and, when stopped, a last
+//!   time: each sample recorded is delivered or counted as lost, to the unit.
+//! - [`serve`] answers `/metrics`, `/mesh`, `/healthz` and `/readyz`, every wait and size bounded.
+//!
+//! Prometheus text is written by two encoders that share no family: ours for everything per target
+//! and per shard, `metrics-exporter-prometheus` for the process's own and whatever an application
+//! records through the `metrics` facade. The library installs no global recorder; see
+//! [`ControlPlane::recorder`].
+//!
+//! ```
+//! use relayscope_bridge::{HubConfig, MetricSample, MetricValue, ShardId, catalogue, hub};
+//! use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
+//!
+//! let (mut publishers, collector) = hub(HubConfig::default())?;
+//! let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+//! let rtt = plane.registry().stream(ShardId(0), &catalogue::PROBE_RTT_SECONDS, &["relay-b"])?;
+//!
+//! let drain = plane.spawn_drain()?;
+//! publishers[0].record(MetricSample {
+//!     metric_id: rtt,
+//!     timestamp_ns: 1_000,
+//!     value: MetricValue::Histogram(0.000_25),
+//! });
+//! let accounts = drain.stop()?;
+//! assert_eq!((accounts[0].1.delivered, accounts[0].1.lost), (1, 0));
+//!
+//! let text = String::from_utf8(plane.exposition().to_vec())?;
+//! assert!(text.contains("relay_probe_rtt_seconds_count{target=\"relay-b\"} 1\n"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Collector`]: relayscope_bridge::Collector
+#![forbid(unsafe_code)]
+
+mod aggregate;
+mod clock;
+mod drain;
+mod exposition;
+mod health;
+mod histogram;
+mod http;
+mod mesh;
+mod own;
+mod plane;
+mod process;
+
+pub use drain::{DrainPanicked, DrainThread};
+pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
+pub use histogram::{ExponentialHistogram, Refusal};
+pub use http::{Limits, router, serve};
+pub use mesh::{Mesh, MeshRow, MeshState, MeshTarget};
+pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};

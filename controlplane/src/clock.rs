@@ -1,0 +1,66 @@
+//! The one room that reads clocks. Everything else is told what time it is.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// One moment on both clocks.
+///
+/// Samples and heartbeats carry `CLOCK_MONOTONIC`; what is shown to people and to Prometheus is unix
+/// time. Both are read together, so that one can be told from the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Now {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub(crate) monotonic_ns: u64,
+    /// Nanoseconds of `CLOCK_REALTIME`.
+    pub(crate) unix_ns: u64,
+}
+
+impl Now {
+    /// Reads both clocks.
+    pub(crate) fn sample() -> Self {
+        Self { monotonic_ns: read(ClockId::CLOCK_MONOTONIC), unix_ns: read(ClockId::CLOCK_REALTIME) }
+    }
+
+    /// Time since `then_ns` of `CLOCK_MONOTONIC`; zero for what lies ahead, as a heartbeat does that
+    /// was signed after this moment was read.
+    pub(crate) fn since(self, then_ns: u64) -> Duration {
+        Duration::from_nanos(self.monotonic_ns.saturating_sub(then_ns))
+    }
+
+    /// `then_ns` of `CLOCK_MONOTONIC` as unix seconds, to the millisecond.
+    pub(crate) fn unix_seconds_of(self, then_ns: u64) -> f64 {
+        let unix_ns = i128::from(self.unix_ns) + i128::from(then_ns) - i128::from(self.monotonic_ns);
+        (unix_ns / 1_000_000) as f64 / 1e3
+    }
+
+    /// This moment as unix seconds.
+    pub(crate) fn unix_seconds(self) -> f64 {
+        self.unix_seconds_of(self.monotonic_ns)
+    }
+}
+
+fn read(clock: ClockId) -> u64 {
+    // Linux has had both clocks since before vDSO: the call fails only for a clock that it lacks.
+    let time = clock_gettime(clock).expect("CLOCK_MONOTONIC and CLOCK_REALTIME exist on Linux");
+    u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monotonic_moments_become_unix_seconds_through_the_offset_of_the_moment() {
+        let now = Now { monotonic_ns: 10_000_000_000, unix_ns: 1_700_000_000_250_000_000 };
+        assert_eq!(now.unix_seconds(), 1_700_000_000.25);
+        assert_eq!(now.unix_seconds_of(8_500_000_000), 1_699_999_998.75);
+        assert_eq!(now.since(8_500_000_000), Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn a_moment_ahead_is_no_age_at_all() {
+        let now = Now { monotonic_ns: 5, unix_ns: 5 };
+        assert_eq!(now.since(9), Duration::ZERO);
+    }
+}

@@ -1,0 +1,324 @@
+//! The drain: from the rings into the aggregate, and the thread that does it.
+//!
+//! [`Drain::tick`] is told the time and does all the work; [`DrainThread`] owns the only clock. The
+//! thread polls: it never wakes a shard, and a shard never waits for it.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use relayscope_bridge::{Account, Collector, SeriesRegistry, ShardId};
+
+use crate::ControlPlane;
+use crate::aggregate::Aggregate;
+use crate::clock::Now;
+use crate::health::Clocks;
+
+/// High water is kept for the current and the previous window, whoever scrapes and however often.
+const HIGH_WATER_WINDOW: Duration = Duration::from_secs(60);
+
+/// The collector, and what it brought so far.
+pub(crate) struct Drain {
+    collector: Collector,
+    registry: SeriesRegistry,
+    aggregate: Aggregate,
+    shards: Vec<ShardProgress>,
+    epoch: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct ShardProgress {
+    last_drain_ns: Option<u64>,
+    newest_sample_ns: Option<u64>,
+    high_water: HighWater,
+}
+
+/// What is known of one shard after a drain.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ShardReport {
+    pub(crate) shard: ShardId,
+    /// As of now, not of the drain.
+    pub(crate) heartbeat_ns: Option<u64>,
+    pub(crate) last_drain_ns: Option<u64>,
+    /// The newest timestamp drained.
+    pub(crate) newest_sample_ns: Option<u64>,
+    pub(crate) account: Account,
+    pub(crate) capacity: u64,
+    /// The fullest the ring was before a drain, in samples.
+    pub(crate) high_water: u64,
+}
+
+impl Drain {
+    pub(crate) fn new(collector: Collector) -> Self {
+        let registry = collector.registry().clone();
+        let shards = vec![ShardProgress::default(); collector.shards().count()];
+        Self { collector, registry, aggregate: Aggregate::default(), shards, epoch: 0 }
+    }
+
+    /// Drains every ring once, folds what came, frees what the shards let go of, and sets the clocks.
+    /// O(samples), at most one ring's worth per shard.
+    pub(crate) fn tick(&mut self, now: Now, clocks: &Clocks) {
+        self.aggregate.sync(&self.registry);
+        for (shard, progress) in (0..=u16::MAX).map(ShardId).zip(&mut self.shards) {
+            let (aggregate, registry) = (&mut self.aggregate, &self.registry);
+            let newest = &mut progress.newest_sample_ns;
+            self.collector.drain(shard, |sample| {
+                *newest = (*newest).max(Some(sample.timestamp_ns));
+                aggregate.fold(registry, shard, sample);
+            });
+            aggregate.forget(&self.collector.reclaim(shard));
+            if let Some(reader) = self.collector.shard_mut(shard) {
+                progress.high_water.note(now.monotonic_ns, reader.take_high_water());
+            }
+            progress.last_drain_ns = Some(now.monotonic_ns);
+            clocks.drained(shard, now.monotonic_ns);
+        }
+        self.note_heartbeats(clocks);
+        self.epoch += 1;
+    }
+
+    /// Copies every shard's heartbeat to the clocks.
+    pub(crate) fn note_heartbeats(&self, clocks: &Clocks) {
+        for (shard, reader) in self.collector.shards() {
+            clocks.recorded(shard, reader.heartbeat_ns());
+        }
+    }
+
+    /// Drains done.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(crate) fn aggregate(&self) -> &Aggregate {
+        &self.aggregate
+    }
+
+    /// In order of shard.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardReport> {
+        self.collector.shards().zip(&self.shards).map(|((shard, reader), progress)| ShardReport {
+            shard,
+            heartbeat_ns: reader.heartbeat_ns(),
+            last_drain_ns: progress.last_drain_ns,
+            newest_sample_ns: progress.newest_sample_ns,
+            account: reader.account(),
+            capacity: reader.capacity(),
+            high_water: progress.high_water.highest(),
+        })
+    }
+}
+
+/// A maximum over the last one to two windows.
+#[derive(Clone, Copy, Default)]
+struct HighWater {
+    window_start_ns: u64,
+    current: u64,
+    previous: u64,
+}
+
+impl HighWater {
+    fn note(&mut self, now_ns: u64, level: u64) {
+        let window = HIGH_WATER_WINDOW.as_nanos() as u64;
+        let elapsed = now_ns.saturating_sub(self.window_start_ns);
+        if elapsed >= window {
+            self.previous = if elapsed < 2 * window { self.current } else { 0 };
+            self.current = 0;
+            self.window_start_ns = now_ns;
+        }
+        self.current = self.current.max(level);
+    }
+
+    fn highest(self) -> u64 {
+        self.current.max(self.previous)
+    }
+}
+
+/// The drain thread died of a panic; its message is on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the drain thread panicked; samples recorded since are not drained")]
+pub struct DrainPanicked;
+
+/// The running drain. Dropping it stops it, too, and swallows a panic.
+pub struct DrainThread {
+    plane: ControlPlane,
+    /// Dropped to stop the thread; nothing is ever sent.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DrainThread {
+    /// Starts the thread, on `plane`'s core if it names one.
+    pub(crate) fn spawn(plane: ControlPlane) -> io::Result<Self> {
+        let core = plane.config().drain_core.map(find_core).transpose()?;
+        let (stop, stopped) = channel();
+        let driven = plane.clone();
+        let thread = std::thread::Builder::new().name("relayscope-drain".to_owned()).spawn(move || {
+            if core.is_some_and(|core| !core_affinity::set_for_current(core)) {
+                tracing::warn!(?core, "the drain thread could not be pinned; it runs on any core");
+            }
+            run(&driven, &stopped);
+        })?;
+        Ok(Self { plane, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Drains a last time, joins, and returns the final account of every shard: what was recorded
+    /// before this call is delivered or billed as lost.
+    ///
+    /// # Errors
+    /// [`DrainPanicked`] if the thread had died before.
+    pub fn stop(mut self) -> Result<Vec<(ShardId, Account)>, DrainPanicked> {
+        self.join()?;
+        Ok(self.plane.accounts())
+    }
+
+    fn join(&mut self) -> Result<(), DrainPanicked> {
+        self.stop = None;
+        self.thread.take().map_or(Ok(()), |thread| thread.join().map_err(|_| DrainPanicked))
+    }
+}
+
+impl Drop for DrainThread {
+    fn drop(&mut self) {
+        if self.join().is_err() {
+            tracing::error!("{DrainPanicked}");
+        }
+    }
+}
+
+fn find_core(core: usize) -> io::Result<core_affinity::CoreId> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some(found) = cores.iter().find(|c| c.id == core) {
+        return Ok(*found);
+    }
+    let ids: Vec<_> = cores.iter().map(|c| c.id.to_string()).collect();
+    let text = format!("drain core {core} is not available to this process; there are {}", ids.join(", "));
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+fn run(plane: &ControlPlane, stopped: &Receiver<()>) {
+    let interval = plane.config().drain_interval;
+    let mut due_ns = Now::sample().monotonic_ns;
+    loop {
+        plane.tick();
+        let now = Now::sample();
+        // A drain that overran is not made up for: the rings hold what came meanwhile.
+        due_ns = (due_ns + interval.as_nanos() as u64).max(now.monotonic_ns);
+        let pause = Duration::from_nanos(due_ns - now.monotonic_ns);
+        if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
+    }
+    plane.tick();
+}
+
+#[cfg(test)]
+mod tests {
+    use relayscope_bridge::catalogue::PROBE_RTT_SECONDS;
+    use relayscope_bridge::{HubConfig, MetricId, MetricSample, MetricValue, Publisher, hub};
+
+    use super::*;
+    use crate::ControlPlaneConfig;
+
+    const SECOND: u64 = 1_000_000_000;
+    const SHARD: ShardId = ShardId(0);
+
+    fn at(seconds: u64) -> Now {
+        Now { monotonic_ns: seconds * SECOND, unix_ns: seconds * SECOND }
+    }
+
+    fn one_shard() -> (Publisher, Drain, Clocks) {
+        let sizes =
+            HubConfig { ring_capacity: 16, cells_per_shard: 16, max_series: 4, ..HubConfig::default() };
+        let (mut publishers, collector) = hub(sizes).unwrap();
+        let clocks = Clocks::new(1, Duration::from_secs(5), at(1));
+        (publishers.remove(0), Drain::new(collector), clocks)
+    }
+
+    fn observation(metric_id: MetricId, timestamp_ns: u64) -> MetricSample {
+        MetricSample { metric_id, timestamp_ns, value: MetricValue::Histogram(0.25) }
+    }
+
+    #[test]
+    fn a_tick_reports_what_was_recorded_delivered_and_when() {
+        let (mut publisher, mut drain, clocks) = one_shard();
+        let rtt = drain.registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        publisher.beat(3 * SECOND);
+        publisher.record(observation(rtt, 40));
+        publisher.record(observation(rtt, 30));
+        drain.tick(at(4), &clocks);
+        let expected = ShardReport {
+            shard: SHARD,
+            heartbeat_ns: Some(3 * SECOND),
+            last_drain_ns: Some(4 * SECOND),
+            newest_sample_ns: Some(40),
+            account: Account { recorded: 2, delivered: 2, lost: 0, unread: 0 },
+            capacity: 16,
+            high_water: 2,
+        };
+        assert_eq!(drain.shards().collect::<Vec<_>>(), [expected]);
+        assert_eq!(drain.aggregate().histogram(rtt).unwrap().count(), 2);
+        assert_eq!(drain.epoch(), 1);
+    }
+
+    #[test]
+    fn high_water_lasts_one_to_two_minutes() {
+        let (mut publisher, mut drain, clocks) = one_shard();
+        let high_water = |drain: &Drain| drain.shards().next().unwrap().high_water;
+        drain.tick(at(100), &clocks);
+        for n in 0..9 {
+            publisher.record(observation(MetricId(0), n));
+        }
+        drain.tick(at(130), &clocks);
+        drain.tick(at(161), &clocks);
+        assert_eq!(high_water(&drain), 9);
+        drain.tick(at(220), &clocks);
+        assert_eq!(high_water(&drain), 9);
+        drain.tick(at(221), &clocks);
+        assert_eq!(high_water(&drain), 0);
+    }
+
+    #[test]
+    fn high_water_does_not_outlive_a_long_pause() {
+        let mut water = HighWater::default();
+        water.note(100 * SECOND, 9);
+        water.note(100 * SECOND + 500 * SECOND, 1);
+        assert_eq!(water.highest(), 1);
+    }
+
+    #[test]
+    fn a_freed_id_loses_its_column_in_the_tick_that_frees_it() {
+        let (mut publisher, mut drain, clocks) = one_shard();
+        let old = drain.registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old"]).unwrap();
+        publisher.record(observation(old, 1));
+        drain.tick(at(2), &clocks);
+        let ticket = drain.registry.retire(SHARD, &[old]).unwrap();
+        publisher.acknowledge(ticket);
+        drain.tick(at(3), &clocks);
+        let new = drain.registry.stream(SHARD, &PROBE_RTT_SECONDS, &["new"]).unwrap();
+        publisher.record(observation(new, 2));
+        drain.tick(at(4), &clocks);
+        assert_eq!(new, old);
+        assert_eq!(drain.aggregate().histogram(new).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn stopping_drains_what_was_recorded_before_it() {
+        let (mut publishers, collector) = hub(HubConfig::default()).unwrap();
+        // The interval is so long that only the first and the final drain happen.
+        let config =
+            ControlPlaneConfig { drain_interval: Duration::from_secs(2), ..ControlPlaneConfig::default() };
+        let plane = ControlPlane::new(collector, config).unwrap();
+        let thread = plane.spawn_drain().unwrap();
+        for n in 0..1000 {
+            publishers[0].record(observation(MetricId(0), n));
+        }
+        let accounts = thread.stop().unwrap();
+        assert_eq!(accounts, [(SHARD, Account { recorded: 1000, delivered: 1000, lost: 0, unread: 0 })]);
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_is_named_with_those_that_are() {
+        let error = find_core(99_999).unwrap_err().to_string();
+        assert!(error.starts_with("drain core 99999 is not available to this process; there are "));
+    }
+}

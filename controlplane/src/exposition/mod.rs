@@ -1,0 +1,117 @@
+//! Everything that is held, as one Prometheus text.
+//!
+//! Three rooms write it and never share a family: [`state`] what the control plane knows itself,
+//! [`series`] what the registry holds, [`own`](crate::own) what the `metrics` facade recorded. Each
+//! lists its families; a test holds the three lists to be a partition of the catalogue. Families come
+//! in the order of the catalogue, then an application's own by name, then the facade's by name.
+//!
+//! What is absent is left out: a gauge without a value, a gauge of a silent shard, a family without
+//! samples together with its header. Counters of a silent shard stay: they are still true.
+
+mod series;
+mod state;
+mod text;
+
+use std::collections::HashSet;
+
+use relayscope_bridge::{SeriesRegistry, SeriesView, catalogue};
+
+use crate::clock::Now;
+use crate::drain::Drain;
+use crate::health::Clocks;
+use crate::mesh::{self, MeshState, MeshTarget};
+use crate::own::Own;
+use crate::process::ProcessStats;
+use series::{Plan, Values};
+use state::State;
+
+pub(crate) use text::{CONTENT_TYPE, is_metric_name};
+
+/// What one exposition is rendered from.
+pub(crate) struct Sources<'a> {
+    pub(crate) now: Now,
+    pub(crate) drain: &'a Drain,
+    pub(crate) registry: &'a SeriesRegistry,
+    pub(crate) clocks: &'a Clocks,
+    /// Sorted by name.
+    pub(crate) targets: &'a [MeshTarget],
+    pub(crate) own: &'a Own,
+    pub(crate) process: ProcessStats,
+}
+
+/// The renderer, with the layout it keeps from one scrape to the next.
+pub(crate) struct Exposition {
+    prefix: String,
+    plan: Option<Plan>,
+    /// Length of the last body, to allocate the next one at once.
+    last_len: usize,
+}
+
+impl Exposition {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), plan: None, last_len: 0 }
+    }
+
+    /// Renders one body. O(series).
+    pub(crate) fn render(&mut self, sources: &Sources<'_>) -> Vec<u8> {
+        let names = sources.registry.read(|series| self.taken_names(series));
+        let taken = names.iter().map(String::as_str).collect();
+        let own = sources.own.render(&taken);
+        let mut out = Vec::with_capacity(self.last_len + self.last_len / 8);
+        sources.registry.read(|series| self.write_ours(&mut out, series, sources, own.left_out));
+        out.extend_from_slice(own.text.as_bytes());
+        self.last_len = out.len();
+        out
+    }
+
+    /// The names that the facade's families may not have.
+    fn taken_names(&mut self, series: &SeriesView<'_>) -> HashSet<String> {
+        let prefix = self.prefix.clone();
+        let rendered_here = state::FAMILIES.iter().map(|(family, _)| *family);
+        rendered_here
+            .chain(series::FAMILIES.iter().copied())
+            .map(|family| family.full_name(&prefix))
+            .chain(self.plan(series).names().map(str::to_owned))
+            .collect()
+    }
+
+    fn write_ours(
+        &mut self,
+        out: &mut Vec<u8>,
+        series: &SeriesView<'_>,
+        sources: &Sources<'_>,
+        own_left_out: usize,
+    ) {
+        let prefix = self.prefix.clone();
+        let plan = self.plan(series);
+        let state = state_of(series, sources, own_left_out + plan.left_out());
+        let is_silent = |shard| sources.clocks.is_silent(shard, sources.now);
+        let values = Values { series, aggregate: sources.drain.aggregate(), is_silent: &is_silent };
+        for family in catalogue::ALL {
+            if !state::write(out, family, &prefix, &state) {
+                plan.write(out, family, &values);
+            }
+        }
+        plan.write_others(out, &values);
+    }
+
+    fn plan(&mut self, series: &SeriesView<'_>) -> &Plan {
+        let current = self.plan.take().filter(|plan| !plan.is_outdated(series));
+        self.plan.insert(current.unwrap_or_else(|| Plan::new(series, &self.prefix)))
+    }
+}
+
+fn state_of<'a>(series: &SeriesView<'_>, sources: &Sources<'a>, left_out: usize) -> State<'a> {
+    let now = sources.now;
+    let is_up = |target: &&MeshTarget| mesh::read_state(target, series, sources.clocks, now) == MeshState::Up;
+    State {
+        now,
+        shards: sources.drain.shards().collect(),
+        targets: sources.targets,
+        peers_up: sources.targets.iter().filter(is_up).count(),
+        running: sources.clocks.all_running(now),
+        refused: sources.drain.aggregate().refused(),
+        left_out,
+        process: sources.process,
+    }
+}

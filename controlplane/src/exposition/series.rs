@@ -1,0 +1,230 @@
+//! Families whose series the registry holds, an application's own among them.
+//!
+//! What does not change from one scrape to the next, headers, names and escaped labels, is laid out
+//! once in a [`Plan`] and copied from there. A plan stands until the registry's generation moves on.
+
+use std::collections::{BTreeMap, HashSet};
+
+use relayscope_bridge::catalogue::{self, Family};
+use relayscope_bridge::{MetricId, MetricKind, SeriesView, ShardId};
+
+use super::text::{Number, header, is_label_name, is_metric_name, label_pairs, write_number};
+use crate::aggregate::Aggregate;
+use crate::histogram::{ExponentialHistogram, classic_exponents, power_of_two};
+
+/// The families of the catalogue rendered here. An application's own are all rendered here.
+pub(crate) static FAMILIES: &[&Family] = &[
+    &catalogue::PROBE_UP,
+    &catalogue::PROBE_RTT_MS,
+    &catalogue::PROBE_LOSS_PCT,
+    &catalogue::PROBE_JITTER_MS,
+    &catalogue::PROBE_RTT_SECONDS,
+    &catalogue::PROBE_SENT,
+    &catalogue::PROBE_RECEIVED,
+    &catalogue::PROBE_LOST,
+    &catalogue::PROBE_LATE,
+    &catalogue::PROBE_DUPLICATE,
+    &catalogue::PROBE_REORDERED,
+    &catalogue::PROBE_DISCARDED,
+    &catalogue::PROBE_SEND_ERRORS,
+    &catalogue::PROBE_WINDOW_LOSS,
+    &catalogue::PROBE_WINDOW_JITTER,
+    &catalogue::PROBE_LAST_REPLY,
+    &catalogue::PROBE_REFUSED,
+    &catalogue::REFLECTOR_PACKETS,
+    &catalogue::SHARD_SCHEDULE_LAG,
+    &catalogue::SHARD_MISSED_SLOTS,
+    &catalogue::SHARD_STALLS,
+];
+
+/// Where the values of planned series come from.
+pub(crate) struct Values<'a> {
+    pub(crate) series: &'a SeriesView<'a>,
+    pub(crate) aggregate: &'a Aggregate,
+    /// Whether a shard is silent: its gauges are not shown as live.
+    pub(crate) is_silent: &'a dyn Fn(ShardId) -> bool,
+}
+
+impl Values<'_> {
+    /// A shard reports a counter by cell or by ring; the ring's total, if one ever came, is it.
+    fn counter(&self, id: MetricId) -> Option<u64> {
+        self.aggregate.counter(id).or_else(|| self.series.counter(id))
+    }
+
+    fn gauge(&self, line: &Line) -> Option<f64> {
+        if line.writer.is_none_or(self.is_silent) {
+            return None;
+        }
+        match self.aggregate.gauge(line.id) {
+            Some(reading) => reading.value,
+            None => self.series.gauge(line.id),
+        }
+    }
+}
+
+/// The layout of every family whose series the registry holds.
+pub(crate) struct Plan {
+    generation: u64,
+    families: Vec<PlannedFamily>,
+    left_out: usize,
+}
+
+struct PlannedFamily {
+    family: &'static Family,
+    name: String,
+    header: String,
+    /// Sorted by labels.
+    lines: Vec<Line>,
+}
+
+struct Line {
+    /// For a histogram the label pairs alone; else all that stands before the value.
+    text: Box<str>,
+    id: MetricId,
+    writer: Option<ShardId>,
+}
+
+impl Plan {
+    /// Lays out all live series. O(series log series).
+    pub(crate) fn new(series: &SeriesView<'_>, prefix: &str) -> Self {
+        let mut by_name: BTreeMap<&'static str, PlannedFamily> = BTreeMap::new();
+        let mut refused: HashSet<&'static str> = HashSet::new();
+        for (id, family, values) in series.series() {
+            let planned = by_name.entry(family.name).or_insert_with(|| PlannedFamily::new(family, prefix));
+            if *planned.family != *family || !is_renderable(family, &planned.name) {
+                refused.insert(family.name);
+                continue;
+            }
+            planned.push(id, values, series.writer(id));
+        }
+        let mut families: Vec<_> =
+            by_name.into_values().filter(|planned| !planned.lines.is_empty()).collect();
+        for planned in &mut families {
+            planned.lines.sort_by(|a, b| a.text.cmp(&b.text));
+        }
+        Self { generation: series.generation(), families, left_out: refused.len() }
+    }
+
+    /// Whether the registry changed since.
+    pub(crate) fn is_outdated(&self, series: &SeriesView<'_>) -> bool {
+        self.generation != series.generation()
+    }
+
+    /// Families left out, wholly or in part: malformed, or unlike another of the same name.
+    pub(crate) fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// The full names of all planned families.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.families.iter().map(|planned| planned.name.as_str())
+    }
+
+    /// Writes `family`, if it has series.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, family: &Family, values: &Values<'_>) {
+        if let Some(planned) = self.families.iter().find(|planned| *planned.family == *family) {
+            planned.write(out, values);
+        }
+    }
+
+    /// Writes the families that are not in the catalogue, by name.
+    pub(crate) fn write_others(&self, out: &mut Vec<u8>, values: &Values<'_>) {
+        for planned in self.families.iter().filter(|planned| !is_in_catalogue(planned.family)) {
+            planned.write(out, values);
+        }
+    }
+}
+
+impl PlannedFamily {
+    fn new(family: &'static Family, prefix: &str) -> Self {
+        let name = family.full_name(prefix);
+        Self { family, header: header(&name, family), name, lines: Vec::new() }
+    }
+
+    fn push(&mut self, id: MetricId, values: &[String], writer: Option<ShardId>) {
+        let pairs = label_pairs(self.family.labels, values);
+        let text = match (self.family.kind, pairs.is_empty()) {
+            (MetricKind::Histogram, _) => pairs,
+            (_, true) => format!("{} ", self.name),
+            (_, false) => format!("{}{{{pairs}}} ", self.name),
+        };
+        self.lines.push(Line { text: text.into_boxed_str(), id, writer });
+    }
+
+    fn write(&self, out: &mut Vec<u8>, values: &Values<'_>) {
+        let start = out.len();
+        out.extend_from_slice(self.header.as_bytes());
+        let opened = out.len();
+        match self.family.kind {
+            MetricKind::Counter => self.write_lines(out, |line| values.counter(line.id)),
+            MetricKind::Gauge => self.write_lines(out, |line| values.gauge(line)),
+            MetricKind::Histogram => self.write_histograms(out, values.aggregate),
+        }
+        if out.len() == opened {
+            out.truncate(start);
+        }
+    }
+
+    fn write_lines<N: Into<Number>>(&self, out: &mut Vec<u8>, value: impl Fn(&Line) -> Option<N>) {
+        for line in &self.lines {
+            let Some(value) = value(line) else { continue };
+            out.extend_from_slice(line.text.as_bytes());
+            write_number(out, value.into());
+            out.push(b'\n');
+        }
+    }
+
+    fn write_histograms(&self, out: &mut Vec<u8>, aggregate: &Aggregate) {
+        let empty = ExponentialHistogram::default();
+        let bounds = bucket_bounds(self.family);
+        for line in &self.lines {
+            let histogram = aggregate.histogram(line.id).unwrap_or(&empty);
+            self.write_histogram(out, &line.text, &bounds, histogram);
+        }
+    }
+
+    fn write_histogram(
+        &self,
+        out: &mut Vec<u8>,
+        labels: &str,
+        bounds: &[String],
+        histogram: &ExponentialHistogram,
+    ) {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut line = |parts: &[&str], number: Number| {
+            parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+            write_number(out, number);
+            out.push(b'\n');
+        };
+        let below = histogram.cumulative(classic_exponents(self.family.unit));
+        for (bound, below) in bounds.iter().zip(below) {
+            let parts = [&self.name, "_bucket{", labels, comma, "le=\"", bound, "\"} "];
+            line(&parts, below.into());
+        }
+        let count = Number::from(histogram.count());
+        line(&[&self.name, "_bucket{", labels, comma, "le=\"+Inf\"} "], count);
+        let (open, close) = if labels.is_empty() { ("", " ") } else { ("{", "} ") };
+        line(&[&self.name, "_sum", open, labels, close], histogram.sum().into());
+        line(&[&self.name, "_count", open, labels, close], count);
+    }
+}
+
+fn bucket_bounds(family: &Family) -> Vec<String> {
+    let bound = |exponent| {
+        let mut text = Vec::new();
+        write_number(&mut text, power_of_two(exponent).into());
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    classic_exponents(family.unit).map(bound).collect()
+}
+
+/// A family that would spoil the scrape, or that is rendered from elsewhere, is not rendered here.
+fn is_renderable(family: &'static Family, name: &str) -> bool {
+    let reserved = |label: &&str| family.kind == MetricKind::Histogram && *label == "le";
+    let ours = !is_in_catalogue(family) || FAMILIES.iter().any(|f| **f == *family);
+    ours && is_metric_name(name) && family.labels.iter().all(|label| is_label_name(label) && !reserved(label))
+}
+
+fn is_in_catalogue(family: &Family) -> bool {
+    catalogue::ALL.iter().any(|f| f.name == family.name)
+}

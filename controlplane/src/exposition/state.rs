@@ -1,0 +1,102 @@
+//! Families exported from what the control plane knows, not from a cell or the ring.
+
+use std::ptr;
+
+use relayscope_bridge::catalogue::{self, Family};
+
+use super::text::FamilyText;
+use crate::aggregate::Refused;
+use crate::clock::Now;
+use crate::drain::ShardReport;
+use crate::mesh::MeshTarget;
+use crate::process::ProcessStats;
+
+/// All that these families are written from, read at one moment.
+pub(crate) struct State<'a> {
+    pub(crate) now: Now,
+    pub(crate) shards: Vec<ShardReport>,
+    /// Sorted by name.
+    pub(crate) targets: &'a [MeshTarget],
+    pub(crate) peers_up: usize,
+    pub(crate) running: bool,
+    pub(crate) refused: Refused,
+    pub(crate) left_out: usize,
+    pub(crate) process: ProcessStats,
+}
+
+type Write = fn(&mut FamilyText<'_>, &State<'_>);
+
+/// The families rendered here, each with what writes its samples.
+pub(crate) static FAMILIES: &[(&Family, Write)] = &[
+    (&catalogue::TARGET_INFO, target_info),
+    (&catalogue::MESH_PEERS, |out, state| out.sample(&[], state.peers_up as u64)),
+    (&catalogue::MESH_TARGETS, |out, state| out.sample(&[], state.targets.len() as u64)),
+    (&catalogue::MESH_RUNNING, |out, state| out.sample(&[], state.running)),
+    (&catalogue::RING_RECORDED, |out, state| {
+        per_shard(out, state, |shard| Some(shard.account.recorded));
+    }),
+    (&catalogue::RING_OVERWRITTEN, |out, state| per_shard(out, state, |shard| Some(shard.account.lost))),
+    (&catalogue::RING_CAPACITY, |out, state| per_shard(out, state, |shard| Some(shard.capacity))),
+    (&catalogue::RING_OCCUPANCY, |out, state| {
+        per_shard(out, state, |shard| Some(shard.high_water as f64 / shard.capacity as f64));
+    }),
+    (&catalogue::DRAIN_REFUSED, refused),
+    (&catalogue::SHARD_HEARTBEAT, |out, state| {
+        per_shard(out, state, |shard| Some(state.now.unix_seconds_of(shard.heartbeat_ns?)));
+    }),
+    (&catalogue::SHARD_LAST_DRAIN, |out, state| {
+        per_shard(out, state, |shard| Some(state.now.unix_seconds_of(shard.last_drain_ns?)));
+    }),
+    (&catalogue::EXPOSITION_LEFT_OUT, |out, state| out.sample(&[], state.left_out as u64)),
+    (&catalogue::PROCESS_CPU, |out, state| if_known(out, state.process.cpu_seconds)),
+    (&catalogue::PROCESS_RESIDENT, |out, state| if_known(out, state.process.resident_bytes)),
+    (&catalogue::PROCESS_OPEN_FDS, |out, state| if_known(out, state.process.open_fds)),
+    (&catalogue::PROCESS_START, |out, state| if_known(out, state.process.start_seconds)),
+];
+
+/// Writes `family` if it is one of these; says whether it is.
+pub(crate) fn write(out: &mut Vec<u8>, family: &'static Family, prefix: &str, state: &State<'_>) -> bool {
+    let Some((_, samples)) = FAMILIES.iter().find(|(ours, _)| ptr::eq(*ours, family)) else {
+        return false;
+    };
+    samples(&mut FamilyText::new(out, family, prefix), state);
+    true
+}
+
+fn target_info(out: &mut FamilyText<'_>, state: &State<'_>) {
+    for target in state.targets {
+        let family = if target.address.is_ipv4() { "ipv4" } else { "ipv6" };
+        let address = target.address.to_string();
+        out.sample(&[&target.name, &address, family, target.protocol], true);
+    }
+}
+
+fn refused(out: &mut FamilyText<'_>, state: &State<'_>) {
+    let Refused { no_series, wrong_kind, not_finite, negative } = state.refused;
+    for (reason, samples) in [
+        ("no_series", no_series),
+        ("wrong_kind", wrong_kind),
+        ("not_finite", not_finite),
+        ("negative", negative),
+    ] {
+        out.sample(&[reason], samples);
+    }
+}
+
+fn per_shard<N: Into<super::text::Number>>(
+    out: &mut FamilyText<'_>,
+    state: &State<'_>,
+    value: impl Fn(&ShardReport) -> Option<N>,
+) {
+    for shard in &state.shards {
+        if let Some(value) = value(shard) {
+            out.sample(&[&shard.shard.0.to_string()], value);
+        }
+    }
+}
+
+fn if_known(out: &mut FamilyText<'_>, value: Option<impl Into<super::text::Number>>) {
+    if let Some(value) = value {
+        out.sample(&[], value);
+    }
+}

@@ -1,0 +1,266 @@
+//! Two clocks per shard, and what they say together.
+//!
+//! *Last recorded* is the shard's own heartbeat, *last drained* is ours. If the first stands still the
+//! data plane is silent; if the second does, the control plane is stuck. The clocks are atomics beside
+//! the drain's lock, so health answers even while a drain hangs with the lock held.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use relayscope_bridge::ShardId;
+use serde::Serialize;
+
+use crate::clock::Now;
+
+/// The health of all shards. As JSON:
+///
+/// ```json
+/// {"status":"failing",
+///  "shards":[{"shard":0,"verdict":"data plane silent",
+///             "reason":"shard 0: data plane silent for 7.2 s",
+///             "last_recorded_age_seconds":7.2,"last_drained_age_seconds":0.04}]}
+/// ```
+///
+/// An age is `null` while the clock has never been set; `reason` is `null` while all is well.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Health {
+    /// Whether every shard's verdict is [`Verdict::Ok`].
+    pub status: Status,
+    /// In order of shard.
+    pub shards: Vec<ShardHealth>,
+}
+
+/// The sum of all verdicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Every shard is well.
+    Ok,
+    /// At least one is not.
+    Failing,
+}
+
+/// Which side is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Verdict {
+    /// Both clocks run, or have not had time to stop.
+    #[serde(rename = "ok")]
+    Ok,
+    /// The shard has signed no life for longer than the staleness.
+    #[serde(rename = "data plane silent")]
+    DataPlaneSilent,
+    /// The shard's ring has not been drained for longer than the staleness. Of the shard itself
+    /// nothing newer is known.
+    #[serde(rename = "control plane stuck")]
+    ControlPlaneStuck,
+}
+
+/// The health of one shard.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShardHealth {
+    /// The shard.
+    pub shard: u16,
+    /// Which side is at fault.
+    pub verdict: Verdict,
+    /// The verdict in words, with the shard and for how long.
+    pub reason: Option<String>,
+    /// Age of the shard's last sign of life.
+    pub last_recorded_age_seconds: Option<f64>,
+    /// Age of the last drain of its ring.
+    pub last_drained_age_seconds: Option<f64>,
+}
+
+/// Whether to send traffic here. As JSON: `{"ready":false,"reason":"shard 1 has signed no life yet"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Whether the first drain is done and every shard has beaten.
+    pub ready: bool,
+    /// What is missing; `null` when ready.
+    pub reason: Option<String>,
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`; 0 is never. Relaxed throughout: each word stands alone, and a
+/// reader that sees one a moment old is a moment late.
+#[derive(Default)]
+struct ShardClocks {
+    recorded_ns: AtomicU64,
+    drained_ns: AtomicU64,
+}
+
+/// The clocks of all shards.
+pub(crate) struct Clocks {
+    /// What a clock never set counts from: a shard has the whole staleness to begin.
+    started_ns: u64,
+    stale_after: Duration,
+    shards: Box<[ShardClocks]>,
+}
+
+impl Clocks {
+    pub(crate) fn new(shards: usize, stale_after: Duration, now: Now) -> Self {
+        let shards = std::iter::repeat_with(ShardClocks::default).take(shards).collect();
+        Self { started_ns: now.monotonic_ns, stale_after, shards }
+    }
+
+    /// Notes a shard's heartbeat, if it has one.
+    pub(crate) fn recorded(&self, shard: ShardId, heartbeat_ns: Option<u64>) {
+        if let (Some(clocks), Some(at)) = (self.of(shard), heartbeat_ns) {
+            clocks.recorded_ns.store(at, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a shard's ring was drained.
+    pub(crate) fn drained(&self, shard: ShardId, now_ns: u64) {
+        if let Some(clocks) = self.of(shard) {
+            clocks.drained_ns.store(now_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the shard has signed no life for longer than the staleness. What it wrote last is then
+    /// not shown as live. A shard that does not exist is silent.
+    pub(crate) fn is_silent(&self, shard: ShardId, now: Now) -> bool {
+        let last = |clocks: &ShardClocks| get(&clocks.recorded_ns).unwrap_or(self.started_ns);
+        self.of(shard).is_none_or(|clocks| now.since(last(clocks)) > self.stale_after)
+    }
+
+    /// Whether every shard has beaten and none is silent.
+    pub(crate) fn all_running(&self, now: Now) -> bool {
+        let beaten = |clocks: &ShardClocks| get(&clocks.recorded_ns).is_some();
+        self.numbered().all(|(shard, clocks)| beaten(clocks) && !self.is_silent(shard, now))
+    }
+
+    pub(crate) fn health(&self, now: Now) -> Health {
+        let shards: Vec<_> =
+            self.numbered().map(|(shard, clocks)| self.shard_health(shard, clocks, now)).collect();
+        let ok = shards.iter().all(|shard| shard.verdict == Verdict::Ok);
+        Health { status: if ok { Status::Ok } else { Status::Failing }, shards }
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        let missing = |clocks: &ShardClocks| match (get(&clocks.drained_ns), get(&clocks.recorded_ns)) {
+            (None, _) => Some("has not been drained yet"),
+            (_, None) => Some("has signed no life yet"),
+            _ => None,
+        };
+        let reason =
+            self.numbered().find_map(|(shard, c)| Some(format!("shard {} {}", shard.0, missing(c)?)));
+        Readiness { ready: reason.is_none(), reason }
+    }
+
+    fn shard_health(&self, shard: ShardId, clocks: &ShardClocks, now: Now) -> ShardHealth {
+        let (recorded, drained) = (get(&clocks.recorded_ns), get(&clocks.drained_ns));
+        let undrained = now.since(drained.unwrap_or(self.started_ns));
+        let silent = now.since(recorded.unwrap_or(self.started_ns));
+        let (verdict, reason) = if undrained > self.stale_after {
+            let reason = format!(
+                "shard {}: control plane stuck, ring not drained for {:.1} s",
+                shard.0,
+                undrained.as_secs_f64()
+            );
+            (Verdict::ControlPlaneStuck, Some(reason))
+        } else if silent > self.stale_after {
+            let reason = format!("shard {}: data plane silent for {:.1} s", shard.0, silent.as_secs_f64());
+            (Verdict::DataPlaneSilent, Some(reason))
+        } else {
+            (Verdict::Ok, None)
+        };
+        let age = |at: Option<u64>| at.map(|at| now.since(at).as_secs_f64());
+        ShardHealth {
+            shard: shard.0,
+            verdict,
+            reason,
+            last_recorded_age_seconds: age(recorded),
+            last_drained_age_seconds: age(drained),
+        }
+    }
+
+    fn of(&self, shard: ShardId) -> Option<&ShardClocks> {
+        self.shards.get(usize::from(shard.0))
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (ShardId, &ShardClocks)> {
+        (0..=u16::MAX).map(ShardId).zip(&self.shards)
+    }
+}
+
+fn get(clock: &AtomicU64) -> Option<u64> {
+    let at = clock.load(Ordering::Relaxed);
+    (at != 0).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const SHARD: ShardId = ShardId(0);
+
+    fn at(seconds: u64) -> Now {
+        Now { monotonic_ns: seconds * SECOND, unix_ns: seconds * SECOND }
+    }
+
+    fn started_at_100(shards: usize) -> Clocks {
+        Clocks::new(shards, Duration::from_secs(5), at(100))
+    }
+
+    #[test]
+    fn a_silent_data_plane_is_named_while_the_drain_runs() {
+        let clocks = started_at_100(2);
+        for shard in [0, 1] {
+            clocks.recorded(ShardId(shard), Some(101 * SECOND));
+            clocks.drained(ShardId(shard), 108 * SECOND);
+        }
+        clocks.recorded(SHARD, Some(108 * SECOND));
+        let health = clocks.health(at(108));
+        assert_eq!(health.status, Status::Failing);
+        assert_eq!(health.shards[0].verdict, Verdict::Ok);
+        assert_eq!(health.shards[1].verdict, Verdict::DataPlaneSilent);
+        assert_eq!(health.shards[1].reason.as_deref(), Some("shard 1: data plane silent for 7.0 s"));
+        assert_eq!(health.shards[1].last_recorded_age_seconds, Some(7.0));
+        assert_eq!(health.shards[1].last_drained_age_seconds, Some(0.0));
+    }
+
+    #[test]
+    fn a_stuck_control_plane_is_named_whatever_the_heartbeat_last_seen() {
+        let clocks = started_at_100(1);
+        clocks.recorded(SHARD, Some(101 * SECOND));
+        clocks.drained(SHARD, 101 * SECOND);
+        let health = clocks.health(at(109));
+        assert_eq!(health.shards[0].verdict, Verdict::ControlPlaneStuck);
+        assert_eq!(
+            health.shards[0].reason.as_deref(),
+            Some("shard 0: control plane stuck, ring not drained for 8.0 s")
+        );
+    }
+
+    #[test]
+    fn five_seconds_are_not_yet_stale() {
+        let clocks = started_at_100(1);
+        clocks.recorded(SHARD, Some(101 * SECOND));
+        assert!(!clocks.is_silent(SHARD, at(106)));
+        assert!(clocks.is_silent(SHARD, Now { monotonic_ns: 106 * SECOND + 1, unix_ns: 0 }));
+    }
+
+    #[test]
+    fn a_shard_that_never_beat_has_the_staleness_to_begin() {
+        let clocks = started_at_100(1);
+        clocks.drained(SHARD, 105 * SECOND);
+        assert_eq!(clocks.health(at(105)).status, Status::Ok);
+        assert!(!clocks.all_running(at(105)));
+        clocks.drained(SHARD, 106 * SECOND);
+        assert_eq!(clocks.health(at(106)).shards[0].verdict, Verdict::DataPlaneSilent);
+        assert_eq!(clocks.health(at(106)).shards[0].last_recorded_age_seconds, None);
+    }
+
+    #[test]
+    fn ready_is_drained_once_and_beaten_by_every_shard() {
+        let clocks = started_at_100(2);
+        let reason = |clocks: &Clocks| clocks.readiness().reason;
+        assert_eq!(reason(&clocks).as_deref(), Some("shard 0 has not been drained yet"));
+        clocks.drained(SHARD, SECOND);
+        clocks.drained(ShardId(1), SECOND);
+        clocks.recorded(SHARD, Some(SECOND));
+        assert_eq!(reason(&clocks).as_deref(), Some("shard 1 has signed no life yet"));
+        clocks.recorded(ShardId(1), Some(SECOND));
+        assert_eq!(clocks.readiness(), Readiness { ready: true, reason: None });
+    }
+}

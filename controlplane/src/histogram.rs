@@ -1,0 +1,348 @@
+//! Distributions in base-2 exponential buckets, from which every other form is derived exactly.
+//!
+//! The scale is that of Prometheus native histograms at schema 3: eight buckets per octave, each
+//! 9 % wider than the one before. Bucket `i` holds `bound(i - 1) < value <= bound(i)` with
+//! `bound(8 * e + j) = 2^e * 2^(j / 8)`: upper bounds are inclusive, and every eighth is a power of
+//! two. Classic `le` buckets at powers of two are therefore sums of whole buckets, not estimates.
+
+use std::ops::RangeInclusive;
+
+use relayscope_bridge::catalogue::Unit;
+
+/// Buckets per octave: schema 3 of Prometheus native histograms.
+const PER_OCTAVE: i32 = 8;
+
+/// The upper bounds within the octave 1..2. They are Prometheus's own constants (given there for
+/// 0.5..1), to the last bit, so that both sides sort a value on a bound alike.
+const BOUNDS: [f64; PER_OCTAVE as usize] = [
+    1.0,
+    2.0 * 0.545_253_866_332_628_8,
+    2.0 * 0.594_603_557_501_360_5,
+    2.0 * 0.648_419_777_325_504_8,
+    2.0 * 0.707_106_781_186_547_5,
+    2.0 * 0.771_105_412_703_970_4,
+    2.0 * 0.840_896_415_253_714_4,
+    2.0 * 0.917_004_043_204_671_1,
+];
+
+const FRACTION_BITS: u32 = 52;
+const FRACTION: u64 = (1 << FRACTION_BITS) - 1;
+const EXPONENT_BIAS: i32 = 1023;
+
+/// The finest value told apart: 2^-32, a quarter of a nanosecond. What is smaller counts into the
+/// bucket that ends there.
+const EXPONENT_MIN: i32 = -32;
+/// The largest value told apart: 2^32. What is larger counts into the bucket above.
+const EXPONENT_MAX: i32 = 32;
+const INDEX_MIN: i32 = EXPONENT_MIN * PER_OCTAVE;
+const INDEX_MAX: i32 = EXPONENT_MAX * PER_OCTAVE;
+const INDEX_OVERFLOW: i32 = INDEX_MAX + 1;
+
+/// The most buckets one histogram allocates.
+const BUCKETS_MAX: usize = (INDEX_OVERFLOW - INDEX_MIN + 1) as usize;
+const _: () = assert!(BUCKETS_MAX * 8 <= 4112, "a histogram takes at most 4 KiB");
+
+/// Why a value is not part of a distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// NaN or an infinity: it would spoil the sum for ever.
+    #[error("an observation must be finite")]
+    NotFinite,
+    /// Below zero: time does not run backwards and sizes are not negative.
+    #[error("an observation must not be negative")]
+    Negative,
+}
+
+/// A distribution of finite values from zero up, within 9 % of each, in at most 4 KiB.
+///
+/// Zero has a bucket of its own. Values in (0, 2^-32] share the lowest bucket, values above 2^32 the
+/// highest. Memory grows with the span of what was seen, not with how much was.
+///
+/// ```
+/// use relayscope_controlplane::ExponentialHistogram;
+///
+/// let mut rtt = ExponentialHistogram::default();
+/// for microseconds in 1..=1000 {
+///     rtt.record(f64::from(microseconds) * 1e-6)?;
+/// }
+/// assert_eq!(rtt.count(), 1000);
+/// let median = rtt.quantile(0.5).unwrap();
+/// assert!((median / 500e-6 - 1.0).abs() < 0.09);
+/// # Ok::<(), relayscope_controlplane::Refusal>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExponentialHistogram {
+    count: u64,
+    sum: f64,
+    zero: u64,
+    /// The index of `buckets[0]`.
+    first: i32,
+    buckets: Vec<u64>,
+}
+
+impl ExponentialHistogram {
+    /// Counts one value. Allocates only when the span of what was seen grows.
+    ///
+    /// # Errors
+    /// [`Refusal`] for a value that is not finite or is negative; the histogram is unchanged.
+    pub fn record(&mut self, value: f64) -> Result<(), Refusal> {
+        if !value.is_finite() {
+            return Err(Refusal::NotFinite);
+        }
+        if value < 0.0 {
+            return Err(Refusal::Negative);
+        }
+        if value == 0.0 {
+            self.zero += 1;
+        } else {
+            *self.bucket_mut(index_of(value)) += 1;
+        }
+        self.count += 1;
+        self.sum += value;
+        Ok(())
+    }
+
+    /// Values counted.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The sum of all values.
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+
+    /// Values that were zero.
+    pub fn zero_count(&self) -> u64 {
+        self.zero
+    }
+
+    /// Every allocated bucket with its index, ascending; see the module for what an index means.
+    pub fn buckets(&self) -> impl Iterator<Item = (i32, u64)> {
+        (self.first..).zip(self.buckets.iter().copied())
+    }
+
+    /// How many values are at most 2^e, for each exponent `e` in order. Exact within -32..=32.
+    pub fn cumulative(&self, exponents: RangeInclusive<i32>) -> impl Iterator<Item = u64> {
+        let mut rest = self.buckets().peekable();
+        let mut below = self.zero;
+        exponents.map(move |exponent| {
+            while let Some((_, count)) = rest.next_if(|&(index, _)| index <= exponent * PER_OCTAVE) {
+                below += count;
+            }
+            below
+        })
+    }
+
+    /// The value that the share `q` of all values does not exceed, interpolated within its bucket on
+    /// the bucket's own logarithmic scale. `None` when nothing was recorded or `q` is not in 0..=1.
+    ///
+    /// It lies in the same bucket as the exact quantile, so within 9 % of it; a value beyond the
+    /// range answers with the end of the range.
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        if self.count == 0 || !(0.0..=1.0).contains(&q) {
+            return None;
+        }
+        let rank = ((q * self.count as f64).ceil() as u64).clamp(1, self.count);
+        let mut below = self.zero;
+        if rank <= below {
+            return Some(0.0);
+        }
+        let (index, share) = self.buckets().find_map(|(index, count)| {
+            let into = rank - below;
+            below += count;
+            (rank <= below).then(|| (index, into as f64 / count as f64))
+        })?;
+        Some(interpolate(index, share))
+    }
+
+    fn bucket_mut(&mut self, index: i32) -> &mut u64 {
+        if self.buckets.is_empty() {
+            self.first = index;
+        }
+        if index < self.first {
+            let missing = index.abs_diff(self.first) as usize;
+            self.buckets.splice(..0, std::iter::repeat_n(0, missing));
+            self.first = index;
+        }
+        let offset = index.abs_diff(self.first) as usize;
+        if offset >= self.buckets.len() {
+            self.buckets.resize(offset + 1, 0);
+        }
+        &mut self.buckets[offset]
+    }
+}
+
+/// The exponents of two at which a family's classic buckets end.
+///
+/// Seconds: 7.6 us to 16 s, from a loopback round trip to past any timeout. One bound per octave:
+/// halves would double the series of every target, and who needs finer reads native histograms.
+pub(crate) fn classic_exponents(unit: Unit) -> RangeInclusive<i32> {
+    match unit {
+        Unit::Seconds => -17..=4,
+        Unit::Ratio => -10..=0,
+        _ => 0..=20,
+    }
+}
+
+/// 2^e, exactly.
+pub(crate) fn power_of_two(exponent: i32) -> f64 {
+    let biased = (EXPONENT_BIAS + exponent).clamp(0, 2047);
+    f64::from_bits(u64::from(biased.unsigned_abs()) << FRACTION_BITS)
+}
+
+/// The inclusive upper bound of a bucket.
+fn bound(index: i32) -> f64 {
+    let within = index.rem_euclid(PER_OCTAVE).unsigned_abs() as usize;
+    power_of_two(index.div_euclid(PER_OCTAVE)) * BOUNDS[within]
+}
+
+/// The bucket of a positive finite value, from its bits: the exponent finds the octave, comparing
+/// the fraction with eight constants the bucket in it. No logarithm, no rounding.
+fn index_of(value: f64) -> i32 {
+    let bits = value.to_bits();
+    // The sign is clear and the shift leaves 11 bits, so the cast drops nothing.
+    let exponent = (bits >> FRACTION_BITS) as i32 - EXPONENT_BIAS;
+    let above = BOUNDS.iter().filter(|bound| bits & FRACTION > bound.to_bits() & FRACTION).count();
+    (exponent * PER_OCTAVE + above as i32).clamp(INDEX_MIN, INDEX_OVERFLOW)
+}
+
+fn interpolate(index: i32, share: f64) -> f64 {
+    if index == INDEX_MIN {
+        return bound(INDEX_MIN);
+    }
+    if index == INDEX_OVERFLOW {
+        return bound(INDEX_MAX);
+    }
+    let (lower, upper) = (bound(index - 1), bound(index));
+    (lower * (upper / lower).powf(share)).clamp(lower, upper)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(values: &[f64]) -> ExponentialHistogram {
+        let mut histogram = ExponentialHistogram::default();
+        for &value in values {
+            histogram.record(value).unwrap();
+        }
+        histogram
+    }
+
+    fn only_bucket(value: f64) -> i32 {
+        of(&[value]).buckets().next().unwrap().0
+    }
+
+    #[test]
+    fn upper_bounds_are_inclusive() {
+        assert_eq!(only_bucket(1.0), 0);
+        assert_eq!(only_bucket(1.0f64.next_up()), 1);
+        assert_eq!(only_bucket(2.0), 8);
+        assert_eq!(only_bucket(2.0f64.next_up()), 9);
+        assert_eq!(only_bucket(0.5), -8);
+        assert_eq!(only_bucket(std::f64::consts::SQRT_2.next_down()), 4);
+        assert_eq!(only_bucket(1.5), 5);
+    }
+
+    #[test]
+    fn every_bound_falls_in_its_own_bucket_and_the_next_float_in_the_next() {
+        for index in INDEX_MIN + 1..INDEX_MAX {
+            assert_eq!(index_of(bound(index)), index);
+            assert_eq!(index_of(bound(index).next_up()), index + 1);
+        }
+    }
+
+    #[test]
+    fn bounds_are_powers_of_the_eighth_root_of_two() {
+        for (eighths, bound) in (0..8).zip(BOUNDS) {
+            let exact = 2f64.powf(f64::from(eighths) / 8.0);
+            assert!((bound - exact).abs() <= 2.0 * f64::EPSILON, "2^({eighths}/8): {bound} {exact}");
+        }
+    }
+
+    #[test]
+    fn nan_infinite_and_negative_values_are_refused_and_change_nothing() {
+        let mut histogram = of(&[0.25]);
+        let before = histogram.clone();
+        assert_eq!(histogram.record(f64::NAN), Err(Refusal::NotFinite));
+        assert_eq!(histogram.record(f64::INFINITY), Err(Refusal::NotFinite));
+        assert_eq!(histogram.record(f64::NEG_INFINITY), Err(Refusal::NotFinite));
+        assert_eq!(histogram.record(-1e-9), Err(Refusal::Negative));
+        assert_eq!(histogram, before);
+    }
+
+    #[test]
+    fn both_zeros_count_as_zero() {
+        let histogram = of(&[0.0, -0.0, 1.0]);
+        assert_eq!((histogram.zero_count(), histogram.count()), (2, 3));
+        assert_eq!(histogram.quantile(0.5), Some(0.0));
+    }
+
+    #[test]
+    fn values_beyond_the_range_count_at_its_ends_in_bounded_memory() {
+        let histogram = of(&[f64::MIN_POSITIVE / 4.0, 1e-300, 1e300, f64::MAX, 2f64.powi(32)]);
+        assert_eq!(histogram.buckets.len(), BUCKETS_MAX);
+        assert_eq!(histogram.cumulative(-32..=-32).collect::<Vec<_>>(), [2]);
+        assert_eq!(histogram.cumulative(32..=32).collect::<Vec<_>>(), [3]);
+        assert_eq!(histogram.quantile(0.0), Some(2f64.powi(-32)));
+        assert_eq!(histogram.quantile(1.0), Some(2f64.powi(32)));
+    }
+
+    #[test]
+    fn an_empty_histogram_has_no_quantile_and_no_value_lies_outside_0_to_1() {
+        assert_eq!(ExponentialHistogram::default().quantile(0.5), None);
+        let one = of(&[1.0]);
+        assert_eq!((one.quantile(-0.1), one.quantile(1.1), one.quantile(f64::NAN)), (None, None, None));
+    }
+
+    /// Values over the whole range, on bounds and beside them as well as between.
+    fn value() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            Just(0.0),
+            (-40.0..40.0f64).prop_map(f64::exp2),
+            (INDEX_MIN..INDEX_MAX).prop_map(bound),
+            (INDEX_MIN..INDEX_MAX).prop_map(|index| bound(index).next_up()),
+            (-40..40).prop_map(|exponent| 2f64.powi(exponent)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn index_agrees_with_bounds_by_powf(value in (-31.9..31.9f64).prop_map(f64::exp2)) {
+            let naive = |index: i32| 2f64.powf(f64::from(index) / 8.0);
+            let expected = (INDEX_MIN..=INDEX_MAX).find(|&index| value <= naive(index)).unwrap();
+            // powf and the constants may differ in the last bit; only a value that close may differ.
+            let close = [expected - 1, expected].iter().any(|&i| (value / naive(i) - 1.0).abs() < 1e-15);
+            prop_assert!(index_of(value) == expected || close);
+        }
+
+        #[test]
+        fn cumulative_counts_are_exact(values in proptest::collection::vec(value(), 0..200)) {
+            let histogram = of(&values);
+            let got: Vec<u64> = histogram.cumulative(-32..=32).collect();
+            for (exponent, got) in (-32..=32).zip(got) {
+                let naive = values.iter().filter(|&&v| v <= 2f64.powi(exponent)).count() as u64;
+                prop_assert_eq!(got, naive, "le 2^{}", exponent);
+            }
+            prop_assert_eq!(histogram.count(), values.len() as u64);
+            prop_assert!(histogram.buckets.len() <= BUCKETS_MAX);
+        }
+
+        #[test]
+        fn quantile_lies_in_the_bucket_of_the_sorted_value(
+            values in proptest::collection::vec((-31.0..31.0f64).prop_map(f64::exp2), 1..200),
+            q in 0.0..=1.0f64,
+        ) {
+            let mut sorted = values.clone();
+            sorted.sort_by(f64::total_cmp);
+            let rank = ((q * sorted.len() as f64).ceil() as usize).clamp(1, sorted.len());
+            let exact = sorted[rank - 1];
+            let got = of(&values).quantile(q).unwrap();
+            let index = index_of(exact);
+            prop_assert!(bound(index - 1) <= got && got <= bound(index), "{} for {}", got, exact);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What is answered over HTTP. GET and HEAD only.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `/` | these routes, as text |
+//! | `/metrics` | everything held, in the Prometheus text format 0.0.4 |
+//! | `/mesh` | one row per target: a table, or JSON by `?format=json` or `Accept: application/json` |
+//! | `/healthz` | 200 or 503, with both clocks of every shard as JSON |
+//! | `/readyz` | 200 once drained and every shard has beaten, else 503 with the reason, as JSON |
+//!
+//! Anything else is 404, any other method 405; both say in a line what would be right. No client can
+//! make a series: requests are counted by the routes above and `other`.
+
+mod limits;
+mod server;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::ControlPlane;
+use crate::exposition::CONTENT_TYPE;
+
+pub use limits::Limits;
+pub use server::serve;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+const LANDING: &str = "relayscope: telemetry of this relay and its mesh\n\n\
+    /metrics  for Prometheus\n\
+    /mesh     the targets; JSON with ?format=json\n\
+    /healthz  both clocks of every shard\n\
+    /readyz   whether it is up\n";
+
+#[derive(Clone)]
+struct App {
+    plane: ControlPlane,
+    /// One blocking thread renders at a time; the others wait here, where their time limit reaches
+    /// them.
+    renderer: Arc<Mutex<()>>,
+}
+
+/// The routes of `plane`, each request within `limits.request_timeout` and `limits.body_bytes_max`.
+///
+/// [`serve`] serves it with all limits; mount it in a server of your own if you have one.
+pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
+    let app = App { plane, renderer: Arc::default() };
+    Router::new()
+        .route("/", get(|| async { reply(StatusCode::OK, TEXT, LANDING) }))
+        .route("/metrics", get(metrics))
+        .route("/mesh", get(mesh))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(*limits, limits::apply))
+        .layer(middleware::from_fn_with_state(app.clone(), count))
+        .with_state(app)
+}
+
+async fn metrics(State(app): State<App>) -> Response {
+    match app.on_renderer(|plane| plane.exposition()).await {
+        Ok(body) => reply(StatusCode::OK, CONTENT_TYPE, body),
+        Err(failed) => failed,
+    }
+}
+
+#[derive(Deserialize)]
+struct MeshQuery {
+    format: Option<String>,
+}
+
+async fn mesh(State(app): State<App>, Query(query): Query<MeshQuery>, headers: HeaderMap) -> Response {
+    let as_json = match query.format.as_deref() {
+        Some("json") => true,
+        Some("text") => false,
+        None => accepts_json(&headers),
+        Some(other) => {
+            let line = format!("format {other:?} is not known; expected format=json or format=text\n");
+            return reply(StatusCode::BAD_REQUEST, TEXT, line);
+        }
+    };
+    match app.on_renderer(|plane| plane.mesh()).await {
+        Ok(mesh) if as_json => json(StatusCode::OK, &mesh),
+        Ok(mesh) => reply(StatusCode::OK, TEXT, mesh.to_text()),
+        Err(failed) => failed,
+    }
+}
+
+async fn healthz(State(app): State<App>) -> Response {
+    let health = app.plane.health();
+    json(status_if(health.status == crate::Status::Ok), &health)
+}
+
+async fn readyz(State(app): State<App>) -> Response {
+    let readiness = app.plane.readiness();
+    json(status_if(readiness.ready), &readiness)
+}
+
+async fn not_found(uri: Uri) -> Response {
+    let line = format!("no route {}; there are /, /metrics, /mesh, /healthz and /readyz\n", uri.path());
+    reply(StatusCode::NOT_FOUND, TEXT, line)
+}
+
+async fn method_not_allowed(method: Method) -> Response {
+    let line = format!("method {method} is not allowed; expected GET or HEAD\n");
+    let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, line);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD"));
+    response
+}
+
+/// Counts the answer by its route as declared, never by what the client sent.
+async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    app.plane.request_answered(route, response.status().as_str());
+    response
+}
+
+impl App {
+    /// Runs what may wait for a drain on a blocking thread. If the client gives up, the thread keeps
+    /// its turn until done: a drain that hangs costs one thread, not one per request.
+    async fn on_renderer<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ControlPlane) -> T + Send + 'static,
+    ) -> Result<T, Response> {
+        let turn = Arc::clone(&self.renderer).lock_owned().await;
+        let plane = self.plane.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work(&plane);
+            drop(turn);
+            result
+        });
+        task.await.map_err(|error| {
+            tracing::error!(%error, "an answer could not be rendered");
+            reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the answer could not be rendered; see the log\n")
+        })
+    }
+}
+
+/// Whether `application/json` is among the media types asked for.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let is_json = |range: &str| range.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(JSON));
+    let values = headers.get_all(header::ACCEPT).iter();
+    values.filter_map(|value| value.to_str().ok()).any(|value| value.split(',').any(is_json))
+}
+
+fn status_if(ok: bool) -> StatusCode {
+    if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let mut body = serde_json::to_vec(value).expect("plain structs with string keys serialize");
+    body.push(b'\n');
+    reply(status, JSON, body)
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: impl IntoResponse) -> Response {
+    (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
+}

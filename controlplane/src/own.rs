@@ -1,0 +1,237 @@
+//! The process's own metrics, and whatever an application records through the `metrics` facade.
+//!
+//! They live in a `metrics-exporter-prometheus` recorder. The library holds its own handles to it and
+//! installs nothing: the binary makes it global with [`ControlPlane::recorder`], so that the
+//! application's metrics come to the same exposition.
+//!
+//! [`ControlPlane::recorder`]: crate::ControlPlane::recorder
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use relayscope_bridge::MetricKind;
+use relayscope_bridge::catalogue::{self, Family, Unit};
+
+use crate::histogram::{classic_exponents, power_of_two};
+
+/// The families of the catalogue that this recorder renders.
+pub(crate) static FAMILIES: &[&Family] = &[
+    &catalogue::DRAIN_DURATION,
+    &catalogue::SCRAPE_DURATION,
+    &catalogue::HTTP_REQUESTS,
+    &catalogue::HTTP_CONNECTIONS_REFUSED,
+    &catalogue::CONFIG_LAST_RELOAD_SUCCESSFUL,
+    &catalogue::BUILD_INFO,
+];
+
+const METADATA: Metadata<'static> = Metadata::new("relayscope", Level::INFO, Some(module_path!()));
+
+/// Why a connection was closed without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnectionRefused {
+    /// All connections the limit allows were open.
+    OverLimit,
+    /// The kernel would not hand it over, as when descriptors run out.
+    AcceptFailed,
+    /// The request's header did not come in time.
+    HeaderTimeout,
+    /// What came was no HTTP, or its header too large.
+    Malformed,
+    /// It broke off.
+    Broken,
+}
+
+impl ConnectionRefused {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::OverLimit => "over_limit",
+            Self::AcceptFailed => "accept_failed",
+            Self::HeaderTimeout => "header_timeout",
+            Self::Malformed => "malformed",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// The recorder and the handles held to it.
+pub(crate) struct Own {
+    recorder: Arc<PrometheusRecorder>,
+    exposition: PrometheusHandle,
+    prefix: String,
+    drain_duration: Histogram,
+    scrape_duration: Histogram,
+    reload_successful: Gauge,
+}
+
+impl Own {
+    pub(crate) fn new(prefix: &str, version: &'static str) -> Self {
+        let bounds: Vec<f64> = classic_exponents(Unit::Seconds).map(power_of_two).collect();
+        // Without bounds the exporter would keep raw samples and render summaries.
+        let builder = PrometheusBuilder::new().set_buckets(&bounds).expect("the bounds are not empty");
+        let recorder = Arc::new(builder.build_recorder());
+        for family in FAMILIES {
+            describe(&recorder, family, prefix);
+        }
+        let key = |family: &Family| Key::from_name(family.full_name(prefix));
+        let own = Self {
+            exposition: recorder.handle(),
+            drain_duration: recorder.register_histogram(&key(&catalogue::DRAIN_DURATION), &METADATA),
+            scrape_duration: recorder.register_histogram(&key(&catalogue::SCRAPE_DURATION), &METADATA),
+            reload_successful: recorder
+                .register_gauge(&key(&catalogue::CONFIG_LAST_RELOAD_SUCCESSFUL), &METADATA),
+            prefix: prefix.to_owned(),
+            recorder,
+        };
+        let build_info = own.key(&catalogue::BUILD_INFO, &[version]);
+        own.recorder.register_gauge(&build_info, &METADATA).set(1.0);
+        own.reloaded(true);
+        own
+    }
+
+    pub(crate) fn recorder(&self) -> Arc<PrometheusRecorder> {
+        Arc::clone(&self.recorder)
+    }
+
+    pub(crate) fn drained(&self, took: Duration) {
+        self.drain_duration.record(took.as_secs_f64());
+    }
+
+    pub(crate) fn rendered(&self, took: Duration) {
+        self.scrape_duration.record(took.as_secs_f64());
+    }
+
+    pub(crate) fn reloaded(&self, successful: bool) {
+        self.reload_successful.set(f64::from(u8::from(successful)));
+    }
+
+    /// Counts an answered request. `route` and `code` come from bounded sets: a client cannot make
+    /// series.
+    pub(crate) fn answered(&self, route: &str, code: &str) {
+        self.count(&catalogue::HTTP_REQUESTS, &[route, code]);
+    }
+
+    pub(crate) fn refused(&self, reason: ConnectionRefused) {
+        self.count(&catalogue::HTTP_CONNECTIONS_REFUSED, &[reason.as_str()]);
+    }
+
+    /// Folds the raw samples that the exporter's histograms hold. They grow until it is called.
+    pub(crate) fn run_upkeep(&self) {
+        self.exposition.run_upkeep();
+    }
+
+    /// Renders all families by name, but for those whose name is in `taken` or came before.
+    pub(crate) fn render(&self, taken: &HashSet<&str>) -> OwnText {
+        let mut text = Vec::new();
+        self.exposition.render_to_write(&mut text).expect("writing to memory does not fail");
+        merge(&String::from_utf8_lossy(&text), taken)
+    }
+
+    fn count(&self, family: &Family, values: &[&str]) {
+        let counter: Counter = self.recorder.register_counter(&self.key(family, values), &METADATA);
+        counter.increment(1);
+    }
+
+    fn key(&self, family: &Family, values: &[&str]) -> Key {
+        let label = |(name, value): (&&'static str, &&str)| Label::new(*name, (*value).to_owned());
+        let labels: Vec<Label> = family.labels.iter().zip(values).map(label).collect();
+        Key::from_parts(family.full_name(&self.prefix), labels)
+    }
+}
+
+/// What the recorder renders.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OwnText {
+    pub(crate) text: String,
+    /// Families left out because their name was taken.
+    pub(crate) left_out: usize,
+}
+
+/// The exporter ends each family with an empty line and orders them as its hash tables do.
+fn merge(text: &str, taken: &HashSet<&str>) -> OwnText {
+    let mut by_name: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut left_out = 0;
+    for block in text.split("\n\n") {
+        let Some(name) = family_name(block) else { continue };
+        if taken.contains(name) || by_name.contains_key(name) {
+            left_out += 1;
+            continue;
+        }
+        by_name.insert(name, block);
+    }
+    let text = by_name.values().map(|block| format!("{}\n", block.trim_end())).collect();
+    OwnText { text, left_out }
+}
+
+fn family_name(block: &str) -> Option<&str> {
+    block.lines().find_map(|line| line.strip_prefix("# TYPE "))?.split(' ').next()
+}
+
+fn describe(recorder: &PrometheusRecorder, family: &Family, prefix: &str) {
+    let name = KeyName::from(family.full_name(prefix));
+    match family.kind {
+        MetricKind::Counter => recorder.describe_counter(name, None, family.help.into()),
+        MetricKind::Gauge => recorder.describe_gauge(name, None, family.help.into()),
+        MetricKind::Histogram => recorder.describe_histogram(name, None, family.help.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(own: &Own) -> OwnText {
+        own.render(&HashSet::new())
+    }
+
+    #[test]
+    fn families_come_by_name_with_help_from_the_catalogue() {
+        let own = Own::new("relay", "1.2.3");
+        own.answered("/metrics", "200");
+        let text = render(&own).text;
+        let expected = "\
+# HELP relay_build_info 1, with the version that runs.
+# TYPE relay_build_info gauge
+relay_build_info{version=\"1.2.3\"} 1
+# HELP relay_config_last_reload_successful Whether the last configuration read was valid and is in force.
+# TYPE relay_config_last_reload_successful gauge
+relay_config_last_reload_successful 1
+";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains("relay_http_requests_total{route=\"/metrics\",code=\"200\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn durations_are_histograms_with_bounds_not_summaries() {
+        let own = Own::new("relay", "1.2.3");
+        own.drained(Duration::from_millis(250));
+        let text = render(&own).text;
+        assert!(text.contains("# TYPE relay_drain_duration_seconds histogram\n"), "{text}");
+        assert!(text.contains("relay_drain_duration_seconds_bucket{le=\"0.125\"} 0\n"), "{text}");
+        assert!(text.contains("relay_drain_duration_seconds_bucket{le=\"0.25\"} 1\n"), "{text}");
+        assert!(text.contains("relay_drain_duration_seconds_sum 0.25\n"), "{text}");
+    }
+
+    #[test]
+    fn a_family_whose_name_is_taken_is_left_out_and_counted() {
+        let own = Own::new("relay", "1.2.3");
+        metrics::with_local_recorder(&own.recorder(), || {
+            metrics::counter!("relay_probe_up").increment(1);
+            metrics::counter!("app_twice").increment(1);
+            metrics::gauge!("app_twice").set(2.0);
+        });
+        let rendered = own.render(&HashSet::from(["relay_probe_up"]));
+        assert_eq!(rendered.left_out, 2);
+        assert!(!rendered.text.contains("relay_probe_up"));
+        assert_eq!(rendered.text.matches("# TYPE app_twice ").count(), 1);
+    }
+
+    #[test]
+    fn a_failed_reload_shows() {
+        let own = Own::new("relay", "1.2.3");
+        own.reloaded(false);
+        assert!(render(&own).text.contains("relay_config_last_reload_successful 0\n"));
+    }
+}

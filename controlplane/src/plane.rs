@@ -1,0 +1,297 @@
+//! The shared state of the control plane: what it owns, and in which order it locks.
+//!
+//! Locks are taken in this order and never the other way: the rendered body, the drain, the registry.
+//! Health takes none that a drain may hold.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use relayscope_bridge::{Account, Collector, SeriesRegistry, ShardId};
+
+use crate::clock::Now;
+use crate::drain::{Drain, DrainThread};
+use crate::exposition::{Exposition, Sources, is_metric_name};
+use crate::health::{Clocks, Health, Readiness};
+use crate::mesh::{self, Mesh, MeshTarget};
+use crate::own::{ConnectionRefused, Own};
+use crate::process::Process;
+
+/// A body is shared by all scrapes of a drain epoch, but for no longer than this: a drain that hangs
+/// must not freeze what is shown.
+const BODY_AGE_MAX: Duration = Duration::from_secs(1);
+/// The exporter's raw samples are folded this often.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+const DRAIN_INTERVAL_MIN: Duration = Duration::from_millis(1);
+const DRAIN_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+/// How the control plane works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlPlaneConfig {
+    /// Before each family's name, with an underscore: `relay` by default. May be empty.
+    pub metric_prefix: String,
+    /// Pause between drains: 1 ms..=10 s, 100 ms by default.
+    pub drain_interval: Duration,
+    /// After how long without a sign of life a shard counts as silent, and without a drain the
+    /// control plane as stuck: at least two drain intervals, 5 s by default.
+    pub stale_after: Duration,
+    /// The core the drain thread runs on; any by default.
+    pub drain_core: Option<usize>,
+    /// The version in `build_info`: this library's by default.
+    pub version: &'static str,
+}
+
+impl Default for ControlPlaneConfig {
+    fn default() -> Self {
+        Self {
+            metric_prefix: "relay".to_owned(),
+            drain_interval: Duration::from_millis(100),
+            stale_after: Duration::from_secs(5),
+            drain_core: None,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+/// A configuration the control plane cannot work with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// See [`ControlPlaneConfig::metric_prefix`].
+    #[error("metric prefix {0:?} is invalid; expected letters, digits and _, not beginning with a digit")]
+    Prefix(String),
+    /// See [`ControlPlaneConfig::drain_interval`].
+    #[error("drain interval {0:?} is invalid; expected {DRAIN_INTERVAL_MIN:?}..={DRAIN_INTERVAL_MAX:?}")]
+    DrainInterval(Duration),
+    /// See [`ControlPlaneConfig::stale_after`].
+    #[error("staleness {stale_after:?} is invalid; expected at least two drain intervals of {interval:?}")]
+    StaleAfter {
+        /// What was given.
+        stale_after: Duration,
+        /// The drain interval given with it.
+        interval: Duration,
+    },
+}
+
+impl ControlPlaneConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let (prefix, interval, stale_after) = (&self.metric_prefix, self.drain_interval, self.stale_after);
+        if !prefix.is_empty() && !is_metric_name(prefix) {
+            return Err(ConfigError::Prefix(prefix.clone()));
+        }
+        if !(DRAIN_INTERVAL_MIN..=DRAIN_INTERVAL_MAX).contains(&interval) {
+            return Err(ConfigError::DrainInterval(interval));
+        }
+        if stale_after < 2 * interval {
+            return Err(ConfigError::StaleAfter { stale_after, interval });
+        }
+        Ok(())
+    }
+}
+
+/// The control plane of one relay. Clones share it.
+#[derive(Clone)]
+pub struct ControlPlane(Arc<Inner>);
+
+struct Inner {
+    config: ControlPlaneConfig,
+    registry: SeriesRegistry,
+    body: Mutex<Body>,
+    drain: Mutex<Drain>,
+    clocks: Clocks,
+    targets: Mutex<Arc<[MeshTarget]>>,
+    upkeep_ns: Mutex<u64>,
+    own: Own,
+    process: Process,
+}
+
+struct Body {
+    exposition: Exposition,
+    rendered: Option<Rendered>,
+}
+
+struct Rendered {
+    bytes: Bytes,
+    epoch: u64,
+    at_ns: u64,
+}
+
+impl ControlPlane {
+    /// Takes over the collector. Nothing is drained before [`spawn_drain`](Self::spawn_drain) or
+    /// [`tick`](Self::tick).
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the value that is out of range.
+    pub fn new(collector: Collector, config: ControlPlaneConfig) -> Result<Self, ConfigError> {
+        Self::new_at(collector, config, Now::sample())
+    }
+
+    pub(crate) fn new_at(
+        collector: Collector,
+        config: ControlPlaneConfig,
+        now: Now,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        let shards = collector.shards().count();
+        Ok(Self(Arc::new(Inner {
+            registry: collector.registry().clone(),
+            body: Mutex::new(Body { exposition: Exposition::new(&config.metric_prefix), rendered: None }),
+            drain: Mutex::new(Drain::new(collector)),
+            clocks: Clocks::new(shards, config.stale_after, now),
+            targets: Mutex::new(Arc::new([])),
+            upkeep_ns: Mutex::new(now.monotonic_ns),
+            own: Own::new(&config.metric_prefix, config.version),
+            process: Process::new(),
+            config,
+        })))
+    }
+
+    /// The table of series, to give shards what they write.
+    pub fn registry(&self) -> SeriesRegistry {
+        self.0.registry.clone()
+    }
+
+    /// The recorder behind the process's own metrics. Install it with
+    /// `metrics::set_global_recorder`, and what the application records through the `metrics` facade
+    /// appears in [`exposition`](Self::exposition). Without that only its own metrics do.
+    pub fn recorder(&self) -> impl metrics::Recorder + Send + Sync + use<> {
+        self.0.own.recorder()
+    }
+
+    /// Replaces the targets shown in the mesh and in `target_info`. Their series are the registry's
+    /// business. Names are unique: of two targets of one name the first stays.
+    pub fn set_targets(&self, mut targets: Vec<MeshTarget>) {
+        targets.sort_by(|a, b| a.name.cmp(&b.name));
+        targets.dedup_by(|a, b| a.name == b.name);
+        *lock(&self.0.targets) = targets.into();
+    }
+
+    /// Notes whether the last configuration read is in force. It counts as so until told otherwise.
+    pub fn set_reload_outcome(&self, successful: bool) {
+        self.0.own.reloaded(successful);
+    }
+
+    /// Starts the thread that drains every interval. One per control plane is enough; a second one
+    /// would do half the work.
+    ///
+    /// # Errors
+    /// When the configured core is not available, or no thread can be had.
+    pub fn spawn_drain(&self) -> io::Result<DrainThread> {
+        DrainThread::spawn(self.clone())
+    }
+
+    /// Drains every ring once, now: what the drain thread does each interval.
+    pub fn tick(&self) {
+        let began = Now::sample();
+        self.tick_at(began);
+        self.0.own.drained(Now::sample().since(began.monotonic_ns));
+    }
+
+    pub(crate) fn tick_at(&self, now: Now) {
+        lock(&self.0.drain).tick(now, &self.0.clocks);
+        let mut upkeep_ns = lock(&self.0.upkeep_ns);
+        if now.since(*upkeep_ns) >= UPKEEP_INTERVAL {
+            *upkeep_ns = now.monotonic_ns;
+            self.0.own.run_upkeep();
+        }
+    }
+
+    /// Every shard's account now, in order of shard.
+    pub fn accounts(&self) -> Vec<(ShardId, Account)> {
+        lock(&self.0.drain).shards().map(|report| (report.shard, report.account)).collect()
+    }
+
+    /// Everything held, in the Prometheus text format 0.0.4. Scrapes of one drain epoch share a body.
+    ///
+    /// Blocks while a drain or another render runs: in an async task, call it on a blocking thread.
+    pub fn exposition(&self) -> Bytes {
+        self.exposition_at(Now::sample())
+    }
+
+    pub(crate) fn exposition_at(&self, now: Now) -> Bytes {
+        let mut body = lock(&self.0.body);
+        let drain = lock(&self.0.drain);
+        if let Some(rendered) = &body.rendered
+            && rendered.epoch == drain.epoch()
+            && now.since(rendered.at_ns) < BODY_AGE_MAX
+        {
+            return rendered.bytes.clone();
+        }
+        drain.note_heartbeats(&self.0.clocks);
+        let targets = Arc::clone(&lock(&self.0.targets));
+        let bytes = Bytes::from(body.exposition.render(&Sources {
+            now,
+            drain: &drain,
+            registry: &self.0.registry,
+            clocks: &self.0.clocks,
+            targets: &targets,
+            own: &self.0.own,
+            process: self.0.process.read(),
+        }));
+        let (epoch, at_ns) = (drain.epoch(), now.monotonic_ns);
+        body.rendered = Some(Rendered { bytes: bytes.clone(), epoch, at_ns });
+        drop(drain);
+        self.0.own.rendered(Now::sample().since(now.monotonic_ns));
+        bytes
+    }
+
+    /// The mesh now. O(targets).
+    pub fn mesh(&self) -> Mesh {
+        self.mesh_at(Now::sample())
+    }
+
+    pub(crate) fn mesh_at(&self, now: Now) -> Mesh {
+        self.refresh_heartbeats();
+        let targets = Arc::clone(&lock(&self.0.targets));
+        self.0.registry.read(|series| mesh::read(&targets, series, &self.0.clocks, now))
+    }
+
+    /// The health of every shard now. Never waits for a drain: a drain that hangs is what it tells.
+    pub fn health(&self) -> Health {
+        self.health_at(Now::sample())
+    }
+
+    pub(crate) fn health_at(&self, now: Now) -> Health {
+        self.refresh_heartbeats();
+        self.0.clocks.health(now)
+    }
+
+    /// Whether the first drain is done and every shard has signed life. Never waits.
+    pub fn readiness(&self) -> Readiness {
+        self.refresh_heartbeats();
+        self.0.clocks.readiness()
+    }
+
+    pub(crate) fn config(&self) -> &ControlPlaneConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn request_answered(&self, route: &str, code: &str) {
+        self.0.own.answered(route, code);
+    }
+
+    pub(crate) fn connection_refused(&self, reason: ConnectionRefused) {
+        self.0.own.refused(reason);
+    }
+
+    /// Reads the heartbeats afresh unless a drain is under way; then those of the last one stand.
+    fn refresh_heartbeats(&self) {
+        let drain = match self.0.drain.try_lock() {
+            Ok(drain) => drain,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        drain.note_heartbeats(&self.0.clocks);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hang_drain(&self) -> MutexGuard<'_, Drain> {
+        lock(&self.0.drain)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked in a drain left counts, no broken invariant: better shown than hidden.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
