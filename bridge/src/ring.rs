@@ -21,7 +21,7 @@
 
 use crate::sample::{MetricSample, SAMPLE_WORDS};
 use crate::sync::{Ordering, Site, fence, intact, ordering};
-use crate::words::{CapacityError, RingWords};
+use crate::words::{CapacityError, RingWords, Slot};
 
 /// Records copied between two looks at the head. Bounds the stack buffer at 1.5 KiB. Small under
 /// loom, so that its small rings are drained in several chunks too.
@@ -112,7 +112,7 @@ impl Producer {
         // Release: with the reader's exit fence. A reader that copied a word stored below also sees,
         // at its second look, the head this thread stored before.
         fence(Site::ProducerFence, Ordering::Release);
-        self.write(self.head, sample);
+        write(self.words.slots(), self.head, sample);
         self.publish(self.head + 1);
     }
 
@@ -130,8 +130,10 @@ impl Producer {
             }
             // Release: with the reader's exit fence, as in `record`; it carries `claimed` too.
             fence(Site::ProducerFence, Ordering::Release);
+            // Looked up once per batch: the compiler cannot know that the stores leave it alone.
+            let slots = self.words.slots();
             for (position, sample) in (self.head..).zip(batch) {
-                self.write(position, *sample);
+                write(slots, position, *sample);
             }
             self.publish(end);
         }
@@ -140,15 +142,6 @@ impl Producer {
     /// Samples recorded since the ring was made.
     pub fn recorded(&self) -> u64 {
         self.head
-    }
-
-    #[inline]
-    fn write(&self, position: u64, sample: MetricSample) {
-        let slots = self.words.slots();
-        let slot = &slots[slot_index(position, slots.len())];
-        for (word, value) in slot.iter().zip(sample.encode()) {
-            word.store(value, Ordering::Relaxed);
-        }
     }
 
     #[inline]
@@ -226,25 +219,29 @@ impl Consumer {
     pub fn drain(&mut self, mut deliver: impl FnMut(MetricSample)) -> Drained {
         // Bounded by this first look: a busy producer cannot keep us here.
         let end = self.words.header().head.load(Ordering::Relaxed);
+        // Acquire: with the release store of head. The records below `end` are whole, if still there.
+        fence(Site::ReaderEntryFence, Ordering::Acquire);
         let mut total = Drained::default();
+        // One look at the head per chunk, and no more: each takes its cache line from the producer.
+        let mut oldest = self.oldest_readable(end, 0);
         while self.cursor < end {
-            let chunk = self.drain_chunk(end, &mut deliver);
+            total.lost += self.skip_if_lapped(oldest);
+            let (chunk, seen) = self.drain_chunk(end, &mut deliver);
             total.delivered += chunk.delivered;
             total.lost += chunk.lost;
             total.malformed += chunk.malformed;
+            oldest = seen;
         }
         total
     }
 
-    /// Copies up to [`CHUNK`] records, discards those clobbered meanwhile, delivers the rest.
+    /// Copies up to [`CHUNK`] records, discards those clobbered meanwhile, delivers the rest. Returns
+    /// also the oldest position that could still be read after the copy.
     #[inline]
-    fn drain_chunk(&mut self, end: u64, deliver: &mut impl FnMut(MetricSample)) -> Drained {
-        let lapped = self.skip_if_lapped();
+    fn drain_chunk(&mut self, end: u64, deliver: &mut impl FnMut(MetricSample)) -> (Drained, u64) {
         let count = CHUNK.min(usize::try_from(end.saturating_sub(self.cursor)).unwrap_or(CHUNK));
         let first = self.cursor;
 
-        // Acquire: with the release store of head. The records below it are whole, if still there.
-        fence(Site::ReaderEntryFence, Ordering::Acquire);
         let mut copy = [[0u64; SAMPLE_WORDS]; CHUNK];
         let slots = self.words.slots();
         for (position, record) in (first..).zip(&mut copy[..count]) {
@@ -256,7 +253,9 @@ impl Consumer {
         // Acquire: with the producer's release fence. If a word above was clobbered, the look below
         // sees the head (or the claim) that the producer stored before it clobbered.
         fence(Site::ReaderExitFence, Ordering::Acquire);
-        let oldest = self.oldest_readable();
+        let header = self.words.header();
+        let head = header.head.load(Ordering::Relaxed);
+        let oldest = self.oldest_readable(head, header.claimed.load(Ordering::Relaxed));
         let clobbered = usize::try_from(oldest.saturating_sub(first)).unwrap_or(count).min(count);
 
         let mut malformed = 0;
@@ -273,25 +272,19 @@ impl Consumer {
         }
         self.delivered -= malformed;
         self.lost += malformed;
-        Drained {
-            delivered: good.len() as u64 - malformed,
-            lost: lapped + clobbered as u64 + malformed,
-            malformed,
-        }
+        let delivered = good.len() as u64 - malformed;
+        (Drained { delivered, lost: clobbered as u64 + malformed, malformed }, oldest)
     }
 
     /// If the record at the cursor is gone, jumps ahead and returns how many that lost.
     ///
     /// It lands neither on the oldest record, which goes next, nor at the head, which would throw
-    /// away a ring that is still good.
-    fn skip_if_lapped(&mut self) -> u64 {
-        let head = self.words.header().head.load(Ordering::Relaxed);
-        let capacity = self.words.capacity();
-        if self.cursor + capacity > head {
+    /// away a ring that is still good. (In a ring of 2 or 4 the oldest is all the slack there is.)
+    fn skip_if_lapped(&mut self, oldest: u64) -> u64 {
+        if self.cursor >= oldest {
             return 0;
         }
-        let slack = (capacity / SLACK_DIVISOR).max(1);
-        let resume = head - capacity + slack;
+        let resume = oldest + self.words.capacity() / SLACK_DIVISOR;
         let lost = resume - self.cursor;
         self.cursor = resume;
         self.lost += lost;
@@ -300,10 +293,7 @@ impl Consumer {
 
     /// The oldest position that no write, finished or in flight, has touched.
     #[inline]
-    fn oldest_readable(&self) -> u64 {
-        let header = self.words.header();
-        let head = header.head.load(Ordering::Relaxed);
-        let claimed = header.claimed.load(Ordering::Relaxed);
+    fn oldest_readable(&self, head: u64, claimed: u64) -> u64 {
         let in_flight = if intact(Site::DiscardBound) { head + 1 } else { head };
         in_flight.max(claimed).saturating_sub(self.words.capacity())
     }
@@ -322,6 +312,14 @@ impl Consumer {
     /// Slots of the ring; one fewer can be read at any time.
     pub fn capacity(&self) -> u64 {
         self.words.capacity()
+    }
+}
+
+#[inline]
+fn write(slots: &[Slot], position: u64, sample: MetricSample) {
+    let slot = &slots[slot_index(position, slots.len())];
+    for (word, value) in slot.iter().zip(sample.encode()) {
+        word.store(value, Ordering::Relaxed);
     }
 }
 

@@ -14,11 +14,14 @@
 //! - `witness`: samples that betray tearing, and the reader that checks its account.
 #![forbid(unsafe_code)]
 
-#[cfg(all(test, loom))]
+#[cfg(loom)]
+#[cfg(test)]
 mod models;
-#[cfg(all(test, loom))]
+#[cfg(loom)]
+#[cfg(test)]
 mod weakened;
-#[cfg(all(test, loom))]
+#[cfg(loom)]
+#[cfg(test)]
 mod witness;
 
 #[cfg(all(test, not(loom)))]
