@@ -1,1 +1,14 @@
-//! tbd
+//! A small harness for measurements side by side on a noisy machine.
+//!
+//! Every contender is measured in many short rounds, all contenders in each round, and reported by
+//! its median: what disturbs the machine for a second disturbs them all. Every measurement checks its
+//! results, so that nothing is fast by not doing the work.
+//!
+//! - [`contender`]: what is measured: a writer, its reader, and their account.
+//! - [`rounds`]: how: pinned, timed, interleaved.
+//! - [`report`]: medians, a table for people, `RATIO` lines for scripts.
+#![forbid(unsafe_code)]
+
+pub mod contender;
+pub mod report;
+pub mod rounds;

@@ -1,0 +1,155 @@
+//! What one record costs the thread that makes it, side by side with what a user would pick instead.
+//!
+//! ```text
+//! cargo bench -p relayscope-benches --bench ring             about a minute and a half
+//! cargo bench -p relayscope-benches --bench ring -- --quick  a few seconds, for a first look
+//! ```
+//!
+//! Every contender is given the same numbers, makes the same sample of each and stores 24 bytes per
+//! record in 65536 slots (those that aggregate instead: counters and histograms, as they come). The
+//! last lines are `RATIO <name> <value>`: ours over the peer's in time per record, lower is better,
+//! except for `..._delivered_vs_...`: our samples delivered per second over the peer's, higher is better.
+
+use std::time::Duration;
+
+use relayscope_benches::contender::Contender;
+use relayscope_benches::report::Form;
+use relayscope_benches::rounds::{Cores, Measurement, alone, beside_reader, interleave};
+
+mod ours;
+mod peers;
+
+use ours::{Cell, Ours, OursBatched};
+use peers::{
+    Crossbeam, FetchAdd, MetricsCounter, MetricsHistogram, MutexDeque, Photon, PlainArray, PlainCounter,
+    PrometheusCounter, PrometheusHistogram, RingbufAlone, RingbufLocked, Rtrb, RtrbOverwriting,
+};
+
+/// Slots of every ring, a power of two.
+const RING_SLOTS: usize = 64 * 1024;
+/// Timed laps of one round without a reader.
+const LAPS: u64 = 8;
+
+/// One side of a contender, where that is another crate's type.
+struct Side<T>(T);
+
+/// Rounds of each form, and how long a writer beside a reader records per round.
+struct Effort {
+    rounds_alone: usize,
+    rounds_beside: usize,
+    flat_out: Duration,
+    every_10ms: Duration,
+}
+
+const FULL: Effort = Effort {
+    rounds_alone: 101,
+    rounds_beside: 61,
+    flat_out: Duration::from_millis(20),
+    every_10ms: Duration::from_millis(45),
+};
+const QUICK: Effort = Effort { rounds_alone: 9, rounds_beside: 5, ..FULL };
+
+fn main() {
+    let effort = if std::env::args().any(|arg| arg == "--quick") { QUICK } else { FULL };
+    let cores = Cores::pin();
+    let mut forms = vec![rings_alone(&effort), cells_alone(&effort)];
+    match cores {
+        Some(cores) => {
+            let title = "record beside a reader that drains flat out on another core";
+            forms.push(beside("reader_", title, &effort, cores, None, effort.flat_out));
+            let title = "record beside a reader on another core that drains every 10 ms";
+            let pause = Some(Duration::from_millis(10));
+            forms.push(beside("reader_10ms_", title, &effort, cores, pause, effort.every_10ms));
+        }
+        None => println!("SKIPPED all forms with a reader: they need two cores, and leave to pin to them"),
+    }
+    for form in &forms {
+        form.print();
+    }
+    println!();
+    for form in &forms {
+        print_ratios(form);
+    }
+}
+
+fn rings_alone(effort: &Effort) -> Form {
+    fn measure<C: Contender>() -> Measurement<'static> {
+        (C::NAME, Box::new(|| alone::<C>(LAPS)))
+    }
+    let mut measurements = [
+        measure::<Ours>(),
+        measure::<OursBatched>(),
+        measure::<PlainArray>(),
+        measure::<Photon>(),
+        measure::<Rtrb>(),
+        measure::<RtrbOverwriting>(),
+        measure::<RingbufAlone>(),
+        measure::<Crossbeam>(),
+        measure::<MutexDeque>(),
+        measure::<MetricsHistogram>(),
+        measure::<MetricsCounter>(),
+        measure::<PrometheusCounter>(),
+        measure::<PrometheusHistogram>(),
+    ];
+    let results = interleave(effort.rounds_alone, &mut measurements);
+    Form { prefix: "", title: "record, no reader", results }
+}
+
+fn cells_alone(effort: &Effort) -> Form {
+    fn measure<C: Contender>() -> Measurement<'static> {
+        (C::NAME, Box::new(|| alone::<C>(LAPS)))
+    }
+    let mut measurements = [measure::<Cell>(), measure::<PlainCounter>(), measure::<FetchAdd>()];
+    let results = interleave(effort.rounds_alone, &mut measurements);
+    Form { prefix: "cell_", title: "count one", results }
+}
+
+fn beside(
+    prefix: &'static str,
+    title: &'static str,
+    effort: &Effort,
+    cores: Cores,
+    pause: Option<Duration>,
+    time: Duration,
+) -> Form {
+    fn measure<C: Contender>(cores: Cores, pause: Option<Duration>, time: Duration) -> Measurement<'static> {
+        (C::NAME, Box::new(move || beside_reader::<C>(cores, pause, time)))
+    }
+    let mut measurements = [
+        measure::<Ours>(cores, pause, time),
+        measure::<OursBatched>(cores, pause, time),
+        measure::<Photon>(cores, pause, time),
+        measure::<Rtrb>(cores, pause, time),
+        measure::<RingbufLocked>(cores, pause, time),
+        measure::<Crossbeam>(cores, pause, time),
+        measure::<MutexDeque>(cores, pause, time),
+        measure::<MetricsHistogram>(cores, pause, time),
+        measure::<MetricsCounter>(cores, pause, time),
+        measure::<PrometheusCounter>(cores, pause, time),
+        measure::<PrometheusHistogram>(cores, pause, time),
+    ];
+    Form { prefix, title, results: interleave(effort.rounds_beside, &mut measurements) }
+}
+
+fn print_ratios(form: &Form) {
+    let time = |m: &relayscope_benches::rounds::Measured| m.ns_per_record;
+    if form.prefix == "cell_" {
+        form.print_ratio("add_vs_plain", Cell::NAME, PlainCounter::NAME, time);
+        form.print_ratio("add_vs_fetch_add", Cell::NAME, FetchAdd::NAME, time);
+        return;
+    }
+    for (peer, _) in &form.results {
+        if ![Ours::NAME, OursBatched::NAME].contains(peer) {
+            form.print_ratio(&format!("record_vs_{peer}"), Ours::NAME, peer, time);
+        }
+    }
+    if form.prefix.is_empty() {
+        form.print_ratio("record_batch_vs_plain", OursBatched::NAME, PlainArray::NAME, time);
+    }
+    // Not with a reader that comes every 10 ms: lapped, photon-ring's resumes at the very oldest
+    // record, which a writer at full speed has overwritten again, and delivers next to nothing.
+    if form.prefix == "reader_" {
+        let delivered = |m: &relayscope_benches::rounds::Measured| m.delivered_per_s;
+        form.print_ratio("delivered_vs_photon", Ours::NAME, Photon::NAME, delivered);
+    }
+}
