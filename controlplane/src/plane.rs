@@ -295,3 +295,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A thread that panicked in a drain left counts, no broken invariant: better shown than hidden.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use relayscope_bridge::{HubConfig, hub};
+
+    use super::*;
+
+    fn refuse(config: ControlPlaneConfig) -> String {
+        let (_publishers, collector) = hub(HubConfig::default()).unwrap();
+        ControlPlane::new(collector, config).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_bad_configuration_is_refused_with_the_value_and_what_is_right() {
+        let default = ControlPlaneConfig::default;
+        assert_eq!(
+            refuse(ControlPlaneConfig { metric_prefix: "my-relay".to_owned(), ..default() }),
+            "metric prefix \"my-relay\" is invalid; expected letters, digits and _, not beginning with a digit"
+        );
+        assert_eq!(
+            refuse(ControlPlaneConfig { drain_interval: Duration::ZERO, ..default() }),
+            "drain interval 0ns is invalid; expected 1ms..=10s"
+        );
+        assert_eq!(
+            refuse(ControlPlaneConfig { stale_after: Duration::from_millis(199), ..default() }),
+            "staleness 199ms is invalid; expected at least two drain intervals of 100ms"
+        );
+    }
+}

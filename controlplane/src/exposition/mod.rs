@@ -115,3 +115,6 @@ fn state_of<'a>(series: &SeriesView<'_>, sources: &Sources<'a>, left_out: usize)
         process: sources.process,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,3 +167,6 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
 fn reply(status: StatusCode, content_type: &'static str, body: impl IntoResponse) -> Response {
     (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
 }
+
+#[cfg(test)]
+mod tests;

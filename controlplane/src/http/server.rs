@@ -60,6 +60,9 @@ pub async fn serve(
     }
     drop(listener);
     let drained = tokio::time::timeout(limits.shutdown_timeout, graceful.shutdown()).await;
+    while let Some(ended) = connections.try_join_next() {
+        server.note_end(ended);
+    }
     let cut = if drained.is_ok() { 0 } else { connections.len() };
     connections.shutdown().await;
     cut

@@ -1,0 +1,268 @@
+use std::net::SocketAddr;
+
+use relayscope_bridge::catalogue::{self, Family, Unit};
+use relayscope_bridge::{
+    HubConfig, MetricId, MetricKind, MetricSample, MetricValue, Publisher, ShardId, hub,
+};
+
+use super::{series, state};
+use crate::clock::Now;
+use crate::{ControlPlane, ControlPlaneConfig, MeshTarget, own};
+
+const SECOND: u64 = 1_000_000_000;
+const ZERO: ShardId = ShardId(0);
+const ONE: ShardId = ShardId(1);
+
+static FORWARDED: Family = Family {
+    name: "forwarded_packets_total",
+    kind: MetricKind::Counter,
+    unit: Unit::None,
+    help: "Packets forwarded.",
+    labels: &["room"],
+};
+
+fn at(seconds: u64) -> Now {
+    Now { monotonic_ns: seconds * SECOND, unix_ns: (1_700_000_000 + seconds) * SECOND }
+}
+
+/// Two shards that beat at 10 s, and nothing drained.
+fn two_shards() -> (Vec<Publisher>, ControlPlane) {
+    let sizes = HubConfig { shards: 2, ring_capacity: 64, cells_per_shard: 64, max_series: 64 };
+    let (mut publishers, collector) = hub(sizes).unwrap();
+    publishers.iter_mut().for_each(|publisher| publisher.beat(at(10).monotonic_ns));
+    let plane = ControlPlane::new_at(collector, ControlPlaneConfig::default(), at(9)).unwrap();
+    (publishers, plane)
+}
+
+fn scrape(plane: &ControlPlane, now: Now) -> String {
+    plane.tick_at(now);
+    String::from_utf8(plane.exposition_at(now).to_vec()).unwrap()
+}
+
+/// The lines of one family, header included.
+fn lines_of(text: &str, name: &str) -> String {
+    let of_family = |line: &&str| {
+        let rest = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ").strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with([' ', '{', '_']))
+    };
+    text.lines().filter(of_family).map(|line| format!("{line}\n")).collect()
+}
+
+fn set(plane: &ControlPlane, shard: ShardId, family: &'static Family, values: &[&str], value: f64) {
+    plane.registry().gauge(shard, family, values).unwrap().set(value);
+}
+
+fn observation(metric_id: MetricId, value: f64) -> MetricSample {
+    MetricSample { metric_id, timestamp_ns: 1, value: MetricValue::Histogram(value) }
+}
+
+#[test]
+fn every_family_of_the_catalogue_is_rendered_in_exactly_one_room() {
+    let rendered: Vec<_> = (state::FAMILIES.iter().map(|(family, _)| *family))
+        .chain(series::FAMILIES.iter().copied())
+        .chain(own::FAMILIES.iter().copied())
+        .map(|family| family.name)
+        .collect();
+    for family in catalogue::ALL {
+        let rooms = rendered.iter().filter(|name| **name == family.name).count();
+        assert_eq!(rooms, 1, "{} is rendered in {rooms} rooms", family.name);
+    }
+    assert_eq!(rendered.len(), catalogue::ALL.len());
+}
+
+#[test]
+fn series_come_by_label_with_integral_values_plain_and_absent_gauges_left_out() {
+    let (_publishers, plane) = two_shards();
+    set(&plane, ZERO, &catalogue::PROBE_UP, &["c"], 0.0);
+    set(&plane, ONE, &catalogue::PROBE_UP, &["b"], 1.0);
+    set(&plane, ZERO, &catalogue::PROBE_UP, &["d"], f64::NAN);
+    set(&plane, ZERO, &catalogue::PROBE_RTT_MS, &["d"], f64::NAN);
+    let text = scrape(&plane, at(10));
+    let expected = "\
+# HELP relay_probe_up Whether the newest settled probe of the target was answered (1) or lost (0).
+# TYPE relay_probe_up gauge
+relay_probe_up{target=\"b\"} 1
+relay_probe_up{target=\"c\"} 0
+";
+    assert_eq!(lines_of(&text, "relay_probe_up"), expected);
+    assert_eq!(lines_of(&text, "relay_probe_rtt_ms"), "", "nothing to show, not even a header");
+}
+
+#[test]
+fn gauges_of_a_silent_shard_go_and_its_counters_stay() {
+    let (mut publishers, plane) = two_shards();
+    for (shard, target) in [(ZERO, "b"), (ONE, "c")] {
+        set(&plane, shard, &catalogue::PROBE_UP, &[target], 1.0);
+        plane.registry().counter(shard, &catalogue::PROBE_SENT, &[target]).unwrap().add(7);
+    }
+    publishers[1].beat(at(12).monotonic_ns);
+    let text = scrape(&plane, at(16));
+    assert!(!text.contains("relay_probe_up{target=\"b\"}"));
+    assert!(text.contains("relay_probe_up{target=\"c\"} 1\n"));
+    assert!(text.contains("relay_probe_sent_total{target=\"b\"} 7\n"));
+    assert!(text.contains("relay_mesh_running 0\n"));
+    assert!(text.contains("relay_shard_heartbeat_timestamp_seconds{shard=\"0\"} 1700000010\n"));
+    assert!(text.contains("relay_shard_last_drain_timestamp_seconds{shard=\"0\"} 1700000016\n"));
+}
+
+#[test]
+fn a_shard_gone_silent_while_the_drain_hangs_is_not_shown_as_live_for_long() {
+    let (_publishers, plane) = two_shards();
+    set(&plane, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
+    plane.tick_at(at(10));
+    let show = |seconds| String::from_utf8(plane.exposition_at(at(seconds)).to_vec()).unwrap();
+    assert!(show(10).contains("relay_probe_up"));
+    assert!(!show(16).contains("relay_probe_up"), "no drain since, yet not the old body");
+}
+
+#[test]
+fn scrapes_of_one_drain_epoch_share_a_body() {
+    let (_publishers, plane) = two_shards();
+    plane.tick_at(at(10));
+    let (first, second) = (plane.exposition_at(at(10)), plane.exposition_at(at(10)));
+    assert_eq!(first.as_ptr(), second.as_ptr());
+    plane.tick_at(at(10));
+    assert_ne!(plane.exposition_at(at(10)).as_ptr(), first.as_ptr());
+}
+
+#[test]
+fn a_histogram_is_rendered_with_exact_classic_buckets() {
+    let (mut publishers, plane) = two_shards();
+    let rtt = plane.registry().stream(ZERO, &catalogue::PROBE_RTT_SECONDS, &["b"]).unwrap();
+    for seconds in [0.000_25, 0.25, 0.250_000_1, 20.0] {
+        publishers[0].record(observation(rtt, seconds));
+    }
+    let text = scrape(&plane, at(10));
+    let lines = lines_of(&text, "relay_probe_rtt_seconds");
+    assert_eq!(lines.matches("_bucket{").count(), 23, "22 octaves and +Inf");
+    for expected in [
+        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"7.62939453125e-6\"} 0\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"0.000244140625\"} 0\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"0.00048828125\"} 1\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"0.25\"} 2\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"0.5\"} 3\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"16\"} 3\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"+Inf\"} 4\n",
+        "relay_probe_rtt_seconds_count{target=\"b\"} 4\n",
+    ] {
+        assert!(lines.contains(expected), "{expected}{lines}");
+    }
+    let sum = lines.lines().find_map(|l| l.strip_prefix("relay_probe_rtt_seconds_sum{target=\"b\"} "));
+    assert!((sum.unwrap().parse::<f64>().unwrap() - 20.500_250_1).abs() < 1e-9);
+}
+
+#[test]
+fn a_retired_series_disappears_and_the_others_keep_their_counts() {
+    let (_publishers, plane) = two_shards();
+    let registry = plane.registry();
+    let mut kept = registry.counter(ZERO, &catalogue::PROBE_SENT, &["b"]).unwrap();
+    let gone = registry.counter(ZERO, &catalogue::PROBE_SENT, &["c"]).unwrap();
+    kept.add(5);
+    assert!(scrape(&plane, at(10)).contains("relay_probe_sent_total{target=\"c\"} 0\n"));
+    registry.retire(ZERO, &[gone.id()]).unwrap();
+    kept.add(1);
+    let text = scrape(&plane, at(10));
+    assert!(!text.contains("target=\"c\""));
+    assert!(text.contains("relay_probe_sent_total{target=\"b\"} 6\n"));
+}
+
+#[test]
+fn readings_from_the_ring_stand_before_the_cell() {
+    let (mut publishers, plane) = two_shards();
+    let registry = plane.registry();
+    let up = registry.gauge(ZERO, &catalogue::PROBE_UP, &["b"]).unwrap();
+    let sent = registry.counter(ZERO, &catalogue::PROBE_SENT, &["b"]).unwrap();
+    for (metric_id, value) in [(up.id(), MetricValue::Gauge(1.0)), (sent.id(), MetricValue::Counter(12))] {
+        publishers[0].record(MetricSample { metric_id, timestamp_ns: 1, value });
+    }
+    let text = scrape(&plane, at(10));
+    assert!(text.contains("relay_probe_up{target=\"b\"} 1\n"));
+    assert!(text.contains("relay_probe_sent_total{target=\"b\"} 12\n"));
+}
+
+#[test]
+fn an_applications_own_family_is_rendered_after_the_catalogue() {
+    let (_publishers, plane) = two_shards();
+    plane.registry().counter(ZERO, &FORWARDED, &["a \"b\""]).unwrap().add(3);
+    let text = scrape(&plane, at(10));
+    let expected = "\
+# HELP relay_forwarded_packets_total Packets forwarded.
+# TYPE relay_forwarded_packets_total counter
+relay_forwarded_packets_total{room=\"a \\\"b\\\"\"} 3
+";
+    assert_eq!(lines_of(&text, "relay_forwarded_packets_total"), expected);
+    let position = |name| text.find(name).unwrap();
+    assert!(position("relay_mesh_peers") < position("relay_forwarded_packets_total"));
+}
+
+#[test]
+fn families_that_would_spoil_the_scrape_are_left_out_and_counted() {
+    static MALFORMED: Family = Family { name: "bad-name_total", ..FORWARDED };
+    static IMPOSTER: Family = Family { labels: &["room"], ..catalogue::PROBE_SENT };
+    let (_publishers, plane) = two_shards();
+    let registry = plane.registry();
+    for family in [&MALFORMED, &IMPOSTER] {
+        registry.counter(ZERO, family, &["x"]).unwrap().add(1);
+    }
+    set(&plane, ZERO, &catalogue::MESH_PEERS, &[], 99.0);
+    let text = scrape(&plane, at(10));
+    assert!(!text.contains("bad-name") && !text.contains("room=") && !text.contains(" 99\n"));
+    assert!(text.contains("relay_exposition_left_out_families 3\n"));
+}
+
+#[test]
+fn refused_samples_are_counted_by_reason() {
+    let (mut publishers, plane) = two_shards();
+    publishers[0].record(observation(MetricId(63), 1.0));
+    let text = scrape(&plane, at(10));
+    assert!(text.contains("relay_drain_refused_samples_total{reason=\"no_series\"} 1\n"));
+    assert!(text.contains("relay_drain_refused_samples_total{reason=\"not_finite\"} 0\n"));
+}
+
+#[test]
+fn targets_rings_and_process_are_exported_from_state() {
+    let (mut publishers, plane) = two_shards();
+    let target = |name: &str, address: &str| MeshTarget {
+        name: name.to_owned(),
+        address: address.parse::<SocketAddr>().unwrap(),
+        protocol: "stamp",
+        shard: ZERO,
+    };
+    plane.set_targets(vec![target("c", "[::1]:8622"), target("b", "127.0.0.1:8621")]);
+    set(&plane, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
+    for _ in 0..32 {
+        publishers[1].record(observation(MetricId(63), 1.0));
+    }
+    let text = scrape(&plane, at(10));
+    let expected = "\
+# HELP relay_target_info The address a target is probed at.
+# TYPE relay_target_info gauge
+relay_target_info{target=\"b\",address=\"127.0.0.1:8621\",family=\"ipv4\",protocol=\"stamp\"} 1
+relay_target_info{target=\"c\",address=\"[::1]:8622\",family=\"ipv6\",protocol=\"stamp\"} 1
+";
+    assert_eq!(lines_of(&text, "relay_target_info"), expected);
+    for line in [
+        "relay_mesh_peers 1\n",
+        "relay_mesh_targets 2\n",
+        "relay_mesh_running 1\n",
+        "relay_ring_recorded_samples_total{shard=\"0\"} 0\n",
+        "relay_ring_recorded_samples_total{shard=\"1\"} 32\n",
+        "relay_ring_overwritten_samples_total{shard=\"1\"} 0\n",
+        "relay_ring_capacity_samples{shard=\"1\"} 64\n",
+        "relay_ring_occupancy_ratio{shard=\"1\"} 0.5\n",
+        "# TYPE process_cpu_seconds_total counter\n",
+        "# TYPE process_resident_memory_bytes gauge\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+}
+
+#[test]
+fn the_prefix_is_configurable() {
+    let (_publishers, collector) = hub(HubConfig::default()).unwrap();
+    let config = ControlPlaneConfig { metric_prefix: "wzp".to_owned(), ..ControlPlaneConfig::default() };
+    let plane = ControlPlane::new_at(collector, config, at(9)).unwrap();
+    let text = scrape(&plane, at(10));
+    assert!(text.contains("wzp_mesh_targets 0\n") && text.contains("wzp_build_info{"));
+    assert!(!text.contains("relay_"));
+}

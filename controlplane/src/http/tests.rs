@@ -1,0 +1,61 @@
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use relayscope_bridge::{HubConfig, hub};
+use tower::ServiceExt;
+
+use super::{Limits, router};
+use crate::{ControlPlane, ControlPlaneConfig};
+
+fn plane(config: ControlPlaneConfig) -> ControlPlane {
+    let (_publishers, collector) = hub(HubConfig::default()).unwrap();
+    ControlPlane::new(collector, config).unwrap()
+}
+
+async fn get(router: &Router, uri: &str) -> (StatusCode, String) {
+    let request = Request::get(uri).body(Body::empty()).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let body: Bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[test]
+fn a_drain_that_hangs_fails_the_scrape_in_time_and_health_says_who_is_stuck() {
+    let config = ControlPlaneConfig {
+        drain_interval: Duration::from_millis(1),
+        stale_after: Duration::from_millis(2),
+        ..ControlPlaneConfig::default()
+    };
+    let limits = Limits { request_timeout: Duration::from_millis(50), ..Limits::default() };
+    let plane = plane(config);
+    let router = router(plane.clone(), &limits);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let get = |uri| runtime.block_on(get(&router, uri));
+    plane.tick();
+
+    let hung = plane.hang_drain();
+    for _ in 0..2 {
+        let (status, body) = get("/metrics");
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(body, "no answer within 50ms; see /healthz\n");
+    }
+    let (status, body) = get("/healthz");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body.contains("shard 0: control plane stuck, ring not drained for "), "{body}");
+    drop(hung);
+
+    assert_eq!(get("/metrics").0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413_and_names_the_limit() {
+    let plane = plane(ControlPlaneConfig::default());
+    let limits = Limits { body_bytes_max: 10, ..Limits::default() };
+    let request = Request::get("/").body(Body::from("eleven bytes")).unwrap();
+    let response = router(plane, &limits).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}

@@ -1,0 +1,15 @@
+//! The control plane from outside: real rings, real threads, a real server on an ephemeral loopback
+//! port, a client of plain sockets and a parser that forgives nothing.
+
+#[cfg(test)]
+mod account;
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod parser;
+#[cfg(test)]
+mod promtool;
+#[cfg(test)]
+mod server;
