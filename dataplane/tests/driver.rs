@@ -1,4 +1,9 @@
 //! Shards on real cores, sockets and clocks. What they decide is tested without these.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and here it runs on real time"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! The sans-IO prober against the sans-IO reflector over a simulated network. The tests own the time.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

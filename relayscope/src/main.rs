@@ -1,2 +1,47 @@
-//! tbd
-fn main() {}
+//! The binary: the only crate that sees both planes, and nothing but wiring.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod failure;
+mod mesh_status;
+mod probe;
+mod run;
+mod target;
+mod targets;
+
+use std::process::ExitCode;
+
+use cli::Command;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let outcome = match cli::parse() {
+        Ok(Command::Run(args)) => run::run(&args),
+        Ok(Command::Probe(args)) => probe::run(&args),
+        Ok(Command::MeshStatus { url }) => mesh_status::run(&url),
+        Ok(Command::CheckConfig { file }) => check_config(&file),
+        Ok(Command::PrintConfig(args)) => print_config(&args),
+        Err(outcome) => outcome,
+    };
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("relayscope: {failure}");
+        failure.exit_code()
+    })
+}
+
+fn check_config(file: &std::path::Path) -> Result<ExitCode, Failure> {
+    let config = config::load(Some(file))?.resolve(&cli::RunArgs::default())?;
+    println!(
+        "{}: valid, {} targets, {} reflectors",
+        file.display(),
+        config.targets.len(),
+        config.reflect.len()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_config(args: &cli::RunArgs) -> Result<ExitCode, Failure> {
+    print!("{}", config::load(args.config.as_deref())?.resolve(args)?.to_toml());
+    Ok(ExitCode::SUCCESS)
+}

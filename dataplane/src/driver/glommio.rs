@@ -116,6 +116,11 @@ impl ShardHandle {
         self.commands.push(command).map_err(|_| CommandsFull)
     }
 
+    /// Whether the next [`send`](Self::send) would fail.
+    pub fn is_full(&self) -> bool {
+        self.commands.is_full()
+    }
+
     /// Asks the shard to stop on its next tick.
     pub fn request_stop(&self) {
         // Relaxed: a flag alone, nothing is published with it.

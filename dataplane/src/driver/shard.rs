@@ -68,7 +68,7 @@ impl ShardDriver {
         self.shard.handle_timeout(clock::now());
         self.send_due();
         let now = clock::monotonic();
-        let planned = self.shard.poll_timeout(now);
+        let planned = if self.commands.is_empty() { self.shard.poll_timeout(now) } else { now };
         self.planned = Some(planned);
         planned.since(now)
     }

@@ -1,0 +1,138 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::target::{HTTP_PORT, REFLECTOR_PORT, TargetArg, parse_address};
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Run(RunArgs),
+    Probe(ProbeArgs),
+    MeshStatus { url: String },
+    CheckConfig { file: PathBuf },
+    PrintConfig(RunArgs),
+}
+
+#[derive(Parser)]
+#[command(
+    name = "relayscope",
+    version,
+    about = "Telemetry for thread-per-core relays: probes the mesh, answers probes, serves Prometheus.",
+    after_help = "Without arguments it reflects on 127.0.0.1:8620, probes itself as target `self` and \
+                  serves http://127.0.0.1:9862.",
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Reflect, probe and serve until SIGTERM (the default).
+    Run(RunArgs),
+    /// Probe one target, a line per reply and a summary, like ping.
+    Probe(ProbeArgs),
+    /// Print the mesh table of a running relay.
+    MeshStatus {
+        /// Where it serves HTTP.
+        #[arg(long, default_value = "http://127.0.0.1:9862")]
+        url: String,
+    },
+    /// Check a configuration file and say what is wrong with it.
+    CheckConfig {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print the configuration in force, every key with unit, default and range.
+    PrintConfig(RunArgs),
+}
+
+/// What `run` takes. A flag outweighs the file.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct RunArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Serve HTTP here [default: 127.0.0.1:9862].
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Answer STAMP probes here; may be repeated.
+    #[arg(long, value_name = "ADDR", value_parser = parse_reflect)]
+    pub(crate) reflect: Vec<SocketAddr>,
+    /// Probe this target; may be repeated. Without a name, the address is the name.
+    #[arg(long, value_name = "[NAME=]ADDR")]
+    pub(crate) probe: Vec<TargetArg>,
+    /// Run one shard on each of these cores, as in 0,2-3 [default: the last one there is].
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cores: Option<String>,
+}
+
+/// What `probe` takes.
+#[derive(Args, Debug)]
+pub(crate) struct ProbeArgs {
+    /// The reflector: a name or an address, with or without a port [default port: 8620].
+    pub(crate) target: TargetArg,
+    /// Probes to send.
+    #[arg(short = 'c', value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Time from probe to probe.
+    #[arg(short = 'i', value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
+    pub(crate) interval: Duration,
+    /// Time to wait for a reply.
+    #[arg(short = 'W', value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
+    pub(crate) timeout: Duration,
+}
+
+/// Reads the command line. `Err` holds what to end with: help asked for is no failure.
+pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
+    let cli = Cli::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{error}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => Err(Failure::Usage(one_line(&error.to_string()))),
+    })?;
+    Ok(match cli.verb {
+        None => Command::Run(cli.run),
+        Some(Verb::Run(args)) => Command::Run(args),
+        Some(Verb::Probe(args)) => Command::Probe(args),
+        Some(Verb::MeshStatus { url }) => Command::MeshStatus { url },
+        Some(Verb::CheckConfig { file }) => Command::CheckConfig { file },
+        Some(Verb::PrintConfig(args)) => Command::PrintConfig(args),
+    })
+}
+
+/// clap's first paragraph without its label, on one line, and where to read on.
+fn one_line(error: &str) -> String {
+    let paragraph = error.split("\n\n").next().unwrap_or(error);
+    let words: Vec<_> = paragraph.split_whitespace().collect();
+    let line = words.join(" ");
+    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    parse_address(text, HTTP_PORT)
+}
+
+fn parse_reflect(text: &str) -> Result<SocketAddr, String> {
+    parse_address(text, REFLECTOR_PORT)
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|duration| range.contains(duration))
+        .ok_or_else(|| "expected a time from 1ms to 1h, such as 200ms".to_owned())
+}

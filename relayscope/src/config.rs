@@ -1,0 +1,549 @@
+//! The configuration file, and what comes of it together with the command line.
+//!
+//! An error names the file, the key, the value and what would be right. [`Config::to_toml`] documents
+//! every key; a test reads it back, so that it cannot drift.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use relayscope_bridge::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
+use relayscope_dataplane::probe::stamp::IN_FLIGHT_MAX;
+use relayscope_dataplane::reflector::Mode;
+use serde::Deserialize;
+
+use crate::cli::RunArgs;
+use crate::failure::Failure;
+use crate::target::{HTTP_PORT, HostPort, REFLECTOR_PORT, TargetArg, parse_address, parse_name};
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Everything in force.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) listen: SocketAddr,
+    pub(crate) metric_prefix: String,
+    /// As written; `None` lets the placement choose.
+    pub(crate) cores: Option<String>,
+    pub(crate) ring_capacity: usize,
+    pub(crate) drain_interval: Duration,
+    pub(crate) targets_max: usize,
+    pub(crate) slot: Duration,
+    pub(crate) spin_before_park: Duration,
+    pub(crate) reflect: Vec<SocketAddr>,
+    pub(crate) reflector_mode: Mode,
+    pub(crate) reflector_sessions_max: usize,
+    pub(crate) reflector_session_idle: Duration,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) targets: Vec<Target>,
+}
+
+/// A target as configured, not resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) address: HostPort,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+}
+
+/// A configuration file as read, or the lack of one.
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    path: Option<PathBuf>,
+    file: File,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<String>,
+    metric_prefix: Option<String>,
+    cores: Option<String>,
+    ring_capacity: Option<i64>,
+    drain_interval: Option<String>,
+    targets_max: Option<i64>,
+    #[serde(default)]
+    probe: ProbeSection,
+    #[serde(default)]
+    reflector: ReflectorSection,
+    target: Option<Vec<TargetSection>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProbeSection {
+    interval: Option<String>,
+    timeout: Option<String>,
+    slot: Option<String>,
+    spin_before_park: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReflectorSection {
+    listen: Option<Vec<String>>,
+    mode: Option<String>,
+    sessions_max: Option<i64>,
+    session_idle: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetSection {
+    name: String,
+    address: String,
+    interval: Option<String>,
+    timeout: Option<String>,
+}
+
+/// Reads a configuration file; without one, all defaults.
+pub(crate) fn load(path: Option<&Path>) -> Result<Source, Failure> {
+    let Some(path) = path else { return Ok(Source::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    let file = toml::from_str(&text).map_err(|error| Failure::Usage(syntax_error(path, &text, &error)))?;
+    Ok(Source { path: Some(path.to_owned()), file })
+}
+
+fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let offset = error.span().map_or(0, |span| span.start);
+    let line = text.bytes().take(offset).filter(|octet| *octet == b'\n').count() + 1;
+    let message: Vec<_> = error.message().split_whitespace().collect();
+    format!("{}:{line}: {}", path.display(), message.join(" "))
+}
+
+impl Source {
+    /// Checks everything and lays the command line over it.
+    pub(crate) fn resolve(&self, args: &RunArgs) -> Result<Config, Failure> {
+        let file = &self.file;
+        let mut config = Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], HTTP_PORT)),
+            metric_prefix: file.metric_prefix.clone().unwrap_or_else(|| "relay".to_owned()),
+            cores: args.cores.clone().or_else(|| file.cores.clone()).filter(|cores| cores != "auto"),
+            ring_capacity: self.size(
+                "ring_capacity",
+                file.ring_capacity,
+                65_536,
+                RING_CAPACITY_MIN,
+                RING_CAPACITY_MAX,
+            )?,
+            drain_interval: self.time("drain_interval", &file.drain_interval, 100 * MS, MS, 2_500 * MS)?,
+            targets_max: self.size("targets_max", file.targets_max, 10_000, 1, 65_535)?,
+            slot: self.time(
+                "probe.slot",
+                &file.probe.slot,
+                10 * MS,
+                Duration::from_micros(100),
+                1_000 * MS,
+            )?,
+            spin_before_park: self.time(
+                "probe.spin_before_park",
+                &file.probe.spin_before_park,
+                Duration::ZERO,
+                Duration::ZERO,
+                1_000 * MS,
+            )?,
+            reflect: Vec::new(),
+            reflector_mode: self.mode()?,
+            reflector_sessions_max: self.size(
+                "reflector.sessions_max",
+                file.reflector.sessions_max,
+                16_384,
+                1,
+                1 << 20,
+            )?,
+            reflector_session_idle: self.time(
+                "reflector.session_idle",
+                &file.reflector.session_idle,
+                900 * 1_000 * MS,
+                1_000 * MS,
+                24 * HOUR,
+            )?,
+            interval: self.time("probe.interval", &file.probe.interval, 1_000 * MS, MS, HOUR)?,
+            timeout: self.time("probe.timeout", &file.probe.timeout, 1_000 * MS, MS, 60_000 * MS)?,
+            targets: Vec::new(),
+        };
+        self.check_prefix(&config.metric_prefix)?;
+        self.check_in_flight("probe.timeout", config.interval, config.timeout)?;
+        config.listen = match (&args.listen, &file.listen) {
+            (Some(address), _) => *address,
+            (None, Some(text)) => self.address("listen", text, HTTP_PORT)?,
+            (None, None) => config.listen,
+        };
+        let reflect = self.reflectors(args)?;
+        let targets = self.targets(args, &config)?;
+        let nothing_asked_for = reflect.is_none() && targets.is_none();
+        config.reflect = reflect.unwrap_or_default();
+        config.targets = targets.unwrap_or_default();
+        if nothing_asked_for {
+            config.be_useful_alone();
+        }
+        if config.targets.len() > config.targets_max {
+            let given = config.targets.len();
+            return Err(self.wrong(
+                "targets_max",
+                &config.targets_max,
+                &format!("at least the {given} targets configured"),
+            ));
+        }
+        Ok(config)
+    }
+
+    fn reflectors(&self, args: &RunArgs) -> Result<Option<Vec<SocketAddr>>, Failure> {
+        if !args.reflect.is_empty() {
+            return Ok(Some(args.reflect.clone()));
+        }
+        let Some(listen) = &self.file.reflector.listen else { return Ok(None) };
+        let parse = |text: &String| self.address("reflector.listen", text, REFLECTOR_PORT);
+        listen.iter().map(parse).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The file's targets and the command line's; one of the same name on the command line wins.
+    fn targets(&self, args: &RunArgs, config: &Config) -> Result<Option<Vec<Target>>, Failure> {
+        let mut targets: Vec<Target> = Vec::new();
+        for section in self.file.target.iter().flatten() {
+            let target = self.target(section, config)?;
+            if targets.iter().any(|known| known.name == target.name) {
+                return Err(self.wrong("target.name", &target.name, "a name of its own for each target"));
+            }
+            targets.push(target);
+        }
+        for (i, TargetArg { name, address }) in args.probe.iter().enumerate() {
+            if args.probe[..i].iter().any(|known| known.name == *name) {
+                return Err(Failure::Usage(format!(
+                    "--probe {name}: named twice; expected a name of its own for each target"
+                )));
+            }
+            targets.retain(|known| known.name != *name);
+            let (name, address) = (name.clone(), address.clone());
+            targets.push(Target { name, address, interval: config.interval, timeout: config.timeout });
+        }
+        let asked_for = self.file.target.is_some() || !args.probe.is_empty();
+        Ok(asked_for.then_some(targets))
+    }
+
+    fn target(&self, section: &TargetSection, config: &Config) -> Result<Target, Failure> {
+        let name = parse_name(&section.name).map_err(|error| self.at("target.name", &error))?;
+        let key = |key: &str| format!("target '{name}': {key}");
+        let address = section.address.parse().map_err(|error: String| self.at(&key("address"), &error))?;
+        let interval = self.time(&key("interval"), &section.interval, config.interval, MS, HOUR)?;
+        let timeout = self.time(&key("timeout"), &section.timeout, config.timeout, MS, 60_000 * MS)?;
+        self.check_in_flight(&key("timeout"), interval, timeout)?;
+        Ok(Target { name, address, interval, timeout })
+    }
+
+    fn check_prefix(&self, prefix: &str) -> Result<(), Failure> {
+        let fits = prefix
+            .chars()
+            .enumerate()
+            .all(|(i, c)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit()));
+        if fits && prefix.len() <= 64 {
+            return Ok(());
+        }
+        Err(self.wrong("metric_prefix", &prefix, "up to 64 letters, digits and underscores, no digit first"))
+    }
+
+    fn check_in_flight(&self, key: &str, interval: Duration, timeout: Duration) -> Result<(), Failure> {
+        let limit = interval.saturating_mul(u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX));
+        if timeout < limit {
+            return Ok(());
+        }
+        let most = format!("less than {IN_FLIGHT_MAX} intervals of {}", time_text(interval));
+        Err(self.wrong(key, &time_text(timeout), &most))
+    }
+
+    fn mode(&self) -> Result<Mode, Failure> {
+        match self.file.reflector.mode.as_deref() {
+            None | Some("stateful") => Ok(Mode::Stateful),
+            Some("stateless") => Ok(Mode::Stateless),
+            Some(other) => Err(self.wrong("reflector.mode", &other, "stateful or stateless")),
+        }
+    }
+
+    fn address(&self, key: &str, text: &str, port: u16) -> Result<SocketAddr, Failure> {
+        parse_address(text, port).map_err(|error| self.at(key, &error))
+    }
+
+    fn size(
+        &self,
+        key: &str,
+        given: Option<i64>,
+        default: usize,
+        min: usize,
+        max: usize,
+    ) -> Result<usize, Failure> {
+        let Some(given) = given else { return Ok(default) };
+        usize::try_from(given)
+            .ok()
+            .filter(|size| (min..=max).contains(size))
+            .ok_or_else(|| self.wrong(key, &given, &format!("{min}..={max}")))
+    }
+
+    fn time(
+        &self,
+        key: &str,
+        given: &Option<String>,
+        default: Duration,
+        min: Duration,
+        max: Duration,
+    ) -> Result<Duration, Failure> {
+        let Some(given) = given else { return Ok(default) };
+        humantime::parse_duration(given).ok().filter(|time| (min..=max).contains(time)).ok_or_else(|| {
+            let right = format!(
+                "a time from {} to {}, such as \"{}\"",
+                time_text(min),
+                time_text(max),
+                time_text(default)
+            );
+            self.wrong(key, &format_args!("{given:?}"), &right)
+        })
+    }
+
+    fn wrong(&self, key: &str, value: &dyn std::fmt::Display, expected: &str) -> Failure {
+        self.at(key, &format!("{value} is invalid; expected {expected}"))
+    }
+
+    fn at(&self, key: &str, error: &str) -> Failure {
+        match &self.path {
+            Some(path) => Failure::Usage(format!("{}: {key}: {error}", path.display())),
+            None => Failure::Usage(format!("{key}: {error}")),
+        }
+    }
+}
+
+impl Config {
+    /// With nothing to reflect and nobody to probe: measure this host's own noise floor.
+    fn be_useful_alone(&mut self) {
+        let here = SocketAddr::from(([127, 0, 0, 1], REFLECTOR_PORT));
+        self.reflect = vec![here];
+        let Ok(address) = here.to_string().parse() else { return };
+        let (interval, timeout) = (self.interval, self.timeout);
+        self.targets = vec![Target { name: "self".to_owned(), address, interval, timeout }];
+    }
+
+    /// The configuration as a file that can be read back, every key explained.
+    pub(crate) fn to_toml(&self) -> String {
+        let mode = match self.reflector_mode {
+            Mode::Stateful => "stateful",
+            Mode::Stateless => "stateless",
+        };
+        let reflect: Vec<_> = self.reflect.iter().map(|address| quoted(&address.to_string())).collect();
+        let mut text = format!(
+            "\
+# Where HTTP is served: IP:PORT. Default 127.0.0.1:9862.
+listen = {listen}
+# Before every metric's name, with an underscore: letters, digits, _; at most 64. Default relay.
+metric_prefix = {prefix}
+# Cores to run a shard on, one each: a list such as \"0,2-3\", or \"auto\" for the last one there is. Default auto.
+cores = {cores}
+# Samples each shard's ring holds, rounded up to a power of two: {RING_CAPACITY_MIN}..={RING_CAPACITY_MAX}. Default 65536.
+ring_capacity = {ring}
+# Pause between drains of the rings: 1ms to 2500ms. Default 100ms.
+drain_interval = {drain}
+# Most targets at once; memory for their counters is set aside at start: 1..=65535. Default 10000.
+targets_max = {targets_max}
+
+[probe]
+# Time from probe to probe, unless a target says otherwise: 1ms to 1h. Default 1s.
+interval = {interval}
+# A probe not answered within this is lost, unless a target says otherwise: 1ms to 1m, and less than
+# {IN_FLIGHT_MAX} intervals. Default 1s.
+timeout = {timeout}
+# Probes due in the same slot share one wake of their shard: 100us to 1s. Default 10ms.
+slot = {slot}
+# How long a shard polls before it sleeps; costs a core what it says: 0s to 1s. Default 0s.
+spin_before_park = {spin}
+
+[reflector]
+# Where STAMP probes are answered: a list of IP:PORT. Default [\"127.0.0.1:8620\"] if no target is configured.
+listen = [{reflect}]
+# \"stateful\" counts replies per session, \"stateless\" keeps nothing. Default stateful.
+mode = {mode}
+# Most sessions at once, per shard: 1..=1048576. Default 16384.
+sessions_max = {sessions}
+# A session without a packet for this long is forgotten: 1s to 1day. Default 15m.
+session_idle = {idle}
+",
+            listen = quoted(&self.listen.to_string()),
+            prefix = quoted(&self.metric_prefix),
+            cores = quoted(self.cores.as_deref().unwrap_or("auto")),
+            ring = self.ring_capacity,
+            drain = quoted(&time_text(self.drain_interval)),
+            targets_max = self.targets_max,
+            interval = quoted(&time_text(self.interval)),
+            timeout = quoted(&time_text(self.timeout)),
+            slot = quoted(&time_text(self.slot)),
+            spin = quoted(&time_text(self.spin_before_park)),
+            reflect = reflect.join(", "),
+            mode = quoted(mode),
+            sessions = self.reflector_sessions_max,
+            idle = quoted(&time_text(self.reflector_session_idle)),
+        );
+        for target in &self.targets {
+            let section = format_args!(
+                "\n# name: up to 128 octets, the `target` label. address: HOST[:PORT], port 8620 by default.\n\
+                 # interval and timeout: as in [probe], its values by default.\n\
+                 [[target]]\nname = {}\naddress = {}\ninterval = {}\ntimeout = {}\n",
+                quoted(&target.name),
+                quoted(&target.address.to_string()),
+                quoted(&time_text(target.interval)),
+                quoted(&time_text(target.timeout)),
+            )
+            .to_string();
+            text.push_str(&section);
+        }
+        if self.targets.is_empty() {
+            // Writing to a string does not fail.
+            writeln!(text, "\n# Nobody is probed. A target is:\n# [[target]]\n# name = \"b\"\n# address = \"192.0.2.1:8620\"")
+                .unwrap_or_default();
+        }
+        text
+    }
+}
+
+fn time_text(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str, args: &RunArgs) -> Result<Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("relayscope.toml");
+        std::fs::write(&path, text).unwrap();
+        let source = load(Some(&path)).map_err(|failure| failure.to_string());
+        let resolved = source.and_then(|source| source.resolve(args).map_err(|failure| failure.to_string()));
+        resolved.map_err(|error| error.replace(&path.display().to_string(), "FILE"))
+    }
+
+    #[test]
+    fn without_anything_it_reflects_and_probes_itself() {
+        let config = resolve("", &RunArgs::default()).unwrap();
+        assert_eq!(config.reflect, ["127.0.0.1:8620".parse().unwrap()]);
+        assert_eq!(config.targets[0].name, "self");
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9862");
+    }
+
+    #[test]
+    fn asking_for_either_role_does_not_bring_the_other() {
+        let reflect = RunArgs { reflect: vec!["127.0.0.1:1".parse().unwrap()], ..RunArgs::default() };
+        assert_eq!(resolve("", &reflect).unwrap().targets, []);
+        let probe = RunArgs { probe: vec!["b=127.0.0.1:1".parse().unwrap()], ..RunArgs::default() };
+        assert_eq!(resolve("", &probe).unwrap().reflect, []);
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_itself() {
+        let text = r#"
+            listen = "[::1]:80"
+            metric_prefix = "wzp"
+            cores = "0"
+            ring_capacity = 1024
+            drain_interval = "20ms"
+            targets_max = 7
+            [probe]
+            interval = "250ms"
+            timeout = "2s"
+            slot = "1ms"
+            spin_before_park = "10us"
+            [reflector]
+            listen = ["0.0.0.0:862", "[::]:862"]
+            mode = "stateless"
+            sessions_max = 5
+            session_idle = "1m"
+            [[target]]
+            name = "b \"quoted\" \\ name"
+            address = "relay.example.net:99"
+            interval = "5s"
+            timeout = "3s"
+        "#;
+        let config = resolve(text, &RunArgs::default()).unwrap();
+        assert_eq!(resolve(&config.to_toml(), &RunArgs::default()).unwrap(), config);
+        assert_eq!((config.targets[0].interval, config.reflector_sessions_max), (5_000 * MS, 5));
+    }
+
+    #[test]
+    fn the_defaults_printed_are_the_defaults() {
+        let config = resolve("", &RunArgs::default()).unwrap();
+        assert_eq!(resolve(&config.to_toml(), &RunArgs::default()).unwrap(), config);
+    }
+
+    #[test]
+    fn the_command_line_outweighs_the_file() {
+        let args = RunArgs {
+            listen: Some("127.0.0.1:1".parse().unwrap()),
+            probe: vec!["b=127.0.0.2".parse().unwrap()],
+            ..RunArgs::default()
+        };
+        let text = "listen = \"127.0.0.1:2\"\n[[target]]\nname = \"b\"\naddress = \"127.0.0.1\"\n";
+        let config = resolve(text, &args).unwrap();
+        assert_eq!(config.listen.port(), 1);
+        let targets: Vec<_> = config.targets.iter().map(|target| target.address.to_string()).collect();
+        assert_eq!(targets, ["127.0.0.2:8620"]);
+    }
+
+    #[test]
+    fn errors_name_file_key_value_and_what_is_right() {
+        for (text, message) in [
+            ("listen = 5", "FILE:1: invalid type: integer `5`, expected a string"),
+            (
+                "\n\nlisten = \"x\"",
+                "FILE: listen: 'x' is no address; expected IP:PORT such as 127.0.0.1:9862, or an IP alone",
+            ),
+            ("ring_capacity = 1", "FILE: ring_capacity: 1 is invalid; expected 2..=16777216"),
+            ("ring_capacity = -1", "FILE: ring_capacity: -1 is invalid; expected 2..=16777216"),
+            (
+                "metric_prefix = \"9x\"",
+                "FILE: metric_prefix: 9x is invalid; expected up to 64 letters, digits and underscores, no digit first",
+            ),
+            (
+                "[probe]\ninterval = \"0s\"",
+                "FILE: probe.interval: \"0s\" is invalid; expected a time from 1ms to 1h, such as \"1s\"",
+            ),
+            (
+                "[probe]\ntimeout = \"fast\"",
+                "FILE: probe.timeout: \"fast\" is invalid; expected a time from 1ms to 1m, such as \"1s\"",
+            ),
+            (
+                "[probe]\ninterval = \"1ms\"\ntimeout = \"30s\"",
+                "FILE: probe.timeout: 30s is invalid; expected less than 2048 intervals of 1ms",
+            ),
+            (
+                "[reflector]\nmode = \"x\"",
+                "FILE: reflector.mode: x is invalid; expected stateful or stateless",
+            ),
+            (
+                "[[target]]\nname = \"b\"\naddress = \"b:x\"",
+                "FILE: target 'b': address: 'b:x' is no address; expected HOST, HOST:PORT or [IPV6]:PORT",
+            ),
+            (
+                "[[target]]\nname = \"b\"\naddress = \"b\"\n[[target]]\nname = \"b\"\naddress = \"c\"",
+                "FILE: target.name: b is invalid; expected a name of its own for each target",
+            ),
+            (
+                "targets_max = 1\n[[target]]\nname = \"b\"\naddress = \"b\"\n[[target]]\nname = \"c\"\naddress = \"c\"",
+                "FILE: targets_max: 1 is invalid; expected at least the 2 targets configured",
+            ),
+        ] {
+            assert_eq!(resolve(text, &RunArgs::default()).unwrap_err(), message);
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = resolve("\nlistne = \"x\"", &RunArgs::default()).unwrap_err();
+        assert!(error.starts_with("FILE:2: unknown field `listne`, expected one of `listen`"), "{error}");
+        let error = resolve("[probe]\nintervall = \"1s\"", &RunArgs::default()).unwrap_err();
+        assert!(error.starts_with("FILE:2: unknown field `intervall`"), "{error}");
+    }
+}

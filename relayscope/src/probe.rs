@@ -1,0 +1,167 @@
+//! `relayscope probe`: one target, a line per reply and a summary. Exit codes are ping's.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use relayscope_dataplane::driver::oneshot::{self, Oneshot};
+use relayscope_dataplane::probe::stamp::{IN_FLIGHT_MAX, ProbeEvent};
+
+use crate::cli::ProbeArgs;
+use crate::failure::Failure;
+
+pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
+    let limit = args.interval.saturating_mul(u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX));
+    if args.timeout >= limit {
+        return Err(Failure::Usage(format!(
+            "-W {} is invalid; expected less than {IN_FLIGHT_MAX} intervals",
+            humantime::format_duration(args.timeout)
+        )));
+    }
+    let target = args.target.address.resolve().map_err(Failure::Usage)?;
+    let oneshot = Oneshot { target, count: args.count, interval: args.interval, timeout: args.timeout };
+    let stop = stop_on_interrupt()?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "STAMP {target}: {} probes, one every {}, lost after {}",
+        args.count,
+        humantime::format_duration(args.interval),
+        humantime::format_duration(args.timeout)
+    )
+    .map_err(Failure::host)?;
+    let mut summary = Summary::default();
+    // Relaxed: a flag alone, nothing is published with it.
+    oneshot::run(
+        oneshot,
+        || stop.load(Ordering::Relaxed),
+        |event| {
+            summary.note(event);
+            // A reader of stdout that is gone ends nothing; the exit code still tells.
+            writeln!(out, "{}", line(event)).unwrap_or_default();
+        },
+    )
+    .map_err(Failure::host)?;
+    write!(out, "{}", summary.text(&target.to_string())).map_err(Failure::host)?;
+    Ok(if summary.rtts.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// SIGINT ends the probing; the summary is still printed.
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&stop);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::host)?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                // Relaxed: see above.
+                seen.store(true, Ordering::Relaxed);
+            }
+        });
+    });
+    Ok(stop)
+}
+
+fn line(event: ProbeEvent) -> String {
+    match event {
+        ProbeEvent::Answered { sequence, rtt, reordered } => {
+            let note = if reordered { " (reordered)" } else { "" };
+            format!("seq={sequence} rtt={} ms{note}", millis(rtt))
+        }
+        ProbeEvent::Lost { sequence } => format!("seq={sequence} lost"),
+        ProbeEvent::Discarded { sequence } => format!("seq={sequence} discarded: this host stalled"),
+        ProbeEvent::Late { sequence } => format!("seq={sequence} late"),
+        ProbeEvent::Duplicate { sequence } => format!("seq={sequence} duplicate"),
+        ProbeEvent::Unsent { sequence, reason } => format!("seq={sequence} not sent: {}", reason.label()),
+    }
+}
+
+#[derive(Default)]
+struct Summary {
+    rtts: Vec<Duration>,
+    lost: u32,
+    discarded: u32,
+    late: u32,
+    duplicate: u32,
+    unsent: u32,
+}
+
+impl Summary {
+    fn note(&mut self, event: ProbeEvent) {
+        match event {
+            ProbeEvent::Answered { rtt, .. } => self.rtts.push(rtt),
+            ProbeEvent::Lost { .. } => self.lost += 1,
+            ProbeEvent::Discarded { .. } => self.discarded += 1,
+            ProbeEvent::Late { .. } => self.late += 1,
+            ProbeEvent::Duplicate { .. } => self.duplicate += 1,
+            ProbeEvent::Unsent { .. } => self.unsent += 1,
+        }
+    }
+
+    fn text(&mut self, target: &str) -> String {
+        let received = self.rtts.len();
+        let settled = received + self.lost as usize;
+        let mut text = format!("--- {target} ---\n{received} received, {} lost", self.lost);
+        if settled > 0 {
+            text += &format!(" ({:.1} % loss)", 100.0 * f64::from(self.lost) / settled as f64);
+        }
+        for (count, what) in [
+            (self.discarded, "discarded"),
+            (self.late, "late"),
+            (self.duplicate, "duplicate"),
+            (self.unsent, "not sent"),
+        ] {
+            if count > 0 {
+                text += &format!(", {count} {what}");
+            }
+        }
+        text.push('\n');
+        self.rtts.sort_unstable();
+        if let (Some(min), Some(max)) = (self.rtts.first(), self.rtts.last()) {
+            let median = self.rtts[received / 2];
+            let mean = self.rtts.iter().sum::<Duration>() / u32::try_from(received).unwrap_or(u32::MAX);
+            text += &format!(
+                "rtt min/median/mean/max = {}/{}/{}/{} ms\n",
+                millis(*min),
+                millis(median),
+                millis(mean),
+                millis(*max)
+            );
+        }
+        text
+    }
+}
+
+fn millis(rtt: Duration) -> String {
+    format!("{:.3}", rtt.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_counts_what_happened_and_says_nothing_of_what_did_not() {
+        let mut summary = Summary::default();
+        summary.note(ProbeEvent::Answered { sequence: 0, rtt: Duration::from_micros(100), reordered: false });
+        summary.note(ProbeEvent::Answered { sequence: 1, rtt: Duration::from_micros(300), reordered: false });
+        summary.note(ProbeEvent::Lost { sequence: 2 });
+        summary.note(ProbeEvent::Lost { sequence: 3 });
+        summary.note(ProbeEvent::Late { sequence: 3 });
+        assert_eq!(
+            summary.text("h"),
+            "--- h ---\n2 received, 2 lost (50.0 % loss), 1 late\n\
+             rtt min/median/mean/max = 0.100/0.300/0.200/0.300 ms\n"
+        );
+    }
+
+    #[test]
+    fn without_a_reply_there_is_no_rtt() {
+        let mut summary = Summary::default();
+        summary.note(ProbeEvent::Lost { sequence: 0 });
+        assert_eq!(summary.text("h"), "--- h ---\n0 received, 1 lost (100.0 % loss)\n");
+    }
+}

@@ -1,0 +1,273 @@
+//! `relayscope run`: wires both planes together, and takes them down in order.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use relayscope_bridge::{Account, HubConfig, Publisher, SeriesRegistry, ShardId, hub};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, serve};
+use relayscope_dataplane::driver::glommio::{Executor, ShardHandle, spawn};
+use relayscope_dataplane::driver::udp::UdpPort;
+use relayscope_dataplane::placement::{available_cores, control_core, default_cores, parse_cores};
+use relayscope_dataplane::preflight;
+use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
+use relayscope_dataplane::shard::Shard;
+use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::RunArgs;
+use crate::config::{self, Config};
+use crate::failure::Failure;
+use crate::targets::{self, Targets};
+
+pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let config = config::load(args.config.as_deref())?.resolve(args)?;
+    let available = available_cores();
+    let cores = match &config.cores {
+        Some(list) => parse_cores(list, &available).map_err(Failure::usage)?,
+        None => default_cores(&available),
+    };
+    let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
+    log_to_stderr();
+    preflight::check().map_err(Failure::host)?;
+    let listener = listen(config.listen)?;
+    let reflectors = bind_reflectors(&config)?;
+    let reflecting: Vec<SocketAddr> = reflectors.iter().map(UdpPort::local_address).collect();
+
+    let (publishers, collector) = hub(hub_config(&config, cores.len())).map_err(Failure::usage)?;
+    let spare = control_core(&available, &cores);
+    let plane = ControlPlane::new(
+        collector,
+        ControlPlaneConfig {
+            metric_prefix: config.metric_prefix.clone(),
+            drain_interval: config.drain_interval,
+            drain_core: spare,
+            version: env!("CARGO_PKG_VERSION"),
+            ..ControlPlaneConfig::default()
+        },
+    )
+    .map_err(Failure::usage)?;
+    metrics::set_global_recorder(plane.recorder()).map_err(Failure::host)?;
+    keep_off(&available, &cores);
+
+    let shards = start_shards(&config, &cores, publishers, reflectors, &plane.registry())?;
+    let mut targets = Targets::new(plane.registry(), shards);
+    targets.apply(resolved).map_err(Failure::Host)?;
+    plane.set_targets(targets.mesh());
+    let drain = plane.spawn_drain().map_err(Failure::host)?;
+
+    announce(&config, &cores, spare, &reflecting, listener.local_addr().unwrap_or(config.listen));
+    let served = serve_until_signalled(listener, &plane, args, &config, &mut targets);
+
+    // The shards first: what they recorded to the last is still drained.
+    for panic in targets.stop() {
+        tracing::error!("a shard did not stop cleanly: {panic}");
+    }
+    let accounts = drain.stop().map_err(Failure::host)?;
+    served?;
+    log_accounts(&accounts);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address).map_err(|error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("; port {} is taken, stop its owner or choose another with --listen", address.port())
+            }
+            _ => String::new(),
+        };
+        Failure::Host(format!("cannot serve HTTP on {address}: {error}{remedy}"))
+    })?;
+    listener.set_nonblocking(true).map_err(Failure::host)?;
+    Ok(listener)
+}
+
+fn bind_reflectors(config: &Config) -> Result<Vec<UdpPort>, Failure> {
+    config.reflect.iter().map(|address| UdpPort::bind(*address).map_err(Failure::host)).collect()
+}
+
+fn hub_config(config: &Config, shards: usize) -> HubConfig {
+    // Twice the targets: at a reload the old ones' cells are still held while the new ones get theirs.
+    let targets = 2 * config.targets_max;
+    HubConfig {
+        shards,
+        ring_capacity: config.ring_capacity,
+        cells_per_shard: ShardSeries::CELLS + targets * TargetSeries::CELLS,
+        max_series: shards * ShardSeries::CELLS + targets * TargetSeries::SERIES,
+    }
+}
+
+/// Keeps this thread and those it starts off the shards' cores, where there are others.
+fn keep_off(available: &[usize], shards: &[usize]) {
+    let mut rest = CpuSet::new();
+    let set = available.iter().filter(|core| !shards.contains(core)).map(|core| rest.set(*core));
+    if set.filter(Result::is_ok).count() == 0 {
+        return;
+    }
+    if let Err(error) = sched_setaffinity(Pid::from_raw(0), &rest) {
+        tracing::warn!("the control plane may run on the shards' cores: {error}");
+    }
+}
+
+fn start_shards(
+    config: &Config,
+    cores: &[usize],
+    publishers: Vec<Publisher>,
+    reflectors: Vec<UdpPort>,
+    registry: &SeriesRegistry,
+) -> Result<Vec<ShardHandle>, Failure> {
+    let own_ports: Vec<u16> = reflectors.iter().map(|port| port.local_address().port()).collect();
+    let mut shares: Vec<Vec<UdpPort>> = cores.iter().map(|_| Vec::new()).collect();
+    for (i, port) in reflectors.into_iter().enumerate() {
+        shares[i % cores.len()].push(port);
+    }
+    let mut shards = Vec::new();
+    for ((publisher, core), ports) in publishers.into_iter().zip(cores).zip(shares) {
+        let id = publisher.shard();
+        let series = ShardSeries::intern(registry, id).map_err(Failure::host)?;
+        let reflector = Reflector::new(ReflectorConfig {
+            mode: config.reflector_mode,
+            sessions_max: config.reflector_sessions_max,
+            session_idle: config.reflector_session_idle,
+            own_ports: own_ports.clone(),
+        });
+        let shard = Shard::new(config.slot, reflector, publisher, series);
+        let executor = Executor { shard: id, core: *core, spin_before_park: config.spin_before_park };
+        shards.push(spawn(executor, shard, ports).map_err(Failure::host)?);
+    }
+    Ok(shards)
+}
+
+/// Says what runs and where to look. What reads stdout may be gone: that is no reason to stop.
+fn announce(
+    config: &Config,
+    cores: &[usize],
+    spare: Option<usize>,
+    reflecting: &[SocketAddr],
+    http: SocketAddr,
+) {
+    let mut out = std::io::stdout().lock();
+    let mut say = |line: String| writeln!(out, "{line}").unwrap_or_default();
+    let shards: Vec<_> = cores.iter().map(usize::to_string).collect();
+    let control = spare.map_or("shares them".to_owned(), |core| format!("on core {core}"));
+    say(format!(
+        "relayscope {}: shards on cores {}, control plane {control}",
+        env!("CARGO_PKG_VERSION"),
+        shards.join(",")
+    ));
+    for address in reflecting {
+        say(format!("reflecting STAMP on {address}"));
+    }
+    for target in config.targets.iter().take(10) {
+        let (interval, timeout) =
+            (humantime::format_duration(target.interval), humantime::format_duration(target.timeout));
+        say(format!("probing {} at {} every {interval}, lost after {timeout}", target.name, target.address));
+    }
+    if config.targets.len() > 10 {
+        say(format!("and {} more targets", config.targets.len() - 10));
+    }
+    say(format!("metrics  http://{http}/metrics"));
+    say(format!("mesh     http://{http}/mesh"));
+    say(format!("health   http://{http}/healthz"));
+}
+
+fn serve_until_signalled(
+    listener: TcpListener,
+    plane: &ControlPlane,
+    args: &RunArgs,
+    config: &Config,
+    targets: &mut Targets,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("relayscope-http")
+        .build()
+        .map_err(Failure::host)?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::host)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(Failure::host)?;
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = serve(listener, plane.clone(), Limits::default(), async {
+            // Either way it is over: a dropped sender is a stop, too.
+            stopped.await.unwrap_or_default();
+        });
+        let supervise = async {
+            let mut terminate = signal(SignalKind::terminate()).map_err(Failure::host)?;
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::host)?;
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+                _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+                () = reload_on(&mut hangup, plane, args, config, targets) => {}
+            }
+            drop(stop);
+            Ok::<(), Failure>(())
+        };
+        let (cut, supervised) = tokio::join!(server, supervise);
+        if cut > 0 {
+            tracing::warn!("{cut} HTTP connections were cut at shutdown");
+        }
+        supervised
+    })
+}
+
+/// On each SIGHUP reads the file anew. A bad one changes nothing.
+async fn reload_on(
+    hangup: &mut Signal,
+    plane: &ControlPlane,
+    args: &RunArgs,
+    started_with: &Config,
+    targets: &mut Targets,
+) {
+    while hangup.recv().await.is_some() {
+        match reload(args, started_with, targets) {
+            Ok(()) => {
+                tracing::info!("reloaded: {} targets", targets.len());
+                plane.set_reload_outcome(true);
+            }
+            Err(error) => {
+                tracing::error!("not reloaded, the configuration before stays in force: {error}");
+                plane.set_reload_outcome(false);
+            }
+        }
+        plane.set_targets(targets.mesh());
+    }
+}
+
+fn reload(args: &RunArgs, started_with: &Config, targets: &mut Targets) -> Result<(), Failure> {
+    let config = config::load(args.config.as_deref())?.resolve(args)?;
+    if config.targets.len() > started_with.targets_max {
+        return Err(Failure::Usage(format!(
+            "{} targets are more than targets_max was at start, {}; restart to raise it",
+            config.targets.len(),
+            started_with.targets_max
+        )));
+    }
+    let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
+    targets.apply(resolved).map_err(Failure::Host)?;
+    let restart_needed = Config {
+        targets: Vec::new(),
+        interval: started_with.interval,
+        timeout: started_with.timeout,
+        ..config
+    } != Config { targets: Vec::new(), ..started_with.clone() };
+    if restart_needed {
+        tracing::warn!("only targets are reloaded; other changes take effect at the next start");
+    }
+    Ok(())
+}
+
+fn log_accounts(accounts: &[(ShardId, Account)]) {
+    for (shard, account) in accounts {
+        let Account { recorded, delivered, lost, .. } = *account;
+        tracing::info!(shard = shard.0, recorded, delivered, lost, "drained");
+    }
+}

@@ -1,0 +1,146 @@
+//! The targets in force: which shard probes which, and the series it was given for that.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use relayscope_bridge::{MetricId, SeriesRegistry, ShardId};
+use relayscope_controlplane::MeshTarget;
+use relayscope_dataplane::driver::glommio::ShardHandle;
+use relayscope_dataplane::placement::{shard_of, target_hash};
+use relayscope_dataplane::prober::TargetConfig;
+use relayscope_dataplane::shard::{Command, TargetId};
+use relayscope_dataplane::telemetry::TargetSeries;
+
+use crate::config::Target;
+
+/// How long a shard may take to make room in its queue of commands.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
+const QUEUE_PAUSE: Duration = Duration::from_millis(5);
+
+/// A target with its address looked up.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Resolved {
+    pub(crate) target: Target,
+    pub(crate) address: SocketAddr,
+}
+
+/// Looks up every target's address. All or none: the error names the first that has none.
+pub(crate) fn resolve(targets: &[Target]) -> Result<Vec<Resolved>, String> {
+    let resolve = |target: &Target| {
+        let address =
+            target.address.resolve().map_err(|error| format!("target '{}': {error}", target.name))?;
+        Ok(Resolved { target: target.clone(), address })
+    };
+    targets.iter().map(resolve).collect()
+}
+
+/// The running shards and what they probe.
+pub(crate) struct Targets {
+    registry: SeriesRegistry,
+    shards: Vec<ShardHandle>,
+    active: BTreeMap<String, Active>,
+    next_id: u64,
+}
+
+struct Active {
+    id: TargetId,
+    shard: ShardId,
+    resolved: Resolved,
+    series: Vec<MetricId>,
+}
+
+impl Targets {
+    pub(crate) fn new(registry: SeriesRegistry, shards: Vec<ShardHandle>) -> Self {
+        Self { registry, shards, active: BTreeMap::new(), next_id: 0 }
+    }
+
+    /// Makes `wanted` the targets in force. One that did not change keeps its session, window and
+    /// counters; one that did starts anew; one that is gone takes its series with it.
+    pub(crate) fn apply(&mut self, wanted: Vec<Resolved>) -> Result<(), String> {
+        let gone: Vec<_> = self
+            .active
+            .iter()
+            .filter(|(_, active)| !wanted.contains(&active.resolved))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.remove(&name)?;
+        }
+        for resolved in wanted {
+            if !self.active.contains_key(&resolved.target.name) {
+                self.add(resolved)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, resolved: Resolved) -> Result<(), String> {
+        let name = resolved.target.name.clone();
+        let shard = shard_of(&name, self.shards.len());
+        let id = TargetId(self.next_id);
+        self.next_id += 1;
+        let mut series = Vec::with_capacity(TargetSeries::SERIES);
+        let cells = match TargetSeries::intern(&self.registry, shard, &name, &mut series) {
+            Ok(cells) => cells,
+            Err(error) => {
+                self.release(shard, id, &series)?;
+                return Err(format!("target '{name}': {error}"));
+            }
+        };
+        let config = TargetConfig {
+            address: resolved.address,
+            interval: resolved.target.interval,
+            timeout: resolved.target.timeout,
+            phase_hash: target_hash(&name),
+        };
+        self.send(shard, Command::Add { id, config, series: Box::new(cells) })?;
+        self.active.insert(name, Active { id, shard, resolved, series });
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), String> {
+        let Some(Active { id, shard, series, .. }) = self.active.remove(name) else { return Ok(()) };
+        self.release(shard, id, &series)
+    }
+
+    fn release(&mut self, shard: ShardId, id: TargetId, series: &[MetricId]) -> Result<(), String> {
+        let ticket = self.registry.retire(shard, series).map_err(|error| error.to_string())?;
+        self.send(shard, Command::Remove { id, ticket })
+    }
+
+    /// Queues a command; waits a while for a shard that has many to carry out.
+    fn send(&mut self, shard: ShardId, command: Command) -> Result<(), String> {
+        let Some(handle) = self.shards.get_mut(usize::from(shard.0)) else {
+            return Err(format!("shard {} does not exist", shard.0));
+        };
+        let deadline = Instant::now() + QUEUE_PATIENCE;
+        while handle.is_full() && Instant::now() < deadline {
+            std::thread::sleep(QUEUE_PAUSE);
+        }
+        handle.send(command).map_err(|error| format!("shard {}: {error}", shard.0))
+    }
+
+    /// The targets as the mesh shows them.
+    pub(crate) fn mesh(&self) -> Vec<MeshTarget> {
+        let row = |(name, active): (&String, &Active)| MeshTarget {
+            name: name.clone(),
+            address: active.resolved.address,
+            protocol: "stamp",
+            shard: active.shard,
+        };
+        self.active.iter().map(row).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Stops every shard and waits for it. Returns what went wrong with any.
+    pub(crate) fn stop(self) -> Vec<String> {
+        for shard in &self.shards {
+            shard.request_stop();
+        }
+        self.shards.into_iter().filter_map(|shard| shard.join().err()).collect()
+    }
+}
