@@ -90,7 +90,8 @@ pub fn hub(config: HubConfig) -> Result<(Vec<Publisher>, Collector), HubError> {
             acknowledged: AtomicU64::new(0),
             released_at: AtomicU64::new(0),
         }));
-        publishers.push(Publisher { shard, producer, pulse: Arc::clone(&pulse) });
+        let acknowledged = RetireTicket(0);
+        publishers.push(Publisher { shard, producer, pulse: Arc::clone(&pulse), acknowledged });
         shards.push(ShardReader { consumer, pulse, high_water: 0 });
         cells.push(CellWords::on_heap(config.cells_per_shard));
     }
@@ -103,6 +104,8 @@ pub struct Publisher {
     shard: ShardId,
     producer: Producer,
     pulse: Arc<CachePadded<Pulse>>,
+    /// What `pulse` says. Tickets start at 1.
+    acknowledged: RetireTicket,
 }
 
 impl Publisher {
@@ -135,8 +138,13 @@ impl Publisher {
     }
 
     /// Says that every handle of the series retired under `ticket`, and under those before it on this
-    /// shard, has been dropped: nothing recorded from now on carries their ids.
+    /// shard, has been dropped: nothing recorded from now on carries their ids. A ticket older than one
+    /// acknowledged already says nothing new.
     pub fn acknowledge(&mut self, ticket: RetireTicket) {
+        if ticket <= self.acknowledged {
+            return;
+        }
+        self.acknowledged = ticket;
         self.pulse.released_at.store(self.producer.recorded(), Ordering::Relaxed);
         // Release: with the acquire load in `ShardReader::acknowledged`. Whoever sees the ticket
         // sees a position at or past the one stored above.

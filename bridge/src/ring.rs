@@ -328,3 +328,53 @@ fn slot_index(position: u64, slots: usize) -> usize {
     // `slots` is a power of two; the mask keeps the result below it, so the cast drops nothing.
     (position & (slots as u64 - 1)) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{MetricId, MetricValue};
+
+    #[test]
+    fn malformed_words_count_as_lost_and_hide_no_neighbour() {
+        let words = RingWords::on_heap(8).unwrap();
+        let mut consumer = Consumer::attach(words.clone(), Start::Oldest);
+        // As a damaged or hostile segment may hold them: kinds 0, 1 (a counter), 4 and all bits.
+        for (slot, first_word) in words.slots().iter().zip([0, 1 << 32 | 7, 4 << 32, u64::MAX]) {
+            slot[0].store(first_word, Ordering::Relaxed);
+        }
+        words.header().head.store(4, Ordering::Relaxed);
+        let mut ids = Vec::new();
+        let drained = consumer.drain(|sample| ids.push(sample.metric_id.0));
+        assert_eq!(ids, [7]);
+        assert_eq!(drained, Drained { delivered: 1, lost: 3, malformed: 3 });
+        assert_eq!(consumer.account(), Account { recorded: 4, delivered: 1, lost: 3, unread: 0 });
+    }
+
+    #[test]
+    fn a_batch_in_flight_takes_its_whole_reach_from_readers() {
+        let words = RingWords::on_heap(8).unwrap();
+        let mut consumer = Consumer::attach(words.clone(), Start::Oldest);
+        let mut producer = Producer { words: words.clone(), head: 0 };
+        let sample =
+            |n| MetricSample { metric_id: MetricId(n), timestamp_ns: 0, value: MetricValue::Counter(0) };
+        (0..7).for_each(|n| producer.record(sample(n)));
+        // Announced, as `record_batch` does before it writes: positions 7..11 go over -1, 0, 1 and 2.
+        words.header().claimed.store(11, Ordering::Relaxed);
+        let mut ids = Vec::new();
+        let drained = consumer.drain(|sample| ids.push(sample.metric_id.0));
+        assert_eq!((ids, drained.lost), (vec![3, 4, 5, 6], 3));
+    }
+
+    #[test]
+    fn a_head_that_moves_back_ends_no_drain_in_a_loop_and_breaks_no_account() {
+        let words = RingWords::on_heap(4).unwrap();
+        let mut consumer = Consumer::attach(words.clone(), Start::Oldest);
+        // Only a hostile segment does this.
+        words.header().head.store(1_000, Ordering::Relaxed);
+        consumer.drain(|_| {});
+        words.header().head.store(5, Ordering::Relaxed);
+        assert_eq!(consumer.drain(|_| {}), Drained::default());
+        let account = consumer.account();
+        assert_eq!(account.delivered + account.lost + account.unread, account.recorded);
+    }
+}

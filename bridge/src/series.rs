@@ -234,9 +234,8 @@ impl SeriesRegistry {
             }
             freed.extend(side.retiring.pop_front().map(|r| r.ids).unwrap_or_default());
         }
-        for &id in &freed {
-            table.free(id);
-        }
+        // An id named twice in one retirement is freed, and told, once.
+        freed.retain(|&id| table.free(id));
         freed
     }
 
@@ -409,12 +408,13 @@ impl Table {
         }
     }
 
-    fn free(&mut self, id: MetricId) {
-        let Some(entry) = self.entries[id.index()].take() else { return };
+    fn free(&mut self, id: MetricId) -> bool {
+        let Some(entry) = self.entries[id.index()].take() else { return false };
         for (shard, cell) in entry.shares {
             self.shards[usize::from(shard.0)].cells_free.extend(cell);
         }
         self.free_ids.push(id);
+        true
     }
 }
 

@@ -1,0 +1,118 @@
+//! One producer at full speed, a slow reader and a tap that drains flat out, on real threads.
+//!
+//! ```text
+//! RELAYSCOPE_STRESS_RECORDS=1000000000 cargo test -p relayscope-bridge --release --test stress -- --nocapture
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use relayscope_bridge::{Account, Consumer, MetricId, MetricSample, MetricValue, Start, TelemetryRing};
+
+/// Small, so that the slow reader is lapped thousands of times.
+const CAPACITY: usize = 4096;
+/// In every 1024 records the last 256 go out as one batch, in parts of 64.
+const SINGLE_THEN_BATCH: (u64, u64) = (768, 256);
+
+fn records() -> u64 {
+    const FEW: u64 = if cfg!(debug_assertions) { 1_000_000 } else { 20_000_000 };
+    match std::env::var("RELAYSCOPE_STRESS_RECORDS") {
+        Ok(text) => text.parse().expect("RELAYSCOPE_STRESS_RECORDS is a number of records"),
+        Err(_) => FEW,
+    }
+}
+
+/// A number that the position determines and that no other position's words could pass for.
+fn mixed(position: u64, salt: u64) -> u64 {
+    let x = (position ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x ^ x >> 32
+}
+
+/// Every word tells the position: the second directly, the others mixed.
+fn sample_at(position: u64) -> MetricSample {
+    MetricSample {
+        metric_id: MetricId((mixed(position, 1) & u64::from(u32::MAX)) as u32),
+        timestamp_ns: position,
+        value: MetricValue::Counter(mixed(position, 2)),
+    }
+}
+
+struct Outcome {
+    account: Account,
+    drains: u64,
+    gaps: u64,
+}
+
+/// Drains until the producer is done and once more, checking every sample; `pause` between drains.
+fn read(mut consumer: Consumer, done: &AtomicBool, pause: Option<Duration>) -> Outcome {
+    let (mut next, mut drains, mut gaps, mut delivered, mut lost) = (0, 0, 0, 0, 0);
+    loop {
+        // Acquire: with the store after the last record, so that the drain below is the last.
+        let last = done.load(Ordering::Acquire);
+        let drained = consumer.drain(|sample| {
+            let position = sample.timestamp_ns;
+            assert!(sample == sample_at(position), "torn: {sample:?} is not of position {position}");
+            assert!(position >= next, "position {position} came when {next} was due");
+            gaps += u64::from(position > next);
+            next = position + 1;
+        });
+        assert_eq!(drained.malformed, 0, "torn words did not decode");
+        drains += 1;
+        delivered += drained.delivered;
+        lost += drained.lost;
+        let account = consumer.account();
+        assert_eq!((account.delivered, account.lost), (delivered, lost));
+        assert_eq!(account.delivered + account.lost + account.unread, account.recorded);
+        if last {
+            return Outcome { account, drains, gaps };
+        }
+        match pause {
+            Some(pause) => thread::sleep(pause),
+            // Where there are fewer cores than threads, the producer must get one.
+            None if drained.delivered == 0 => thread::yield_now(),
+            None => {}
+        }
+    }
+}
+
+#[test]
+fn no_sample_is_torn_and_every_account_is_exact_under_full_speed() {
+    let records = records();
+    let (mut producer, slow) = TelemetryRing::with_capacity(CAPACITY);
+    let tap = slow.tap(Start::Oldest);
+    let done = AtomicBool::new(false);
+    let began = Instant::now();
+    let (elapsed, slow, tap) = thread::scope(|scope| {
+        let slow = scope.spawn(|| read(slow, &done, Some(Duration::from_millis(1))));
+        let tap = scope.spawn(|| read(tap, &done, None));
+        let (single, batch) = SINGLE_THEN_BATCH;
+        let mut gathered = Vec::new();
+        let mut position = 0;
+        while position < records {
+            let single_end = records.min(position + single);
+            let batch_end = records.min(single_end + batch);
+            (position..single_end).for_each(|p| producer.record(sample_at(p)));
+            gathered.clear();
+            gathered.extend((single_end..batch_end).map(sample_at));
+            producer.record_batch(&gathered);
+            position = batch_end;
+        }
+        let elapsed = began.elapsed();
+        done.store(true, Ordering::Release);
+        (elapsed, slow.join().unwrap(), tap.join().unwrap())
+    });
+    assert_eq!(producer.recorded(), records);
+    for (name, outcome) in [("slow reader", slow), ("flat-out tap", tap)] {
+        let Account { recorded, delivered, lost, unread } = outcome.account;
+        assert_eq!((recorded, unread), (records, 0), "{name}");
+        assert_eq!(delivered + lost, records, "{name}");
+        assert!(delivered > 0, "{name} was starved");
+        println!(
+            "{name}: {delivered} delivered, {lost} lost in {} gaps, {} drains",
+            outcome.gaps, outcome.drains
+        );
+    }
+    let rate = records as f64 / elapsed.as_secs_f64() / 1e6;
+    println!("{records} records in {elapsed:.2?}: {rate:.0} M/s");
+}
