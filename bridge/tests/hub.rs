@@ -12,8 +12,8 @@ const B: ShardId = ShardId(1);
 const SMALL: HubConfig = HubConfig { shards: 2, ring_capacity: 8, cells_per_shard: 4, max_series: 4 };
 
 fn small() -> (Publisher, Publisher, Collector, SeriesRegistry) {
-    let (publishers, collector) = hub(SMALL).unwrap();
-    let [a, b] = <[Publisher; 2]>::try_from(publishers).ok().unwrap();
+    let (publishers, collector) = hub(SMALL).expect("the sizes are in range");
+    let [a, b] = <[Publisher; 2]>::try_from(publishers).ok().expect("there are two shards");
     let registry = collector.registry().clone();
     (a, b, collector, registry)
 }
