@@ -1,0 +1,57 @@
+//! End to end: real processes, real peers, the real Prometheus, on loopback.
+//!
+//! A test whose peer is not installed is listed as ignored, says why on stderr, and is counted as
+//! skipped by the runner. `scripts/test` installs all peers.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+mod cli;
+mod hostile;
+mod mesh;
+mod peers;
+mod prometheus;
+mod relay;
+mod reload;
+mod scapy;
+mod stamp_suite;
+
+use libtest_mimic::{Arguments, Trial};
+use peers::Peer;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Two relays, their peers and a Prometheus at a time are enough for two cores.
+    arguments.test_threads.get_or_insert(2);
+    let mut trials = Vec::new();
+    let mut add = |name: &str, peer: Option<Peer>, test: fn()| {
+        let missing = peer.and_then(Peer::missing);
+        if let Some(reason) = &missing {
+            eprintln!("SKIPPED {name}: {reason}; scripts/test installs it");
+        }
+        let trial = Trial::test(name, move || {
+            test();
+            Ok(())
+        });
+        trials.push(trial.with_ignored_flag(missing.is_some()));
+    };
+
+    add("two_relays_see_each_other_up_down_and_up_again", None, mesh::up_down_and_up_again);
+    add("without_targets_the_mesh_says_how_to_add_one", None, mesh::no_targets);
+    add("a_relay_probes_over_ipv6_and_from_the_address_that_was_probed", None, mesh::any_address);
+    add("sigint_and_sigterm_drain_and_exit_0", None, mesh::signals_drain);
+    add("a_prometheus_scrapes_two_relays", Some(Peer::Prometheus), prometheus::scrapes_two_relays);
+    add("promtool_complains_of_the_two_ms_names_only", Some(Peer::Promtool), prometheus::promtool_is_content);
+    add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
+    add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
+    add("hostile_packets_are_counted_by_reason_and_change_nothing_else", None, hostile::both_roles);
+    add("scapy_reflects_our_probes_field_by_field", Some(Peer::Scapy), scapy::as_reflector);
+    add("scapy_probes_our_reflector_field_by_field", Some(Peer::Scapy), scapy::as_sender);
+    add("stamp_suite_reflects_our_probes", Some(Peer::StampSuite), stamp_suite::as_reflector);
+    add("stamp_suite_probes_our_reflector", Some(Peer::StampSuite), stamp_suite::as_sender);
+    add("bad_input_ends_with_one_line_and_code_2", None, cli::bad_input);
+    add("a_busy_port_names_the_port", None, cli::busy_port);
+    add("a_small_memlock_limit_names_the_remedy", None, cli::small_memlock);
+    add("check_config_and_print_config_agree", None, cli::check_and_print);
+    add("a_one_shot_probe_has_the_exit_codes_of_ping", None, cli::one_shot_probe);
+
+    libtest_mimic::run(&arguments, trials).exit();
+}

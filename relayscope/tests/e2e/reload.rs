@@ -1,0 +1,62 @@
+//! SIGHUP: targets come and go, what did not change goes on, a bad file changes nothing.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::relay::{Relay, loopback, wait_for};
+
+const RELOADED: &str = "relay_config_last_reload_successful";
+
+fn write(file: &Path, ip: IpAddr, targets: &[&str]) {
+    let mut text = format!("[reflector]\nlisten = [\"{ip}:8620\"]\n[probe]\ninterval = \"100ms\"\n");
+    for target in targets {
+        text += &format!("[[target]]\nname = \"{target}\"\naddress = \"{ip}:8620\"\n");
+    }
+    std::fs::write(file, text).unwrap();
+}
+
+pub(crate) fn targets_change() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    write(&file, ip, &["kept", "gone"]);
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    let before = relay.wait_sample("relay_probe_received_total{target=\"kept\"}", 5.0);
+    relay.wait_state("gone", "up");
+
+    write(&file, ip, &["kept", "new"]);
+    relay.process.signal(Signal::SIGHUP);
+    wait_for("the new target", || relay.get("/mesh").contains("new").then_some(()));
+    relay.wait_state("new", "up");
+    wait_for("the series of the removed target to disappear", || {
+        (!relay.get("/metrics").contains("target=\"gone\"")).then_some(())
+    });
+    assert!(relay.sample("relay_probe_received_total{target=\"kept\"}").unwrap() >= before);
+    assert_eq!(relay.sample(RELOADED), Some(1.0));
+
+    // Back again, under ids that were used before.
+    write(&file, ip, &["kept", "gone"]);
+    relay.process.signal(Signal::SIGHUP);
+    wait_for("the target's return", || relay.get("/mesh").contains("gone").then_some(()));
+    relay.wait_state("gone", "up");
+    let count = relay.wait_sample("relay_probe_rtt_seconds_count{target=\"gone\"}", 1.0);
+    let kept = relay.sample("relay_probe_rtt_seconds_count{target=\"kept\"}").unwrap();
+    assert!(count < kept, "a target that returns starts at zero: {count} against {kept}");
+}
+
+pub(crate) fn bad_file() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    write(&file, ip, &["kept"]);
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    relay.wait_state("kept", "up");
+    assert_eq!(relay.sample(RELOADED), Some(1.0));
+
+    std::fs::write(&file, "[probe]\ninterval = \"never\"\n").unwrap();
+    relay.process.signal(Signal::SIGHUP);
+    wait_for("the refusal", || (relay.sample(RELOADED) == Some(0.0)).then_some(()));
+    let received = relay.sample("relay_probe_received_total{target=\"kept\"}").unwrap();
+    relay.wait_sample("relay_probe_received_total{target=\"kept\"}", received + 3.0);
+    relay.wait_state("kept", "up");
+}
