@@ -1,7 +1,7 @@
 //! What one record costs the thread that makes it, side by side with what a user would pick instead.
 //!
 //! ```text
-//! cargo bench -p relayscope-benches --bench ring             about a minute and a half
+//! cargo bench -p relayscope-benches --bench ring             about a minute
 //! cargo bench -p relayscope-benches --bench ring -- --quick  a few seconds, for a first look
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use relayscope_benches::contender::Contender;
 use relayscope_benches::report::Form;
-use relayscope_benches::rounds::{Cores, Measurement, alone, beside_reader, interleave};
+use relayscope_benches::rounds::{Cores, Measurement, alone, beside_reader, interleave, line_round_trip};
 
 mod ours;
 mod peers;
@@ -92,7 +92,7 @@ fn rings_alone(effort: &Effort) -> Form {
         measure::<PrometheusHistogram>(),
     ];
     let results = interleave(effort.rounds_alone, &mut measurements);
-    Form { prefix: "", title: "record, no reader", results }
+    Form { prefix: "", title: "record, no reader".to_owned(), results }
 }
 
 fn cells_alone(effort: &Effort) -> Form {
@@ -101,7 +101,7 @@ fn cells_alone(effort: &Effort) -> Form {
     }
     let mut measurements = [measure::<Cell>(), measure::<PlainCounter>(), measure::<FetchAdd>()];
     let results = interleave(effort.rounds_alone, &mut measurements);
-    Form { prefix: "cell_", title: "count one", results }
+    Form { prefix: "cell_", title: "count one".to_owned(), results }
 }
 
 fn beside(
@@ -128,7 +128,11 @@ fn beside(
         measure::<PrometheusCounter>(cores, pause, time),
         measure::<PrometheusHistogram>(cores, pause, time),
     ];
-    Form { prefix, title, results: interleave(effort.rounds_beside, &mut measurements) }
+    let before = line_round_trip(cores);
+    let results = interleave(effort.rounds_beside, &mut measurements);
+    let after = line_round_trip(cores);
+    let title = format!("{title}\n  (a cache line's round trip: {before:?} before, {after:?} after)");
+    Form { prefix, title, results }
 }
 
 fn print_ratios(form: &Form) {

@@ -26,7 +26,7 @@ pub struct Form {
     /// Goes before `record_vs_` in the ratios: empty, `reader_` or `reader_10ms_`.
     pub prefix: &'static str,
     /// The table's heading.
-    pub title: &'static str,
+    pub title: String,
     /// Per contender, its rounds.
     pub results: Vec<(&'static str, Vec<Measured>)>,
 }

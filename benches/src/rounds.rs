@@ -1,6 +1,6 @@
 //! How it is measured: pinned, timed, interleaved.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
@@ -39,6 +39,37 @@ impl Cores {
     pub fn pin() -> Option<Self> {
         let [writer, reader] = core_affinity::get_core_ids()?.get(..2)?.try_into().ok()?;
         core_affinity::set_for_current(writer).then_some(Self { writer, reader })
+    }
+}
+
+/// Time for a cache line to go to the other core and back: what two threads that share one cannot
+/// beat. On a virtual machine it can change tenfold from minute to minute with where the host puts the
+/// cores, and every figure beside a reader with it.
+pub fn line_round_trip(cores: Cores) -> Duration {
+    const TRIPS: u32 = 20_000;
+    let ball = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert!(core_affinity::set_for_current(cores.reader), "the reader could not be pinned");
+            for trip in 0..TRIPS {
+                wait_for(&ball, 2 * trip + 1);
+                ball.store(2 * trip + 2, Ordering::Release);
+            }
+        });
+        ball.store(1, Ordering::Release);
+        wait_for(&ball, 2);
+        let began = Instant::now();
+        for trip in 1..TRIPS {
+            ball.store(2 * trip + 1, Ordering::Release);
+            wait_for(&ball, 2 * trip + 2);
+        }
+        began.elapsed() / (TRIPS - 1)
+    })
+}
+
+fn wait_for(ball: &AtomicU32, value: u32) {
+    while ball.load(Ordering::Acquire) != value {
+        std::hint::spin_loop();
     }
 }
 

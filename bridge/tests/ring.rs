@@ -204,6 +204,8 @@ fn records_overwritten_by_the_callers_own_recording_are_billed() {
     // Head is 456 now. 201 is the oldest left and the slack is 32, so 64..233 are gone.
     assert_eq!(seen, (0..64).collect::<Vec<_>>());
     assert_eq!(drained, billed(64, 169));
+    let account = Account { recorded: 456, delivered: 64, lost: 169, unread: 223 };
+    assert_eq!(consumer.account(), account);
     assert_eq!(drain(&mut consumer), ((233..456).collect(), billed(223, 0)));
 }
 

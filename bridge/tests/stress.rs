@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use relayscope_bridge::{Account, Consumer, MetricId, MetricSample, MetricValue, Start, TelemetryRing};
+use relayscope_bridge::{
+    Account, Consumer, MetricId, MetricSample, MetricValue, Producer, Start, TelemetryRing,
+};
 
-/// Small, so that the slow reader is lapped thousands of times.
-const CAPACITY: usize = 4096;
-/// In every 1024 records the last 256 go out as one batch, in parts of 64.
+/// In turn, each for an equal share of the records. In the small ring every chunk is a race with the
+/// producer; the larger one can be kept up with, and laps the slow reader thousands of times.
+const CAPACITIES: [usize; 2] = [16, 4096];
+/// In every 1024 records the last 256 go out as one batch, in parts of up to 64.
 const SINGLE_THEN_BATCH: (u64, u64) = (768, 256);
 
 fn records() -> u64 {
@@ -78,41 +81,52 @@ fn read(mut consumer: Consumer, done: &AtomicBool, pause: Option<Duration>) -> O
 
 #[test]
 fn no_sample_is_torn_and_every_account_is_exact_under_full_speed() {
-    let records = records();
-    let (mut producer, slow) = TelemetryRing::with_capacity(CAPACITY);
+    for capacity in CAPACITIES {
+        run(capacity, records() / CAPACITIES.len() as u64);
+    }
+}
+
+fn run(capacity: usize, records: u64) {
+    let (mut producer, slow) = TelemetryRing::with_capacity(capacity);
     let tap = slow.tap(Start::Oldest);
     let done = AtomicBool::new(false);
     let began = Instant::now();
     let (elapsed, slow, tap) = thread::scope(|scope| {
         let slow = scope.spawn(|| read(slow, &done, Some(Duration::from_millis(1))));
         let tap = scope.spawn(|| read(tap, &done, None));
-        let (single, batch) = SINGLE_THEN_BATCH;
-        let mut gathered = Vec::new();
-        let mut position = 0;
-        while position < records {
-            let single_end = records.min(position + single);
-            let batch_end = records.min(single_end + batch);
-            (position..single_end).for_each(|p| producer.record(sample_at(p)));
-            gathered.clear();
-            gathered.extend((single_end..batch_end).map(sample_at));
-            producer.record_batch(&gathered);
-            position = batch_end;
-        }
+        record_all(&mut producer, records);
         let elapsed = began.elapsed();
         done.store(true, Ordering::Release);
-        (elapsed, slow.join().unwrap(), tap.join().unwrap())
+        let outcome = |reader: thread::ScopedJoinHandle<'_, Outcome>| match reader.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        (elapsed, outcome(slow), outcome(tap))
     });
     assert_eq!(producer.recorded(), records);
+    let rate = records as f64 / elapsed.as_secs_f64() / 1e6;
+    println!("{capacity} slots: {records} records in {elapsed:.2?}, {rate:.0} M/s");
     for (name, outcome) in [("slow reader", slow), ("flat-out tap", tap)] {
         let Account { recorded, delivered, lost, unread } = outcome.account;
         assert_eq!((recorded, unread), (records, 0), "{name}");
         assert_eq!(delivered + lost, records, "{name}");
         assert!(delivered > 0, "{name} was starved");
-        println!(
-            "{name}: {delivered} delivered, {lost} lost in {} gaps, {} drains",
-            outcome.gaps, outcome.drains
-        );
+        let Outcome { drains, gaps, .. } = outcome;
+        println!("  {name}: {delivered} delivered, {lost} lost in {gaps} gaps, {drains} drains");
     }
-    let rate = records as f64 / elapsed.as_secs_f64() / 1e6;
-    println!("{records} records in {elapsed:.2?}: {rate:.0} M/s");
+}
+
+fn record_all(producer: &mut Producer, records: u64) {
+    let (single, batch) = SINGLE_THEN_BATCH;
+    let mut gathered = Vec::new();
+    let mut position = 0;
+    while position < records {
+        let single_end = records.min(position + single);
+        let batch_end = records.min(single_end + batch);
+        (position..single_end).for_each(|p| producer.record(sample_at(p)));
+        gathered.clear();
+        gathered.extend((single_end..batch_end).map(sample_at));
+        producer.record_batch(&gathered);
+        position = batch_end;
+    }
 }
