@@ -158,7 +158,7 @@ families! {
     HTTP_REQUESTS = "http_requests_total", Counter, None, ["route", "code"],
         "HTTP requests answered.";
     HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],
-        "Connections closed without an answer: over the limit, or failed.";
+        "Connections refused or broken off, by reason.";
     CONFIG_LAST_RELOAD_SUCCESSFUL = "config_last_reload_successful", Gauge, None, [],
         "Whether the last configuration read was valid and is in force.";
     BUILD_INFO = "build_info", Gauge, None, ["version"],

@@ -29,7 +29,7 @@ pub(crate) static FAMILIES: &[&Family] = &[
 
 const METADATA: Metadata<'static> = Metadata::new("relayscope", Level::INFO, Some(module_path!()));
 
-/// Why a connection was closed without an answer.
+/// Why a connection was closed by other than its client's will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionRefused {
     /// All connections the limit allows were open.
@@ -40,7 +40,7 @@ pub(crate) enum ConnectionRefused {
     HeaderTimeout,
     /// What came was no HTTP, or its header too large.
     Malformed,
-    /// It broke off.
+    /// It broke off: reset by the client, or by the kernel because the client stopped reading.
     Broken,
 }
 

@@ -152,9 +152,20 @@ impl ControlPlane {
         self.0.registry.clone()
     }
 
-    /// The recorder behind the process's own metrics. Install it with
-    /// `metrics::set_global_recorder`, and what the application records through the `metrics` facade
-    /// appears in [`exposition`](Self::exposition). Without that only its own metrics do.
+    /// The recorder behind the process's own metrics. Once it is installed, what the application
+    /// records through the `metrics` facade appears in [`exposition`](Self::exposition) as well.
+    ///
+    /// ```
+    /// # use relayscope_bridge::{HubConfig, hub};
+    /// # use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
+    /// # let (_publishers, collector) = hub(HubConfig::default())?;
+    /// let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+    /// metrics::set_global_recorder(plane.recorder()).map_err(|_| "a recorder is installed already")?;
+    /// metrics::counter!("rooms_opened_total").increment(1);
+    /// let text = String::from_utf8(plane.exposition().to_vec())?;
+    /// assert!(text.contains("\nrooms_opened_total 1\n"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recorder(&self) -> impl metrics::Recorder + Send + Sync + use<> {
         self.0.own.recorder()
     }

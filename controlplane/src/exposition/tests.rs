@@ -74,14 +74,16 @@ fn every_family_of_the_catalogue_is_rendered_in_exactly_one_room() {
 fn series_come_by_label_with_integral_values_plain_and_absent_gauges_left_out() {
     let (_publishers, plane) = two_shards();
     set(&plane, ZERO, &catalogue::PROBE_UP, &["c"], 0.0);
-    set(&plane, ONE, &catalogue::PROBE_UP, &["b"], 1.0);
+    set(&plane, ONE, &catalogue::PROBE_UP, &["a"], 1.0);
+    set(&plane, ZERO, &catalogue::PROBE_UP, &["b"], 0.5);
     set(&plane, ZERO, &catalogue::PROBE_UP, &["d"], f64::NAN);
     set(&plane, ZERO, &catalogue::PROBE_RTT_MS, &["d"], f64::NAN);
     let text = scrape(&plane, at(10));
     let expected = "\
 # HELP relay_probe_up Whether the newest settled probe of the target was answered (1) or lost (0).
 # TYPE relay_probe_up gauge
-relay_probe_up{target=\"b\"} 1
+relay_probe_up{target=\"a\"} 1
+relay_probe_up{target=\"b\"} 0.5
 relay_probe_up{target=\"c\"} 0
 ";
     assert_eq!(lines_of(&text, "relay_probe_up"), expected);
@@ -149,6 +151,16 @@ fn a_histogram_is_rendered_with_exact_classic_buckets() {
     }
     let sum = lines.lines().find_map(|l| l.strip_prefix("relay_probe_rtt_seconds_sum{target=\"b\"} "));
     assert!((sum.unwrap().parse::<f64>().unwrap() - 20.500_250_1).abs() < 1e-9);
+}
+
+#[test]
+fn a_series_added_between_scrapes_appears_in_its_place() {
+    let (_publishers, plane) = two_shards();
+    set(&plane, ZERO, &catalogue::PROBE_UP, &["c"], 1.0);
+    scrape(&plane, at(10));
+    set(&plane, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
+    let text = scrape(&plane, at(10));
+    assert!(text.contains("relay_probe_up{target=\"b\"} 1\nrelay_probe_up{target=\"c\"} 1\n"), "{text}");
 }
 
 #[test]

@@ -67,7 +67,15 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
 }
 
 async fn metrics(State(app): State<App>) -> Response {
-    match app.on_renderer(|plane| plane.exposition()).await {
+    let turn = app.renderer.lock_owned().await;
+    let render = move || {
+        let body = app.plane.exposition();
+        // Held to here even if the client gave up: a drain that hangs costs one thread, not one per
+        // request.
+        drop(turn);
+        body
+    };
+    match on_blocking_thread(render).await {
         Ok(body) => reply(StatusCode::OK, CONTENT_TYPE, body),
         Err(failed) => failed,
     }
@@ -88,7 +96,7 @@ async fn mesh(State(app): State<App>, Query(query): Query<MeshQuery>, headers: H
             return reply(StatusCode::BAD_REQUEST, TEXT, line);
         }
     };
-    match app.on_renderer(|plane| plane.mesh()).await {
+    match on_blocking_thread(move || app.plane.mesh()).await {
         Ok(mesh) if as_json => json(StatusCode::OK, &mesh),
         Ok(mesh) => reply(StatusCode::OK, TEXT, mesh.to_text()),
         Err(failed) => failed,
@@ -126,25 +134,14 @@ async fn count(State(app): State<App>, request: Request, next: Next) -> Response
     response
 }
 
-impl App {
-    /// Runs what may wait for a drain on a blocking thread. If the client gives up, the thread keeps
-    /// its turn until done: a drain that hangs costs one thread, not one per request.
-    async fn on_renderer<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&ControlPlane) -> T + Send + 'static,
-    ) -> Result<T, Response> {
-        let turn = Arc::clone(&self.renderer).lock_owned().await;
-        let plane = self.plane.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let result = work(&plane);
-            drop(turn);
-            result
-        });
-        task.await.map_err(|error| {
-            tracing::error!(%error, "an answer could not be rendered");
-            reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the answer could not be rendered; see the log\n")
-        })
-    }
+/// Runs what may wait for a lock where it stalls no other request.
+async fn on_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Response> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "an answer could not be rendered");
+        reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the answer could not be rendered; see the log\n")
+    })
 }
 
 /// Whether `application/json` is among the media types asked for.

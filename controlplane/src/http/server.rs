@@ -89,21 +89,21 @@ impl Server {
     /// One connection, from its first byte to its end.
     fn connection(&self, stream: TcpStream, watcher: Watcher) -> impl Future<Output = ()> + Send + use<> {
         self.bound_write_stall(&stream);
-        let served = Arc::new(AtomicBool::new(false));
-        let (plane, router) = (self.plane.clone(), TowerToHyperService::new(self.router.clone()));
+        let router = TowerToHyperService::new(self.router.clone());
+        let answered = Arc::new(AtomicBool::new(false));
         let service = {
-            let served = Arc::clone(&served);
+            let answered = Arc::clone(&answered);
             service_fn(move |request| {
-                served.store(true, Ordering::Relaxed);
+                answered.store(true, Ordering::Relaxed);
                 router.call(request)
             })
         };
-        let connection = self.http.serve_connection(TokioIo::new(stream), service);
-        let connection = watcher.watch(connection);
+        let connection = watcher.watch(self.http.serve_connection(TokioIo::new(stream), service));
+        let plane = self.plane.clone();
         async move {
-            let ended = connection.await;
-            // One that was answered before and then idled or broke off was not refused.
-            if let (Err(error), false) = (ended, served.load(Ordering::Relaxed)) {
+            let Err(error) = connection.await else { return };
+            // To idle between requests until the time is up is every client's right.
+            if !(error.is_timeout() && answered.load(Ordering::Relaxed)) {
                 plane.connection_refused(reason(&error));
             }
         }
@@ -151,5 +151,30 @@ fn reason(error: &hyper::Error) -> ConnectionRefused {
         ConnectionRefused::Malformed
     } else {
         ConnectionRefused::Broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use nix::errno::Errno;
+    use relayscope_bridge::{HubConfig, hub};
+
+    use super::*;
+    use crate::ControlPlaneConfig;
+
+    #[tokio::test]
+    async fn a_lack_of_descriptors_pauses_the_accepting_and_a_gone_peer_does_not() {
+        let (_publishers, collector) = hub(HubConfig::default()).unwrap();
+        let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
+        let server = Server::new(plane.clone(), Limits::default());
+        let began = Instant::now();
+        server.pause(&Errno::ECONNABORTED.into()).await;
+        assert!(began.elapsed() < ACCEPT_PAUSE);
+        server.pause(&Errno::EMFILE.into()).await;
+        assert!(began.elapsed() >= ACCEPT_PAUSE);
+        let text = String::from_utf8(plane.exposition().to_vec()).unwrap();
+        assert!(text.contains("relay_http_connections_refused_total{reason=\"accept_failed\"} 2\n"));
     }
 }
