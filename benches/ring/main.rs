@@ -8,7 +8,8 @@
 //! Every contender is given the same numbers, makes the same sample of each and stores 24 bytes per
 //! record in 65536 slots (those that aggregate instead: counters and histograms, as they come). The
 //! last lines are `RATIO <name> <value>`: ours over the peer's in time per record, lower is better,
-//! except for `..._delivered_vs_...`: our samples delivered per second over the peer's, higher is better.
+//! except for `..._delivered_vs_...`: our samples delivered per second over the peer's, higher is
+//! better. A ratio is the median of the rounds' ratios, not the ratio of the medians in the tables.
 
 use std::time::Duration;
 

@@ -55,15 +55,21 @@ impl Form {
         }
     }
 
-    /// Prints a ratio of medians, `ours` over `peer`, of what `measure` picks.
+    /// Prints `ours` over `peer` of what `measure` picks: the median of the ratios of each round. Within
+    /// a round both met the same machine; over the run it may change, and medians of each with it.
     pub fn print_ratio(&self, name: &str, ours: &str, peer: &str, measure: impl Fn(&Measured) -> f64) {
-        let ratio = self.spread(ours, &measure).median / self.spread(peer, &measure).median;
-        println!("RATIO {}{name} {ratio:.3}", self.prefix);
+        let rounds = self.rounds(ours).iter().zip(self.rounds(peer));
+        let ratios = rounds.map(|(ours, peer)| measure(ours) / measure(peer)).collect();
+        println!("RATIO {}{name} {:.3}", self.prefix, Spread::of(ratios).median);
     }
 
     fn spread(&self, name: &str, measure: impl Fn(&Measured) -> f64) -> Spread {
+        Spread::of(self.rounds(name).iter().map(measure).collect())
+    }
+
+    fn rounds(&self, name: &str) -> &[Measured] {
         match self.results.iter().find(|(contender, _)| *contender == name) {
-            Some((_, rounds)) => Spread::of(rounds.iter().map(measure).collect()),
+            Some((_, rounds)) => rounds,
             None => panic!("no contender {name} under {:?}", self.title),
         }
     }
