@@ -41,8 +41,6 @@ pub(crate) struct ShardReport {
     /// As of now, not of the drain.
     pub(crate) heartbeat_ns: Option<u64>,
     pub(crate) last_drain_ns: Option<u64>,
-    /// The newest timestamp drained.
-    pub(crate) newest_sample_ns: Option<u64>,
     pub(crate) account: Account,
     pub(crate) capacity: u64,
     /// The fullest the ring was before a drain, in samples.
@@ -78,7 +76,7 @@ impl Drain {
                 progress.high_water.note(now.monotonic_ns, reader.take_high_water());
             }
             progress.last_drain_ns = Some(now.monotonic_ns);
-            clocks.drained(shard, now.monotonic_ns);
+            clocks.drained(shard, now.monotonic_ns, progress.newest_sample_ns);
         }
     }
 
@@ -111,7 +109,6 @@ impl Drain {
             shard,
             heartbeat_ns: reader.heartbeat_ns(),
             last_drain_ns: progress.last_drain_ns,
-            newest_sample_ns: progress.newest_sample_ns,
             account: reader.account(),
             capacity: reader.capacity(),
             high_water: progress.high_water.highest(),
@@ -153,7 +150,7 @@ impl HighWater {
 #[error("the drain thread panicked; samples recorded since are not drained")]
 pub struct DrainPanicked;
 
-/// The running drain. Dropping it stops it, too, and swallows a panic.
+/// The running drain. Dropping it stops it too, and logs a panic rather than returning it.
 pub struct DrainThread {
     plane: ControlPlane,
     /// Dropped to stop the thread; nothing is ever sent.
@@ -258,14 +255,13 @@ mod tests {
         let (mut publisher, mut drain, clocks) = one_shard();
         let rtt = drain.registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
         publisher.beat(3 * SECOND);
-        publisher.record(observation(rtt, 40));
-        publisher.record(observation(rtt, 30));
+        publisher.record(observation(rtt, 3 * SECOND));
+        publisher.record(observation(rtt, 2 * SECOND));
         drain.tick(at(4), &clocks);
         let expected = ShardReport {
             shard: SHARD,
             heartbeat_ns: Some(3 * SECOND),
             last_drain_ns: Some(4 * SECOND),
-            newest_sample_ns: Some(40),
             account: Account { recorded: 2, delivered: 2, lost: 0, unread: 0 },
             capacity: 16,
             high_water: 2,
@@ -273,6 +269,7 @@ mod tests {
         assert_eq!(drain.shards().collect::<Vec<_>>(), [expected]);
         assert_eq!(drain.aggregate().histogram(rtt).unwrap().count(), 2);
         assert_eq!(drain.epoch(), 1);
+        assert_eq!(clocks.health(at(4)).shards[0].newest_sample_age_seconds, Some(1.0));
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::clock::Now;
 /// {"status":"failing",
 ///  "shards":[{"shard":0,"verdict":"data plane silent",
 ///             "reason":"shard 0: data plane silent for 7.2 s",
-///             "last_recorded_age_seconds":7.2,"last_drained_age_seconds":0.04}]}
+///             "last_recorded_age_seconds":7.2,"last_drained_age_seconds":0.04,
+///             "newest_sample_age_seconds":7.3}]}
 /// ```
 ///
 /// An age is `null` while the clock has never been set; `reason` is `null` while all is well.
@@ -68,6 +69,8 @@ pub struct ShardHealth {
     pub last_recorded_age_seconds: Option<f64>,
     /// Age of the last drain of its ring.
     pub last_drained_age_seconds: Option<f64>,
+    /// Age of the newest sample drained, by the time it carries.
+    pub newest_sample_age_seconds: Option<f64>,
 }
 
 /// Whether to send traffic here. As JSON: `{"ready":false,"reason":"shard 1 has signed no life yet"}`.
@@ -85,6 +88,7 @@ pub struct Readiness {
 struct ShardClocks {
     recorded_ns: AtomicU64,
     drained_ns: AtomicU64,
+    newest_sample_ns: AtomicU64,
 }
 
 /// The clocks of all shards.
@@ -108,10 +112,11 @@ impl Clocks {
         }
     }
 
-    /// Notes that a shard's ring was drained.
-    pub(crate) fn drained(&self, shard: ShardId, now_ns: u64) {
+    /// Notes that a shard's ring was drained, and the newest sample it ever brought, if any.
+    pub(crate) fn drained(&self, shard: ShardId, now_ns: u64, newest_sample_ns: Option<u64>) {
         if let Some(clocks) = self.of(shard) {
             clocks.drained_ns.store(now_ns, Ordering::Relaxed);
+            clocks.newest_sample_ns.store(newest_sample_ns.unwrap_or(0), Ordering::Relaxed);
         }
     }
 
@@ -170,6 +175,7 @@ impl Clocks {
             reason,
             last_recorded_age_seconds: age(recorded),
             last_drained_age_seconds: age(drained),
+            newest_sample_age_seconds: age(get(&clocks.newest_sample_ns)),
         }
     }
 
@@ -207,7 +213,7 @@ mod tests {
         let clocks = started_at_100(2);
         for shard in [0, 1] {
             clocks.recorded(ShardId(shard), Some(101 * SECOND));
-            clocks.drained(ShardId(shard), 108 * SECOND);
+            clocks.drained(ShardId(shard), 108 * SECOND, Some(100 * SECOND));
         }
         clocks.recorded(SHARD, Some(108 * SECOND));
         let health = clocks.health(at(108));
@@ -217,13 +223,14 @@ mod tests {
         assert_eq!(health.shards[1].reason.as_deref(), Some("shard 1: data plane silent for 7.0 s"));
         assert_eq!(health.shards[1].last_recorded_age_seconds, Some(7.0));
         assert_eq!(health.shards[1].last_drained_age_seconds, Some(0.0));
+        assert_eq!(health.shards[1].newest_sample_age_seconds, Some(8.0));
     }
 
     #[test]
     fn a_stuck_control_plane_is_named_whatever_the_heartbeat_last_seen() {
         let clocks = started_at_100(1);
         clocks.recorded(SHARD, Some(101 * SECOND));
-        clocks.drained(SHARD, 101 * SECOND);
+        clocks.drained(SHARD, 101 * SECOND, None);
         let health = clocks.health(at(109));
         assert_eq!(health.shards[0].verdict, Verdict::ControlPlaneStuck);
         assert_eq!(
@@ -243,10 +250,10 @@ mod tests {
     #[test]
     fn a_shard_that_never_beat_has_the_staleness_to_begin() {
         let clocks = started_at_100(1);
-        clocks.drained(SHARD, 105 * SECOND);
+        clocks.drained(SHARD, 105 * SECOND, None);
         assert_eq!(clocks.health(at(105)).status, Status::Ok);
         assert!(!clocks.all_running(at(105)));
-        clocks.drained(SHARD, 106 * SECOND);
+        clocks.drained(SHARD, 106 * SECOND, None);
         assert_eq!(clocks.health(at(106)).shards[0].verdict, Verdict::DataPlaneSilent);
         assert_eq!(clocks.health(at(106)).shards[0].last_recorded_age_seconds, None);
     }
@@ -256,8 +263,8 @@ mod tests {
         let clocks = started_at_100(2);
         let reason = |clocks: &Clocks| clocks.readiness().reason;
         assert_eq!(reason(&clocks).as_deref(), Some("shard 0 has not been drained yet"));
-        clocks.drained(SHARD, SECOND);
-        clocks.drained(ShardId(1), SECOND);
+        clocks.drained(SHARD, SECOND, None);
+        clocks.drained(ShardId(1), SECOND, None);
         clocks.recorded(SHARD, Some(SECOND));
         assert_eq!(reason(&clocks).as_deref(), Some("shard 1 has signed no life yet"));
         clocks.recorded(ShardId(1), Some(SECOND));

@@ -59,7 +59,7 @@ impl Default for ControlPlaneConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// See [`ControlPlaneConfig::metric_prefix`].
-    #[error("metric prefix {0:?} is invalid; expected letters, digits and _, not beginning with a digit")]
+    #[error("metric prefix {0:?} is invalid; expected letters, digits, _ and :, no digit first")]
     Prefix(String),
     /// See [`ControlPlaneConfig::drain_interval`].
     #[error("drain interval {0:?} is invalid; expected {DRAIN_INTERVAL_MIN:?}..={DRAIN_INTERVAL_MAX:?}")]
@@ -323,7 +323,7 @@ mod tests {
         let default = ControlPlaneConfig::default;
         assert_eq!(
             refuse(ControlPlaneConfig { metric_prefix: "my-relay".to_owned(), ..default() }),
-            "metric prefix \"my-relay\" is invalid; expected letters, digits and _, not beginning with a digit"
+            "metric prefix \"my-relay\" is invalid; expected letters, digits, _ and :, no digit first"
         );
         assert_eq!(
             refuse(ControlPlaneConfig { drain_interval: Duration::ZERO, ..default() }),

@@ -156,24 +156,23 @@ fn reason(error: &hyper::Error) -> ConnectionRefused {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use nix::errno::Errno;
     use relayscope_bridge::{HubConfig, hub};
 
     use super::*;
     use crate::ControlPlaneConfig;
+    use crate::clock::Now;
 
     #[tokio::test]
     async fn a_lack_of_descriptors_pauses_the_accepting_and_a_gone_peer_does_not() {
         let (_publishers, collector) = hub(HubConfig::default()).unwrap();
         let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
         let server = Server::new(plane.clone(), Limits::default());
-        let began = Instant::now();
+        let began = Now::sample().monotonic_ns;
         server.pause(&Errno::ECONNABORTED.into()).await;
-        assert!(began.elapsed() < ACCEPT_PAUSE);
+        assert!(Now::sample().since(began) < ACCEPT_PAUSE);
         server.pause(&Errno::EMFILE.into()).await;
-        assert!(began.elapsed() >= ACCEPT_PAUSE);
+        assert!(Now::sample().since(began) >= ACCEPT_PAUSE);
         let text = String::from_utf8(plane.exposition().to_vec()).unwrap();
         assert!(text.contains("relay_http_connections_refused_total{reason=\"accept_failed\"} 2\n"));
     }
