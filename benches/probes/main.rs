@@ -90,9 +90,10 @@ fn build_relayscope() -> String {
         .unwrap();
     assert!(output.status.success(), "relayscope does not build");
     let messages = String::from_utf8(output.stdout).unwrap();
-    let executable = messages.lines().rev().find_map(|line| {
-        line.split("\"executable\":\"").nth(1).and_then(|rest| rest.split('"').next())
-    });
+    let executable = messages
+        .lines()
+        .rev()
+        .find_map(|line| line.split("\"executable\":\"").nth(1).and_then(|rest| rest.split('"').next()));
     executable.unwrap().to_owned()
 }
 

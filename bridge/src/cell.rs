@@ -22,13 +22,13 @@ const ABSENT: u64 = 0x7ff8_0000_0000_0a85;
 /// ```
 pub struct CounterCell {
     words: CellWords,
-    index: usize,
+    index: u32,
     id: MetricId,
 }
 
 impl CounterCell {
     /// Takes over `words[index]` and starts it at zero.
-    pub(crate) fn new(words: CellWords, index: usize, id: MetricId) -> Self {
+    pub(crate) fn new(words: CellWords, index: u32, id: MetricId) -> Self {
         words.word(index).store(0, Ordering::Relaxed);
         Self { words, index, id }
     }
@@ -51,16 +51,18 @@ impl CounterCell {
     }
 }
 
+const _: () = assert!(size_of::<CounterCell>() == 16, "a handle is a pointer, an index and an id");
+
 /// The last value of one series on one core. Wait-free; one store. Absent until set.
 pub struct GaugeCell {
     words: CellWords,
-    index: usize,
+    index: u32,
     id: MetricId,
 }
 
 impl GaugeCell {
     /// Takes over `words[index]` and starts it absent.
-    pub(crate) fn new(words: CellWords, index: usize, id: MetricId) -> Self {
+    pub(crate) fn new(words: CellWords, index: u32, id: MetricId) -> Self {
         words.word(index).store(ABSENT, Ordering::Relaxed);
         Self { words, index, id }
     }

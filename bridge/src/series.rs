@@ -100,15 +100,15 @@ struct Entry {
     family: &'static Family,
     values: Vec<String>,
     /// One share per writing shard; the cell index, or `None` for what travels in the ring.
-    shares: Vec<(ShardId, Option<usize>)>,
+    shares: Vec<(ShardId, Option<u32>)>,
     live: bool,
 }
 
 struct ShardSide {
     cells: CellWords,
     cells_max: usize,
-    cells_used: usize,
-    cells_free: Vec<usize>,
+    cells_used: u32,
+    cells_free: Vec<u32>,
     next_ticket: u64,
     /// In order of ticket: what waits for the shard, then for the ring.
     retiring: VecDeque<Retiring>,
@@ -354,12 +354,12 @@ impl Table {
         family: &'static Family,
         values: &[&str],
         asked: MetricKind,
-    ) -> Result<(MetricId, usize), SeriesError> {
+    ) -> Result<(MetricId, u32), SeriesError> {
         self.check(shard, family, values, asked)?;
         let side = &mut self.shards[usize::from(shard.0)];
         let index = match side.cells_free.pop() {
             Some(index) => index,
-            None if side.cells_used < side.cells_max => {
+            None if (side.cells_used as usize) < side.cells_max => {
                 side.cells_used += 1;
                 side.cells_used - 1
             }
@@ -377,7 +377,7 @@ impl Table {
         shard: ShardId,
         family: &'static Family,
         values: &[&str],
-        cell: Option<usize>,
+        cell: Option<u32>,
     ) -> Result<MetricId, SeriesError> {
         let key = key(family.name, values);
         if let Some(&id) = self.by_key.get(&key) {

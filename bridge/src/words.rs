@@ -75,19 +75,28 @@ const _: () = assert!(
 );
 
 /// The cells of one core: whole cache lines that no other core's cells touch.
+///
+/// A thin pointer: a shard with thousands of targets holds dozens of handles for each, and what they
+/// take in its cache is what a probe costs.
 #[derive(Clone)]
-pub(crate) struct CellWords(Arc<[CachePadded<[AtomicU64; CELLS_PER_LINE]>]>);
+pub(crate) struct CellWords(Arc<HeapCells>);
+
+struct HeapCells {
+    lines: Box<[CachePadded<[AtomicU64; CELLS_PER_LINE]>]>,
+}
 
 impl CellWords {
     /// Allocates at least `cells` words, all zero.
     pub(crate) fn on_heap(cells: usize) -> Self {
         let line = || CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0)));
-        Self(std::iter::repeat_with(line).take(cells.div_ceil(CELLS_PER_LINE)).collect())
+        let lines = std::iter::repeat_with(line).take(cells.div_ceil(CELLS_PER_LINE)).collect();
+        Self(Arc::new(HeapCells { lines }))
     }
 
     /// The word at `index`. Panics past the end, as a slice does.
     #[inline]
-    pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
-        &self.0[index / CELLS_PER_LINE][index % CELLS_PER_LINE]
+    pub(crate) fn word(&self, index: u32) -> &AtomicU64 {
+        let index = index as usize;
+        &self.0.lines[index / CELLS_PER_LINE][index % CELLS_PER_LINE]
     }
 }

@@ -59,6 +59,10 @@ pub struct SessionsFull;
 
 /// The sessions of one shard.
 ///
+/// Replies wake nobody: the kernel stamps their arrival, so the RTT is the same whenever they are read. The
+/// first wake after a send is one slot later, and until a reply or its deadline comes, those that follow
+/// for other reasons look, too.
+///
 /// Verbs, in the order a driver calls them on each wake: [`handle_wake`](Self::handle_wake), then
 /// [`handle_datagram`](Self::handle_datagram) for all that is readable, then
 /// [`handle_timeout`](Self::handle_timeout), then [`poll_transmit`](Self::poll_transmit) until `None`,
@@ -73,6 +77,8 @@ pub struct Prober {
     deadlines: BinaryHeap<Reverse<Deadline>>,
     stalls: Stalls,
     next_generation: u32,
+    /// When to look for the replies to what was sent since the last look.
+    read_due: Option<Monotonic>,
 }
 
 #[derive(Debug)]
@@ -103,6 +109,7 @@ impl Prober {
             deadlines: BinaryHeap::new(),
             stalls: Stalls::default(),
             next_generation: 0,
+            read_due: None,
         }
     }
 
@@ -186,6 +193,7 @@ impl Prober {
 
     /// Settles what has passed its deadline. Call it after everything readable has been read.
     pub fn handle_timeout(&mut self, now: Monotonic, event: &mut impl FnMut(SessionKey, ProbeEvent)) {
+        self.read_due = None;
         while let Some(Reverse(deadline)) = self.deadlines.peek().copied() {
             if deadline.at > now {
                 break;
@@ -207,6 +215,7 @@ impl Prober {
         let key = SessionKey(due.key);
         let slot = self.sessions.get_mut(key.index())?.as_mut()?;
         let probe = slot.session.transmit(now, &mut |e| event(key, e));
+        self.read_due.get_or_insert(now.monotonic + self.slot);
         self.deadlines.push(Reverse(Deadline {
             at: probe.deadline,
             key: due.key,
@@ -228,7 +237,8 @@ impl Prober {
         slot.session.handle_sent(transmit.probe.sequence, took, result, &mut |e| event(transmit.key, e));
     }
 
-    /// When to wake next: the next slot, or the next deadline rounded up to one. `None` without targets.
+    /// When to wake next: to send, to look for replies, or for a deadline, rounded up to a slot. `None`
+    /// without targets.
     pub fn poll_timeout(&mut self) -> Option<Monotonic> {
         while let Some(Reverse(deadline)) = self.deadlines.peek().copied() {
             let waits = slot_of(&mut self.sessions, &deadline)
@@ -243,10 +253,7 @@ impl Prober {
             .deadlines
             .peek()
             .map(|deadline| Monotonic(deadline.0.at.0.div_ceil(slot_ns).saturating_mul(slot_ns)));
-        match (deadline, self.schedule.next_due()) {
-            (Some(deadline), Some(due)) => Some(deadline.min(due)),
-            (deadline, due) => deadline.or(due),
-        }
+        [deadline, self.read_due, self.schedule.next_due()].into_iter().flatten().min()
     }
 }
 

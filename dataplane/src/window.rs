@@ -2,6 +2,8 @@
 
 /// Probes the window spans.
 pub const WINDOW_LEN: usize = 60;
+/// RTTs up to this are kept to the nanosecond, longer ones to the microsecond.
+const EXACT_MAX_NS: u64 = (1 << 31) - 1;
 /// RFC 3550 section 6.4.1: the gain of its jitter estimator.
 const RFC3550_GAIN: f64 = 1.0 / 16.0;
 
@@ -14,6 +16,38 @@ pub enum Settled {
     Lost,
     /// Disturbed by our own stall: says nothing about the network.
     Discarded,
+}
+
+/// A [`Settled`] in four octets: the window of each of thousands of targets passes through the cache for
+/// every probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packed(u32);
+
+impl Packed {
+    const LOST: Self = Self(u32::MAX);
+    const DISCARDED: Self = Self(u32::MAX - 1);
+    /// Set where the rest is microseconds.
+    const COARSE: u32 = 1 << 31;
+    /// The longest RTT that is none of the above: 35 minutes. No timeout comes near.
+    const COARSE_MAX_US: u64 = (1 << 31) - 3;
+
+    fn new(settled: Settled) -> Self {
+        match settled {
+            Settled::Answered(ns) if ns <= EXACT_MAX_NS => Self(ns as u32),
+            Settled::Answered(ns) => Self(Self::COARSE | (ns / 1000).min(Self::COARSE_MAX_US) as u32),
+            Settled::Lost => Self::LOST,
+            Settled::Discarded => Self::DISCARDED,
+        }
+    }
+
+    fn unpack(self) -> Settled {
+        match self {
+            Self::LOST => Settled::Lost,
+            Self::DISCARDED => Settled::Discarded,
+            Self(ns) if ns & Self::COARSE == 0 => Settled::Answered(u64::from(ns)),
+            Self(coarse) => Settled::Answered(u64::from(coarse & !Self::COARSE) * 1000),
+        }
+    }
 }
 
 /// What the window says. A value that cannot be computed is absent.
@@ -49,7 +83,7 @@ pub struct WindowStats {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Window {
-    settled: [Settled; WINDOW_LEN],
+    settled: [Packed; WINDOW_LEN],
     /// Probes pushed so far; the newest is at `pushed - 1` modulo the length.
     pushed: u64,
     rfc3550_ns: Option<f64>,
@@ -57,7 +91,7 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { settled: [Settled::Discarded; WINDOW_LEN], pushed: 0, rfc3550_ns: None }
+        Self { settled: [Packed::DISCARDED; WINDOW_LEN], pushed: 0, rfc3550_ns: None }
     }
 }
 
@@ -70,7 +104,7 @@ impl Window {
             let estimate = self.rfc3550_ns.unwrap_or(0.0);
             self.rfc3550_ns = Some(estimate + (rtt.abs_diff(before) as f64 - estimate) * RFC3550_GAIN);
         }
-        self.settled[slot(self.pushed)] = settled;
+        self.settled[slot(self.pushed)] = Packed::new(settled);
         self.pushed += 1;
     }
 
@@ -106,7 +140,7 @@ impl Window {
 
     fn oldest_first(&self) -> impl DoubleEndedIterator<Item = Settled> {
         let oldest = self.pushed.saturating_sub(WINDOW_LEN as u64);
-        (oldest..self.pushed).map(|position| self.settled[slot(position)])
+        (oldest..self.pushed).map(|position| self.settled[slot(position)].unpack())
     }
 }
 
@@ -180,6 +214,16 @@ mod tests {
         assert_eq!(window.stats().loss_ratio, Some(1.0 / 60.0));
         window.push(Settled::Answered(MS));
         assert_eq!(window.stats().loss_ratio, Some(0.0));
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_pushed() {
+        use Settled::{Answered, Discarded, Lost};
+        for settled in [Lost, Discarded, Answered(0), Answered(EXACT_MAX_NS), Answered(60_000_001_000)] {
+            assert_eq!(Packed::new(settled).unpack(), settled);
+        }
+        assert_eq!(Packed::new(Answered(2_500_000_999)).unpack(), Answered(2_500_000_000));
+        assert!(matches!(Packed::new(Answered(u64::MAX)).unpack(), Answered(_)), "never a loss");
     }
 
     #[test]

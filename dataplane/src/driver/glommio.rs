@@ -13,14 +13,14 @@ use glommio::timer::sleep;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use relayscope_bridge::ShardId;
 
-use super::shard::{Port, ShardDriver};
+use super::shard::ShardDriver;
 use super::udp::{BindError, Readable, UdpPort};
 use crate::preflight::{PreflightError, check};
 use crate::shard::{Command, Shard};
 
 /// Enough for the one-octet peeks that wait for readiness; glommio's default pins 30 MiB.
 const IO_MEMORY_LEN: usize = 64 << 10;
-/// Waits in flight per shard: one per socket and a timer.
+/// Waits in flight per shard: one per reflector and a timer.
 const RING_DEPTH: usize = 128;
 /// Commands on their way to one shard.
 pub const COMMANDS_MAX: usize = 4096;
@@ -87,9 +87,8 @@ pub fn spawn(executor: Executor, shard: Shard, reflectors: Vec<UdpPort>) -> Resu
     let (commands, queue) = rtrb::RingBuffer::new(COMMANDS_MAX);
     let driver = ShardDriver::new(shard, reflectors, queue)?;
     let mut waits = Vec::new();
-    for (port, socket) in driver.ports() {
-        let duplicate = socket.duplicate().map_err(|source| SpawnError::Descriptors { shard: id, source })?;
-        waits.push((port, duplicate));
+    for port in driver.reflectors() {
+        waits.push(port.duplicate().map_err(|source| SpawnError::Descriptors { shard: id, source })?);
     }
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
@@ -137,13 +136,14 @@ impl ShardHandle {
     }
 }
 
-async fn run(driver: ShardDriver, waits: Vec<(Port, socket2::Socket)>, stop: Arc<AtomicBool>) {
+async fn run(driver: ShardDriver, waits: Vec<socket2::Socket>, stop: Arc<AtomicBool>) {
     let driver = Rc::new(RefCell::new(driver));
     let readers: Vec<_> = waits
         .into_iter()
-        .map(|(port, socket)| {
+        .enumerate()
+        .map(|(reflector, socket)| {
             let driver = Rc::clone(&driver);
-            glommio::spawn_local(async move { read_when_readable(driver, port, waitable(socket)).await })
+            glommio::spawn_local(async move { reflect(driver, reflector, waitable(socket)).await })
         })
         .collect();
     // Relaxed: see `request_stop`.
@@ -160,9 +160,9 @@ async fn run(driver: ShardDriver, waits: Vec<(Port, socket2::Socket)>, stop: Arc
     }
 }
 
-/// Waits on one socket for as long as the shard runs. glommio cannot read control messages, so it only
+/// Serves one reflector for as long as the shard runs. glommio cannot read control messages, so it only
 /// tells that something is there.
-async fn read_when_readable(driver: Rc<RefCell<ShardDriver>>, port: Port, socket: UdpSocket) {
+async fn reflect(driver: Rc<RefCell<ShardDriver>>, reflector: usize, socket: UdpSocket) {
     loop {
         let mut first_octet = [0u8; 1];
         if socket.peek_from(&mut first_octet).await.is_err() {
@@ -170,7 +170,7 @@ async fn read_when_readable(driver: Rc<RefCell<ShardDriver>>, port: Port, socket
             // must not keep the core from everything else.
             glommio::executor().yield_task_queue_now().await;
         }
-        while driver.borrow_mut().read(port) == Readable::More {
+        while driver.borrow_mut().reflect(reflector) == Readable::More {
             glommio::executor().yield_task_queue_now().await;
         }
     }

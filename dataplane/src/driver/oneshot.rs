@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::clock;
-use super::udp::{BindError, UdpPort, timed};
+use super::udp::{BindError, UdpPort};
 use crate::clock::Monotonic;
 use crate::probe::stamp::{ProbeEvent, Session, SessionConfig};
 use crate::stall::Stalls;
@@ -69,8 +69,10 @@ pub fn run(
         }
         let next_send = started + interval.saturating_mul(sent);
         if sent < count && next_send <= now.monotonic {
-            let probe = session.transmit(clock::now(), &mut report);
-            let (result, took) = timed(|| port.send(&probe.packet, target));
+            let stamped = clock::now();
+            let probe = session.transmit(stamped, &mut report);
+            let result = port.send(&probe.packet, target);
+            let took = clock::monotonic().since(stamped.monotonic);
             session.handle_sent(probe.sequence, took, result, &mut report);
             deadlines.push_back((probe.sequence, probe.deadline));
             sent += 1;

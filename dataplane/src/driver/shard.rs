@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::clock;
-use super::udp::{BindError, Readable, UdpPort, timed};
+use super::udp::{BindError, Readable, UdpPort};
 use crate::clock::Monotonic;
 use crate::probe::stamp::SendError;
 use crate::reflector::Request;
@@ -11,15 +11,6 @@ use crate::shard::{Command, Shard, reply_source};
 
 /// Commands carried out in one turn, so that a long list of targets does not hold up a slot.
 const COMMANDS_PER_TURN_MAX: usize = 256;
-
-/// Which socket of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
-    /// Probes leave and replies arrive here; one per IP family.
-    Probe(usize),
-    /// Requests arrive here.
-    Reflector(usize),
-}
 
 /// A shard with its sockets and its queue of commands.
 pub struct ShardDriver {
@@ -46,11 +37,9 @@ impl ShardDriver {
         Ok(Self { shard, probes, reflectors, commands, planned: None })
     }
 
-    /// Every socket, to wait on.
-    pub fn ports(&self) -> impl Iterator<Item = (Port, &UdpPort)> {
-        let probes = self.probes.iter().enumerate().map(|(i, port)| (Port::Probe(i), port));
-        let reflectors = self.reflectors.iter().enumerate().map(|(i, port)| (Port::Reflector(i), port));
-        probes.chain(reflectors)
+    /// The reflectors' sockets, to wait on. Replies at the others are read on the schedule's wakes.
+    pub fn reflectors(&self) -> &[UdpPort] {
+        &self.reflectors
     }
 
     /// Carries out one wake of the schedule, and returns how long to sleep.
@@ -62,13 +51,12 @@ impl ShardDriver {
             self.shard.handle_command(now.monotonic, command);
         }
         // Replies that already arrived must be seen before their probes are called lost.
-        for i in 0..self.probes.len() {
-            self.read(Port::Probe(i));
-        }
+        let more = self.read_replies() == Readable::More;
         self.shard.handle_timeout(clock::now());
         self.send_due();
         let now = clock::monotonic();
-        let planned = if self.commands.is_empty() { self.shard.poll_timeout(now) } else { now };
+        let busy = more || !self.commands.is_empty();
+        let planned = if busy { now } else { self.shard.poll_timeout(now) };
         self.planned = Some(planned);
         planned.since(now)
     }
@@ -79,44 +67,53 @@ impl ShardDriver {
             let now = clock::now();
             let Some(transmit) = self.shard.poll_transmit(now) else { return };
             let port = self.probes.get(usize::from(transmit.destination.is_ipv6()));
-            let (result, took) = timed(|| match port {
+            let result = match port {
                 Some(port) => port.send(&transmit.probe.packet, transmit.destination),
                 None => Err(SendError::Unreachable),
-            });
+            };
+            let took = clock::monotonic().since(now.monotonic);
             self.shard.handle_sent(now, &transmit, took, result);
         }
     }
 
-    /// Reads what is there at one socket.
-    pub fn read(&mut self, port: Port) -> Readable {
-        let shard = &mut self.shard;
-        let result = match port {
-            Port::Probe(i) => self.probes[i].read(|now, arrivals, datagram, _| {
+    fn read_replies(&mut self) -> Readable {
+        let mut readable = Readable::Drained;
+        for port in &mut self.probes {
+            let shard = &mut self.shard;
+            let result = port.read(|now, arrivals, datagram, _| {
                 let arrival = arrivals.arrival(now, datagram.ancillary.received_at);
                 shard.handle_reply(now, arrival, datagram.source, datagram.truncated, datagram.octets);
-            }),
-            Port::Reflector(i) => {
-                let local = self.reflectors[i].local_address();
-                self.reflectors[i].read(|now, _, datagram, replies| {
-                    let ancillary = datagram.ancillary;
-                    let request = Request {
-                        source: datagram.source,
-                        ttl: ancillary.ttl,
-                        received_at: ancillary.received_at.unwrap_or(now.realtime),
-                    };
-                    let from = reply_source(local, ancillary.destination);
-                    shard.handle_request(
-                        now.monotonic,
-                        &request,
-                        datagram.truncated,
-                        datagram.octets,
-                        clock::now,
-                        |reply| replies.send(reply, request.source, from),
-                    );
-                })
+            });
+            // An error read from a socket is about an earlier send, which times out by itself.
+            if result.unwrap_or(Readable::Drained) == Readable::More {
+                readable = Readable::More;
             }
-        };
-        // An error read from a socket is about an earlier send, which times out by itself.
+        }
+        readable
+    }
+
+    /// Answers what is there at one reflector.
+    pub fn reflect(&mut self, reflector: usize) -> Readable {
+        let Some(port) = self.reflectors.get_mut(reflector) else { return Readable::Drained };
+        let (shard, local) = (&mut self.shard, port.local_address());
+        let result = port.read(|now, _, datagram, replies| {
+            let ancillary = datagram.ancillary;
+            let request = Request {
+                source: datagram.source,
+                ttl: ancillary.ttl,
+                received_at: ancillary.received_at.unwrap_or(now.realtime),
+            };
+            let from = reply_source(local, ancillary.destination);
+            shard.handle_request(
+                now.monotonic,
+                &request,
+                datagram.truncated,
+                datagram.octets,
+                clock::now,
+                |reply| replies.send(reply, request.source, from),
+            );
+        });
+        // An error read from a socket is about an earlier reply: nothing to do for it.
         result.unwrap_or(Readable::Drained)
     }
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -119,7 +118,10 @@ impl UdpPort {
         Ok(Readable::More)
     }
 
-    /// Sends one datagram without waiting. Returns how long the call took, too.
+    /// Sends one datagram without waiting.
+    ///
+    /// # Errors
+    /// [`SendError`] says why the kernel did not take it.
     pub fn send(&self, octets: &[u8], destination: SocketAddr) -> Result<(), SendError> {
         mmsg::send(self.socket.as_fd(), octets, destination, None).map_err(|error| send_error(&error))
     }
@@ -137,7 +139,10 @@ pub struct Replies<'a> {
 }
 
 impl Replies<'_> {
-    /// Sends `octets` from the address of ours that the request was sent to, where that is known.
+    /// Sends `octets` from the address `from` of ours, where that is given.
+    ///
+    /// # Errors
+    /// [`SendError`] says why the kernel did not take it.
     pub fn send(
         &self,
         octets: &[u8],
@@ -185,11 +190,4 @@ fn send_error(error: &io::Error) -> SendError {
         Some(libc::EPERM | libc::EACCES) => SendError::Denied,
         _ => SendError::Other,
     }
-}
-
-/// How long `send` took, measured around it.
-pub(crate) fn timed<T>(send: impl FnOnce() -> T) -> (T, Duration) {
-    let before = clock::monotonic();
-    let result = send();
-    (result, clock::monotonic().since(before))
 }

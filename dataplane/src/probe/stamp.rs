@@ -17,7 +17,7 @@ const HISTORY_MIN: u64 = 16;
 /// Probes remembered at most: bounds a session to 160 KiB. Configuration keeps timeout / interval below
 /// half of it; see [`IN_FLIGHT_MAX`].
 const HISTORY_MAX: u64 = 4096;
-/// A send that took this long was interrupted: its T1 is not when the probe left.
+/// A send that took this long from its stamp was interrupted: T1 is not when the probe left.
 const SEND_DISTURBED_MIN: Duration = Duration::from_millis(1);
 /// Most probes of one session in flight at once.
 pub const IN_FLIGHT_MAX: u64 = HISTORY_MAX / 2;
@@ -270,7 +270,7 @@ impl Session {
         Outgoing { sequence, deadline: now.monotonic + self.config.timeout, packet: packet.encode() }
     }
 
-    /// How the send of a probe went, and how long the call took. A probe the kernel did not take makes
+    /// How the send of a probe went, and how long after its stamp the call returned. A probe the kernel did not take makes
     /// the target down, unless our own full queue was the reason.
     pub fn handle_sent(
         &mut self,
