@@ -1,13 +1,12 @@
 //! All sessions of one shard: who is due, whose reply this is, what has timed out. Sans-IO.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::clock::{Arrival, Monotonic, Now, nanos};
+use crate::clock::{Arrival, Monotonic, Now};
 use crate::probe::stamp::{Outgoing, ProbeEvent, Refusal, SendError, Session, SessionConfig};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, SlotQueue};
 use crate::stall::Stalls;
 
 /// Most sessions of one shard: SSIDs tell them apart and are 16 bits wide, 0 taken out.
@@ -74,7 +73,9 @@ pub struct Prober {
     sessions: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_address: HashMap<SocketAddr, Vec<u32>>,
-    deadlines: BinaryHeap<Reverse<Deadline>>,
+    deadlines: SlotQueue<Deadline>,
+    /// Probes in flight by key: tells without a look at the session that a deadline is void.
+    in_flight: Vec<u32>,
     stalls: Stalls,
     next_generation: u32,
     /// When to look for the replies to what was sent since the last look.
@@ -89,9 +90,8 @@ struct Slot {
     generation: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 struct Deadline {
-    at: Monotonic,
     key: u32,
     generation: u32,
     sequence: u32,
@@ -106,7 +106,8 @@ impl Prober {
             sessions: Vec::new(),
             free: Vec::new(),
             by_address: HashMap::new(),
-            deadlines: BinaryHeap::new(),
+            deadlines: SlotQueue::new(),
+            in_flight: Vec::new(),
             stalls: Stalls::default(),
             next_generation: 0,
             read_due: None,
@@ -140,6 +141,7 @@ impl Prober {
             return Err(SessionsFull);
         }
         self.sessions.push(None);
+        self.in_flight.push(0);
         u32::try_from(self.sessions.len() - 1).map_err(|_| SessionsFull)
     }
 
@@ -147,6 +149,7 @@ impl Prober {
     pub fn remove(&mut self, key: SessionKey) {
         let Some(slot) = self.sessions.get_mut(key.index()).and_then(Option::take) else { return };
         self.schedule.remove(key.0);
+        self.in_flight[key.index()] = 0;
         self.free.push(key.0);
         if let Some(keys) = self.by_address.get_mut(&slot.address) {
             keys.retain(|held| *held != key.0);
@@ -182,9 +185,9 @@ impl Prober {
         // Targets that share one address are told apart by SSID, or by the T1 only one of them sent.
         for &key in keys {
             let Some(slot) = self.sessions[key as usize].as_mut() else { continue };
-            let key = SessionKey(key);
-            match slot.session.handle_reply(arrival, &self.stalls, datagram, &mut |e| event(key, e)) {
-                Ok(()) => return Ok(key),
+            let mut event = tell(SessionKey(key), &mut self.in_flight[key as usize], event);
+            match slot.session.handle_reply(arrival, &self.stalls, datagram, &mut event) {
+                Ok(()) => return Ok(SessionKey(key)),
                 Err(reason) => refusal = reason,
             }
         }
@@ -194,14 +197,14 @@ impl Prober {
     /// Settles what has passed its deadline. Call it after everything readable has been read.
     pub fn handle_timeout(&mut self, now: Monotonic, event: &mut impl FnMut(SessionKey, ProbeEvent)) {
         self.read_due = None;
-        while let Some(Reverse(deadline)) = self.deadlines.peek().copied() {
-            if deadline.at > now {
-                break;
+        while let Some((_, deadline)) = self.deadlines.pop_due(now) {
+            let in_flight = &mut self.in_flight[deadline.key as usize];
+            if *in_flight == 0 {
+                continue;
             }
-            self.deadlines.pop();
             let Some(slot) = slot_of(&mut self.sessions, &deadline) else { continue };
-            let key = SessionKey(deadline.key);
-            slot.session.handle_deadline(deadline.sequence, &self.stalls, &mut |e| event(key, e));
+            let mut event = tell(SessionKey(deadline.key), in_flight, event);
+            slot.session.handle_deadline(deadline.sequence, &self.stalls, &mut event);
         }
     }
 
@@ -214,14 +217,12 @@ impl Prober {
         let due = self.schedule.pop_due(now.monotonic)?;
         let key = SessionKey(due.key);
         let slot = self.sessions.get_mut(key.index())?.as_mut()?;
-        let probe = slot.session.transmit(now, &mut |e| event(key, e));
+        let in_flight = &mut self.in_flight[key.index()];
+        let probe = slot.session.transmit(now, &mut tell(key, in_flight, event));
+        *in_flight += 1;
         self.read_due.get_or_insert(now.monotonic + self.slot);
-        self.deadlines.push(Reverse(Deadline {
-            at: probe.deadline,
-            key: due.key,
-            generation: slot.generation,
-            sequence: probe.sequence,
-        }));
+        let deadline = Deadline { key: due.key, generation: slot.generation, sequence: probe.sequence };
+        self.deadlines.push(probe.deadline, self.slot.min(slot.session.timeout()), deadline);
         Some(Transmit { key, destination: slot.address, lag: due.lag, missed: due.missed, probe })
     }
 
@@ -234,26 +235,35 @@ impl Prober {
         event: &mut impl FnMut(SessionKey, ProbeEvent),
     ) {
         let Some(Some(slot)) = self.sessions.get_mut(transmit.key.index()) else { return };
-        slot.session.handle_sent(transmit.probe.sequence, took, result, &mut |e| event(transmit.key, e));
+        let mut event = tell(transmit.key, &mut self.in_flight[transmit.key.index()], event);
+        slot.session.handle_sent(transmit.probe.sequence, took, result, &mut event);
     }
 
     /// When to wake next: to send, to look for replies, or for a deadline, rounded up to a slot. `None`
     /// without targets.
     pub fn poll_timeout(&mut self) -> Option<Monotonic> {
-        while let Some(Reverse(deadline)) = self.deadlines.peek().copied() {
-            let waits = slot_of(&mut self.sessions, &deadline)
-                .is_some_and(|slot| slot.session.is_in_flight(deadline.sequence));
-            if waits {
-                break;
-            }
-            self.deadlines.pop();
+        let (sessions, in_flight) = (&mut self.sessions, &self.in_flight);
+        let mut is_void = |deadline: &Deadline| {
+            in_flight[deadline.key as usize] == 0
+                || slot_of(sessions, deadline)
+                    .is_none_or(|slot| !slot.session.is_in_flight(deadline.sequence))
+        };
+        while self.deadlines.pop_if(|_, deadline| is_void(deadline)).is_some() {}
+        [self.deadlines.next_due(), self.read_due, self.schedule.next_due()].into_iter().flatten().min()
+    }
+}
+
+/// Hands a session's events on, and keeps the count of its probes in flight.
+fn tell<'a, F: FnMut(SessionKey, ProbeEvent)>(
+    key: SessionKey,
+    in_flight: &'a mut u32,
+    event: &'a mut F,
+) -> impl FnMut(ProbeEvent) + use<'a, F> {
+    move |happened| {
+        if happened.settles() {
+            *in_flight = in_flight.saturating_sub(1);
         }
-        let slot_ns = nanos(self.slot).max(1);
-        let deadline = self
-            .deadlines
-            .peek()
-            .map(|deadline| Monotonic(deadline.0.at.0.div_ceil(slot_ns).saturating_mul(slot_ns)));
-        [deadline, self.read_due, self.schedule.next_due()].into_iter().flatten().min()
+        event(key, happened);
     }
 }
 

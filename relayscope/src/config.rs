@@ -136,7 +136,7 @@ impl Source {
             slot: self.time(
                 "probe.slot",
                 &file.probe.slot,
-                10 * MS,
+                20 * MS,
                 Duration::from_micros(100),
                 1_000 * MS,
             )?,
@@ -353,7 +353,7 @@ interval = {interval}
 # A probe not answered within this is lost, unless a target says otherwise: 1ms to 1m, and less than
 # {IN_FLIGHT_MAX} intervals. Default 1s.
 timeout = {timeout}
-# Probes due in the same slot share one wake of their shard: 100us to 1s. Default 10ms.
+# Probes due in the same slot share one wake of their shard: 100us to 1s. Default 20ms.
 slot = {slot}
 # How long a shard polls before it sleeps; costs a core what it says: 0s to 1s. Default 0s.
 spin_before_park = {spin}

@@ -12,11 +12,17 @@ use crate::shard::{Command, Shard, reply_source};
 /// Commands carried out in one turn, so that a long list of targets does not hold up a slot.
 const COMMANDS_PER_TURN_MAX: usize = 256;
 
+/// A socket probes leave from, and whether any has: what never sent has nothing to read.
+struct ProbePort {
+    port: UdpPort,
+    sent: bool,
+}
+
 /// A shard with its sockets and its queue of commands.
 pub struct ShardDriver {
     shard: Shard,
     /// IPv4, then IPv6 where the host has it.
-    probes: Vec<UdpPort>,
+    probes: Vec<ProbePort>,
     reflectors: Vec<UdpPort>,
     commands: rtrb::Consumer<Command>,
     planned: Option<Monotonic>,
@@ -32,8 +38,8 @@ impl ShardDriver {
         reflectors: Vec<UdpPort>,
         commands: rtrb::Consumer<Command>,
     ) -> Result<Self, BindError> {
-        let mut probes = vec![UdpPort::ephemeral(false)?];
-        probes.extend(UdpPort::ephemeral(true).ok());
+        let ports = std::iter::once(UdpPort::ephemeral(false)?).chain(UdpPort::ephemeral(true).ok());
+        let probes = ports.map(|port| ProbePort { port, sent: false }).collect();
         Ok(Self { shard, probes, reflectors, commands, planned: None })
     }
 
@@ -66,9 +72,11 @@ impl ShardDriver {
             // Each probe is stamped with a clock read just before its send.
             let now = clock::now();
             let Some(transmit) = self.shard.poll_transmit(now) else { return };
-            let port = self.probes.get(usize::from(transmit.destination.is_ipv6()));
-            let result = match port {
-                Some(port) => port.send(&transmit.probe.packet, transmit.destination),
+            let result = match self.probes.get_mut(usize::from(transmit.destination.is_ipv6())) {
+                Some(ProbePort { port, sent }) => {
+                    *sent = true;
+                    port.send(&transmit.probe.packet, transmit.destination)
+                }
                 None => Err(SendError::Unreachable),
             };
             let took = clock::monotonic().since(now.monotonic);
@@ -78,7 +86,7 @@ impl ShardDriver {
 
     fn read_replies(&mut self) -> Readable {
         let mut readable = Readable::Drained;
-        for port in &mut self.probes {
+        for ProbePort { port, .. } in self.probes.iter_mut().filter(|probe| probe.sent) {
             let shard = &mut self.shard;
             let result = port.read(|now, arrivals, datagram, _| {
                 let arrival = arrivals.arrival(now, datagram.ancillary.received_at);

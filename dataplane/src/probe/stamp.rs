@@ -74,6 +74,16 @@ pub enum ProbeEvent {
     },
 }
 
+impl ProbeEvent {
+    /// Whether a probe is no longer in flight by this: each probe settles once.
+    pub fn settles(self) -> bool {
+        match self {
+            Self::Answered { .. } | Self::Lost { .. } | Self::Discarded { .. } | Self::Unsent { .. } => true,
+            Self::Late { .. } | Self::Duplicate { .. } => false,
+        }
+    }
+}
+
 /// Why the kernel did not take a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
@@ -373,6 +383,11 @@ impl Session {
             self.settle(sequence, Settled::Lost);
             event(ProbeEvent::Lost { sequence });
         }
+    }
+
+    /// Tmax.
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
     }
 
     /// Whether the probe still waits for its reply or deadline.
