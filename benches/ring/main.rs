@@ -82,8 +82,9 @@ fn rings_alone(effort: &Effort) -> Form {
         measure::<OursBatched>(),
         measure::<PlainArray>(),
         measure::<Photon>(),
-        measure::<Rtrb>(),
         measure::<RtrbOverwriting>(),
+        // Not the same job: drained between laps, untimed, it never has to make room.
+        ("rtrb_never_full", Box::new(|| alone::<Rtrb>(LAPS))),
         measure::<RingbufAlone>(),
         measure::<Crossbeam>(),
         measure::<MutexDeque>(),

@@ -157,7 +157,8 @@ impl Contender for Rtrb {
     }
 }
 
-/// rtrb with both ends in one hand, made to do what ours does: when full, the oldest has to go.
+/// rtrb with both ends in one hand, made to do what every other ring here does without a reader: when
+/// full, the oldest has to go.
 pub(crate) struct RtrbOverwriting;
 
 pub(crate) struct RtrbBothEnds {
@@ -177,7 +178,7 @@ impl Writer for RtrbBothEnds {
 }
 
 impl Contender for RtrbOverwriting {
-    const NAME: &'static str = "rtrb_overwriting";
+    const NAME: &'static str = "rtrb";
     type Writer = RtrbBothEnds;
     type Reader = Unread;
 

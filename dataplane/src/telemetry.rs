@@ -1,5 +1,7 @@
 //! Which series a shard and a target write, and how events become values.
 
+use std::cell::RefCell;
+
 use relayscope_bridge::catalogue as families;
 use relayscope_bridge::{
     CounterCell, GaugeCell, MetricId, MetricSample, MetricValue, Publisher, SeriesError, SeriesRegistry,
@@ -13,23 +15,26 @@ use crate::reflector::Refusal as ReflectorRefusal;
 const JITTER_KINDS: [&str; 4] = ["ipdv", "pdv_p95", "rfc3550", "stddev"];
 
 /// The series of one target, handed to the shard that probes it. No other writer exists.
+///
+/// What every answered probe writes comes first, here as in the shard's cells: it shares cache lines.
 pub struct TargetSeries {
+    sent: CounterCell,
+    received: CounterCell,
     up: GaugeCell,
     rtt_ms: GaugeCell,
     loss_pct: GaugeCell,
     jitter_ms: GaugeCell,
+    window_loss: GaugeCell,
+    /// In the order of [`JITTER_KINDS`].
+    window_jitter: [GaugeCell; JITTER_KINDS.len()],
+    last_reply: GaugeCell,
     rtt_seconds: MetricId,
-    sent: CounterCell,
-    received: CounterCell,
+    reordered: CounterCell,
     lost: CounterCell,
     late: CounterCell,
     duplicate: CounterCell,
-    reordered: CounterCell,
     discarded: CounterCell,
     send_errors: Box<[CounterCell]>,
-    window_loss: GaugeCell,
-    window_jitter: Box<[GaugeCell]>,
-    last_reply: GaugeCell,
 }
 
 impl TargetSeries {
@@ -49,56 +54,44 @@ impl TargetSeries {
         target: &str,
         interned: &mut Vec<MetricId>,
     ) -> Result<Self, SeriesError> {
-        let mut counter = |family, values: &[&str]| {
+        let interned = RefCell::new(interned);
+        let counter = |family, values: &[&str]| {
             let cell = registry.counter(shard, family, values)?;
-            interned.push(cell.id());
+            interned.borrow_mut().push(cell.id());
             Ok::<_, SeriesError>(cell)
         };
-        let sent = counter(&families::PROBE_SENT, &[target])?;
-        let received = counter(&families::PROBE_RECEIVED, &[target])?;
-        let lost = counter(&families::PROBE_LOST, &[target])?;
-        let late = counter(&families::PROBE_LATE, &[target])?;
-        let duplicate = counter(&families::PROBE_DUPLICATE, &[target])?;
-        let reordered = counter(&families::PROBE_REORDERED, &[target])?;
-        let discarded = counter(&families::PROBE_DISCARDED, &[target])?;
-        let send_errors = SendError::ALL
-            .iter()
-            .map(|reason| counter(&families::PROBE_SEND_ERRORS, &[target, reason.label()]))
-            .collect::<Result<_, _>>()?;
-        let mut gauge = |family, values: &[&str]| {
+        let gauge = |family, values: &[&str]| {
             let cell = registry.gauge(shard, family, values)?;
-            interned.push(cell.id());
+            interned.borrow_mut().push(cell.id());
             Ok::<_, SeriesError>(cell)
         };
-        let up = gauge(&families::PROBE_UP, &[target])?;
-        let rtt_ms = gauge(&families::PROBE_RTT_MS, &[target])?;
-        let loss_pct = gauge(&families::PROBE_LOSS_PCT, &[target])?;
-        let jitter_ms = gauge(&families::PROBE_JITTER_MS, &[target])?;
-        let window_loss = gauge(&families::PROBE_WINDOW_LOSS, &[target])?;
-        let window_jitter = JITTER_KINDS
-            .iter()
-            .map(|kind| gauge(&families::PROBE_WINDOW_JITTER, &[target, kind]))
-            .collect::<Result<_, _>>()?;
-        let last_reply = gauge(&families::PROBE_LAST_REPLY, &[target])?;
-        let rtt_seconds = registry.stream(shard, &families::PROBE_RTT_SECONDS, &[target])?;
-        interned.push(rtt_seconds);
+        let stream = |family, values: &[&str]| {
+            let id = registry.stream(shard, family, values)?;
+            interned.borrow_mut().push(id);
+            Ok::<_, SeriesError>(id)
+        };
+        let jitter = |kind| gauge(&families::PROBE_WINDOW_JITTER, &[target, kind]);
+        let [ipdv, pdv_p95, rfc3550, stddev] = JITTER_KINDS;
         Ok(Self {
-            up,
-            rtt_ms,
-            loss_pct,
-            jitter_ms,
-            rtt_seconds,
-            sent,
-            received,
-            lost,
-            late,
-            duplicate,
-            reordered,
-            discarded,
-            send_errors,
-            window_loss,
-            window_jitter,
-            last_reply,
+            sent: counter(&families::PROBE_SENT, &[target])?,
+            received: counter(&families::PROBE_RECEIVED, &[target])?,
+            up: gauge(&families::PROBE_UP, &[target])?,
+            rtt_ms: gauge(&families::PROBE_RTT_MS, &[target])?,
+            loss_pct: gauge(&families::PROBE_LOSS_PCT, &[target])?,
+            jitter_ms: gauge(&families::PROBE_JITTER_MS, &[target])?,
+            window_loss: gauge(&families::PROBE_WINDOW_LOSS, &[target])?,
+            window_jitter: [jitter(ipdv)?, jitter(pdv_p95)?, jitter(rfc3550)?, jitter(stddev)?],
+            last_reply: gauge(&families::PROBE_LAST_REPLY, &[target])?,
+            rtt_seconds: stream(&families::PROBE_RTT_SECONDS, &[target])?,
+            reordered: counter(&families::PROBE_REORDERED, &[target])?,
+            lost: counter(&families::PROBE_LOST, &[target])?,
+            late: counter(&families::PROBE_LATE, &[target])?,
+            duplicate: counter(&families::PROBE_DUPLICATE, &[target])?,
+            discarded: counter(&families::PROBE_DISCARDED, &[target])?,
+            send_errors: SendError::ALL
+                .iter()
+                .map(|reason| counter(&families::PROBE_SEND_ERRORS, &[target, reason.label()]))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -112,7 +105,9 @@ impl TargetSeries {
         match event {
             ProbeEvent::Answered { rtt, reordered, .. } => {
                 self.received.add(1);
-                self.reordered.add(u64::from(reordered));
+                if reordered {
+                    self.reordered.add(1);
+                }
                 self.rtt_ms.set(rtt.as_secs_f64() * 1e3);
                 self.last_reply.set(now.realtime.0 as f64 / 1e9);
                 publisher.record(MetricSample {
