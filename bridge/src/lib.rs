@@ -55,5 +55,5 @@ pub use cell::{CounterCell, GaugeCell};
 pub use hub::{Collector, HubConfig, HubError, Publisher, ShardId, ShardReader, hub};
 pub use ring::{Account, Consumer, Drained, Producer, Start, TelemetryRing};
 pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS};
-pub use series::{RetireTicket, SeriesError, SeriesRegistry, SeriesView};
+pub use series::{RetireTicket, Room, SeriesError, SeriesRegistry, SeriesView};
 pub use words::{CapacityError, RING_CAPACITY_MAX, RING_CAPACITY_MIN};

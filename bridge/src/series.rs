@@ -79,6 +79,15 @@ pub enum SeriesError {
     },
 }
 
+/// What can still be interned on one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Cells of the shard in nobody's hands.
+    pub cells: usize,
+    /// Places in the table, which all shards share.
+    pub series: usize,
+}
+
 /// Orders the retirements of one shard. Hand it to the shard together with the command to let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RetireTicket(pub(crate) u64);
@@ -211,6 +220,20 @@ impl SeriesRegistry {
         side.next_ticket += 1;
         side.retiring.push_back(Retiring { ticket, ids: ids.to_vec(), released_at: None });
         Ok(ticket)
+    }
+
+    /// What can still be interned on `shard`: lets a caller see beforehand that many series will fit.
+    ///
+    /// # Errors
+    /// [`SeriesError::NoShard`].
+    pub fn room(&self, shard: ShardId) -> Result<Room, SeriesError> {
+        let table = self.lock();
+        table.check_shard(shard)?;
+        let side = &table.shards[usize::from(shard.0)];
+        Ok(Room {
+            cells: side.cells_max - side.cells_used as usize + side.cells_free.len(),
+            series: table.max_series - table.entries.len() + table.free_ids.len(),
+        })
     }
 
     /// Ids freed because `shard` acknowledged up to `ticket` at ring position `released_at` and its

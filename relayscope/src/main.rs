@@ -6,6 +6,7 @@ mod config;
 mod failure;
 mod mesh_status;
 mod probe;
+mod reload;
 mod run;
 mod target;
 mod targets;

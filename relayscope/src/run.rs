@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -15,13 +16,14 @@ use relayscope_dataplane::preflight;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
 use relayscope_dataplane::shard::Shard;
 use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::RunArgs;
 use crate::config::{self, Config};
 use crate::failure::Failure;
-use crate::targets::{self, Targets};
+use crate::reload::Reload;
+use crate::targets::{self, Targets, lock};
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = config::load(args.config.as_deref())?.resolve(args)?;
@@ -57,13 +59,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let mut targets = Targets::new(plane.registry(), shards);
     targets.apply(resolved).map_err(Failure::Host)?;
     plane.set_targets(targets.mesh());
+    let targets = Arc::new(Mutex::new(targets));
     let drain = plane.spawn_drain().map_err(Failure::host)?;
 
     announce(&config, &cores, spare, &reflecting, listener.local_addr().unwrap_or(config.listen));
-    let served = serve_until_signalled(listener, &plane, args, &config, &mut targets);
+    let reload =
+        Reload { plane: plane.clone(), args: args.clone(), started_with: config, targets: targets.clone() };
+    let served = serve_until_signalled(listener, &plane, &reload);
 
     // The shards first: what they recorded to the last is still drained.
-    for panic in targets.stop() {
+    for panic in lock(&targets).stop() {
         tracing::error!("a shard did not stop cleanly: {panic}");
     }
     let accounts = drain.stop().map_err(Failure::host)?;
@@ -184,9 +189,7 @@ fn announce(
 fn serve_until_signalled(
     listener: TcpListener,
     plane: &ControlPlane,
-    args: &RunArgs,
-    config: &Config,
-    targets: &mut Targets,
+    reload: &Reload,
 ) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -207,7 +210,7 @@ fn serve_until_signalled(
             tokio::select! {
                 _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
                 _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
-                () = reload_on(&mut hangup, plane, args, config, targets) => {}
+                () = reload.on_each(&mut hangup) => {}
             }
             drop(stop);
             Ok::<(), Failure>(())
@@ -218,52 +221,6 @@ fn serve_until_signalled(
         }
         supervised
     })
-}
-
-/// On each SIGHUP reads the file anew. A bad one changes nothing.
-async fn reload_on(
-    hangup: &mut Signal,
-    plane: &ControlPlane,
-    args: &RunArgs,
-    started_with: &Config,
-    targets: &mut Targets,
-) {
-    while hangup.recv().await.is_some() {
-        match reload(args, started_with, targets) {
-            Ok(()) => {
-                tracing::info!("reloaded: {} targets", targets.len());
-                plane.set_reload_outcome(true);
-            }
-            Err(error) => {
-                tracing::error!("not reloaded, the configuration before stays in force: {error}");
-                plane.set_reload_outcome(false);
-            }
-        }
-        plane.set_targets(targets.mesh());
-    }
-}
-
-fn reload(args: &RunArgs, started_with: &Config, targets: &mut Targets) -> Result<(), Failure> {
-    let config = config::load(args.config.as_deref())?.resolve(args)?;
-    if config.targets.len() > started_with.targets_max {
-        return Err(Failure::Usage(format!(
-            "{} targets are more than targets_max was at start, {}; restart to raise it",
-            config.targets.len(),
-            started_with.targets_max
-        )));
-    }
-    let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
-    targets.apply(resolved).map_err(Failure::Host)?;
-    let restart_needed = Config {
-        targets: Vec::new(),
-        interval: started_with.interval,
-        timeout: started_with.timeout,
-        ..config
-    } != Config { targets: Vec::new(), ..started_with.clone() };
-    if restart_needed {
-        tracing::warn!("only targets are reloaded; other changes take effect at the next start");
-    }
-    Ok(())
 }
 
 fn log_accounts(accounts: &[(ShardId, Account)]) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::{MetricId, SeriesRegistry, ShardId};
@@ -35,6 +36,12 @@ pub(crate) fn resolve(targets: &[Target]) -> Result<Vec<Resolved>, String> {
     targets.iter().map(resolve).collect()
 }
 
+/// The targets, from whichever thread.
+pub(crate) fn lock(targets: &Mutex<Targets>) -> MutexGuard<'_, Targets> {
+    // A panic in a reload left the targets whole: each is added or removed by itself.
+    targets.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The running shards and what they probe.
 pub(crate) struct Targets {
     registry: SeriesRegistry,
@@ -57,7 +64,10 @@ impl Targets {
 
     /// Makes `wanted` the targets in force. One that did not change keeps its session, window and
     /// counters; one that did starts anew; one that is gone takes its series with it.
+    ///
+    /// Checked first: when there is no room for what is new, nothing changes.
     pub(crate) fn apply(&mut self, wanted: Vec<Resolved>) -> Result<(), String> {
+        self.check_room(&wanted)?;
         let gone: Vec<_> = self
             .active
             .iter()
@@ -70,6 +80,29 @@ impl Targets {
         for resolved in wanted {
             if !self.active.contains_key(&resolved.target.name) {
                 self.add(resolved)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Series of removed targets are free only once their shard has let go and its ring is drained.
+    fn check_room(&self, wanted: &[Resolved]) -> Result<(), String> {
+        let mut new = vec![0usize; self.shards.len()];
+        for resolved in wanted {
+            let name = &resolved.target.name;
+            if self.active.get(name).is_none_or(|active| active.resolved != *resolved) {
+                new[usize::from(shard_of(name, self.shards.len()).0)] += 1;
+            }
+        }
+        let series = new.iter().sum::<usize>() * TargetSeries::SERIES;
+        for (shard, new) in (0..).map(ShardId).zip(new) {
+            let room = self.registry.room(shard).map_err(|error| error.to_string())?;
+            if new * TargetSeries::CELLS > room.cells || series > room.series {
+                return Err(format!(
+                    "no room for {new} new targets on shard {} until those removed before are let go; \
+                     try again in a second, or restart with a higher targets_max",
+                    shard.0
+                ));
             }
         }
         Ok(())
@@ -132,15 +165,11 @@ impl Targets {
         self.active.iter().map(row).collect()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.active.len()
-    }
-
     /// Stops every shard and waits for it. Returns what went wrong with any.
-    pub(crate) fn stop(self) -> Vec<String> {
+    pub(crate) fn stop(&mut self) -> Vec<String> {
         for shard in &self.shards {
             shard.request_stop();
         }
-        self.shards.into_iter().filter_map(|shard| shard.join().err()).collect()
+        self.shards.drain(..).filter_map(|shard| shard.join().err()).collect()
     }
 }
