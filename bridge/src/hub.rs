@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crossbeam_utils::CachePadded;
 
 use crate::ring::{Account, Consumer, Drained, Producer, Start, TelemetryRing};
-use crate::sample::{MetricId, MetricSample};
+use crate::sample::{MetricId, MetricSample, ShardId};
 use crate::series::{RetireTicket, SeriesRegistry};
 use crate::sync::{AtomicU64, Ordering, Site, ordering};
 use crate::words::{CapacityError, CellWords};
@@ -14,10 +14,6 @@ use crate::words::{CapacityError, CellWords};
 const SHARDS_MAX: usize = 1024;
 /// Most series or cells: ids are 32 bits wide.
 const SERIES_MAX: usize = 1 << 28;
-
-/// A shard's number, from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ShardId(pub u16);
 
 /// Sizes of a hub. All memory is allocated from them at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,8 +52,8 @@ pub mod sync;
 mod words;
 
 pub use cell::{CounterCell, GaugeCell};
-pub use hub::{Collector, HubConfig, HubError, Publisher, ShardId, ShardReader, hub};
+pub use hub::{Collector, HubConfig, HubError, Publisher, ShardReader, hub};
 pub use ring::{Account, Consumer, Drained, Producer, Start, TelemetryRing};
-pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS};
+pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS, ShardId};
 pub use series::{RetireTicket, Room, SeriesError, SeriesRegistry, SeriesView};
 pub use words::{CapacityError, RING_CAPACITY_MAX, RING_CAPACITY_MIN};

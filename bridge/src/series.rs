@@ -12,8 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalogue::Family;
 use crate::cell::{CounterCell, GaugeCell, read_counter, read_gauge};
-use crate::hub::ShardId;
-use crate::sample::{MetricId, MetricKind};
+use crate::sample::{MetricId, MetricKind, ShardId};
 use crate::words::CellWords;
 
 /// Why a series cannot be had or given back.
