@@ -149,6 +149,18 @@ impl Publisher {
     }
 }
 
+/// A shard's sign of life, to be read whatever the collector is doing. Wait-free.
+#[derive(Clone)]
+pub struct Heartbeat(Arc<CachePadded<Pulse>>);
+
+impl Heartbeat {
+    /// When the shard last signed life: nanoseconds of `CLOCK_MONOTONIC`; `None` before the first.
+    pub fn last_ns(&self) -> Option<u64> {
+        let at = self.0.heartbeat_ns.load(Ordering::Relaxed);
+        (at != 0).then_some(at)
+    }
+}
+
 /// The control plane's view of one shard.
 pub struct ShardReader {
     consumer: Consumer,
@@ -157,10 +169,9 @@ pub struct ShardReader {
 }
 
 impl ShardReader {
-    /// When the shard last signed life: nanoseconds of `CLOCK_MONOTONIC`; `None` before the first.
-    pub fn heartbeat_ns(&self) -> Option<u64> {
-        let at = self.pulse.heartbeat_ns.load(Ordering::Relaxed);
-        (at != 0).then_some(at)
+    /// The shard's sign of life.
+    pub fn heartbeat(&self) -> Heartbeat {
+        Heartbeat(Arc::clone(&self.pulse))
     }
 
     /// The collector's account of this shard's ring.

@@ -52,7 +52,7 @@ pub mod sync;
 mod words;
 
 pub use cell::{CounterCell, GaugeCell};
-pub use hub::{Collector, HubConfig, HubError, Publisher, ShardReader, hub};
+pub use hub::{Collector, Heartbeat, HubConfig, HubError, Publisher, ShardReader, hub};
 pub use ring::{Account, Consumer, Drained, Producer, Start, TelemetryRing};
 pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS, ShardId};
 pub use series::{RetireTicket, Room, SeriesError, SeriesRegistry, SeriesView};

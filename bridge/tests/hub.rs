@@ -61,7 +61,8 @@ mod shards {
     #[test]
     fn a_shard_is_silent_until_its_first_beat() {
         let (mut a, _b, collector, _) = small();
-        let heartbeat = || collector.shards().map(|(_, shard)| shard.heartbeat_ns()).collect::<Vec<_>>();
+        let heartbeat =
+            || collector.shards().map(|(_, shard)| shard.heartbeat().last_ns()).collect::<Vec<_>>();
         assert_eq!(heartbeat(), [None, None]);
         a.beat(77);
         assert_eq!(heartbeat(), [Some(77), None]);

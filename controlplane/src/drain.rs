@@ -90,7 +90,7 @@ impl Drain {
     /// Copies every shard's heartbeat to the clocks.
     pub(crate) fn note_heartbeats(&self, clocks: &Clocks) {
         for (shard, reader) in self.collector.shards() {
-            clocks.recorded(shard, reader.heartbeat_ns());
+            clocks.recorded(shard, reader.heartbeat().last_ns());
         }
     }
 
@@ -107,7 +107,7 @@ impl Drain {
     pub(crate) fn shards(&self) -> impl Iterator<Item = ShardReport> {
         self.collector.shards().zip(&self.shards).map(|((shard, reader), progress)| ShardReport {
             shard,
-            heartbeat_ns: reader.heartbeat_ns(),
+            heartbeat_ns: reader.heartbeat().last_ns(),
             last_drain_ns: progress.last_drain_ns,
             account: reader.account(),
             capacity: reader.capacity(),

@@ -4,11 +4,11 @@
 //! Health takes none that a drain may hold.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use relayscope_bridge::{Account, Collector, SeriesRegistry, ShardId};
+use relayscope_bridge::{Account, Collector, Heartbeat, SeriesRegistry, ShardId};
 
 use crate::clock::Now;
 use crate::drain::{Drain, DrainThread};
@@ -100,6 +100,7 @@ struct Inner {
     body: Mutex<Body>,
     drain: Mutex<Drain>,
     clocks: Clocks,
+    heartbeats: Box<[(ShardId, Heartbeat)]>,
     targets: Mutex<Arc<[MeshTarget]>>,
     upkeep_ns: Mutex<u64>,
     own: Own,
@@ -133,8 +134,11 @@ impl ControlPlane {
         now: Now,
     ) -> Result<Self, ConfigError> {
         config.check()?;
-        let shards = collector.shards().count();
+        let heartbeats: Box<[_]> =
+            collector.shards().map(|(shard, reader)| (shard, reader.heartbeat())).collect();
+        let shards = heartbeats.len();
         Ok(Self(Arc::new(Inner {
+            heartbeats,
             registry: collector.registry().clone(),
             body: Mutex::new(Body { exposition: Exposition::new(&config.metric_prefix), rendered: None }),
             drain: Mutex::new(Drain::new(collector)),
@@ -229,7 +233,7 @@ impl ControlPlane {
         {
             return rendered.bytes.clone();
         }
-        drain.note_heartbeats(&self.0.clocks);
+        self.refresh_heartbeats();
         let targets = Arc::clone(&lock(&self.0.targets));
         let bytes = Bytes::from(body.exposition.render(&Sources {
             now,
@@ -286,14 +290,12 @@ impl ControlPlane {
         self.0.own.refused(reason);
     }
 
-    /// Reads the heartbeats afresh unless a drain is under way; then those of the last one stand.
+    /// Reads the heartbeats afresh, whatever the drain is doing: a drain that hangs must not make a live
+    /// shard look silent, nor a silent one live.
     fn refresh_heartbeats(&self) {
-        let drain = match self.0.drain.try_lock() {
-            Ok(drain) => drain,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        drain.note_heartbeats(&self.0.clocks);
+        for (shard, heartbeat) in &self.0.heartbeats {
+            self.0.clocks.recorded(*shard, heartbeat.last_ns());
+        }
     }
 
     #[cfg(test)]
