@@ -102,13 +102,13 @@ families! {
     PROBE_LOST = "probe_lost_total", Counter, None, ["target"],
         "Probes not answered within the timeout.";
     PROBE_LATE = "probe_late_total", Counter, None, ["target"],
-        "Replies that came after the timeout; their probes count as lost too.";
+        "Replies that came after the timeout; their probes are lost or discarded all the same.";
     PROBE_DUPLICATE = "probe_duplicate_total", Counter, None, ["target"],
         "Further replies to a probe already answered.";
     PROBE_REORDERED = "probe_reordered_total", Counter, None, ["target"],
         "Replies to a probe sent before one already answered.";
     PROBE_DISCARDED = "probe_discarded_total", Counter, None, ["target"],
-        "Probes discarded because this shard itself stalled while they were in flight.";
+        "Probes that say nothing because this host stalled or its clock stepped while they were in flight.";
     PROBE_SEND_ERRORS = "probe_send_errors_total", Counter, None, ["target", "reason"],
         "Probes the kernel refused to send.";
     PROBE_WINDOW_LOSS = "probe_window_loss_ratio", Gauge, Ratio, ["target"],
@@ -128,7 +128,7 @@ families! {
     MESH_RUNNING = "mesh_running", Gauge, None, [],
         "Whether every shard's heartbeat is fresh: tells 0 peers from a relay that is starting or stalled.";
     REFLECTOR_PACKETS = "reflector_packets_total", Counter, None, ["result"],
-        "Datagrams at the reflector by result: reflected, or the reason they were refused.";
+        "Datagrams at the reflector: reflected, reflected_stateless for want of a session, or why refused.";
     RING_RECORDED = "ring_recorded_samples_total", Counter, Samples, ["shard"],
         "Samples recorded to the shard's ring.";
     RING_OVERWRITTEN = "ring_overwritten_samples_total", Counter, Samples, ["shard"],
@@ -149,6 +149,8 @@ families! {
         "Probes not sent because their slot had passed a whole interval ago.";
     SHARD_STALLS = "shard_stalls_total", Counter, None, ["shard"],
         "Times the shard did not run for longer than the stall threshold.";
+    SHARD_RECEIVE_OVERFLOW = "shard_receive_overflow_total", Counter, None, ["shard"],
+        "Datagrams the kernel dropped because a socket of the shard was full.";
     DRAIN_DURATION = "drain_duration_seconds", Histogram, Seconds, [],
         "Time to drain all rings and fold what they brought.";
     SCRAPE_DURATION = "scrape_duration_seconds", Histogram, Seconds, [],

@@ -2,6 +2,9 @@
 
 use relayscope_bridge::ShardId;
 
+/// The highest number a core may have, and most cores of a list: what a hub takes in shards.
+const CORES_MAX: usize = 1024;
+
 /// A list of cores that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CoresError {
@@ -14,7 +17,7 @@ pub enum CoresError {
         available: Vec<usize>,
     },
     /// Not a list.
-    #[error("core list '{list}' is invalid; expected numbers and ranges such as 0,2-3")]
+    #[error("core list '{list}' is invalid; expected numbers below {CORES_MAX} and ranges such as 0,2-3")]
     Syntax {
         /// What was given.
         list: String,
@@ -32,34 +35,32 @@ pub fn available_cores() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
-/// Reads a list such as `0,2-3` and holds it against the cores there are.
+/// Reads a list such as `0,2-3`.
 ///
 /// ```
-/// use relayscope_dataplane::placement::parse_cores;
+/// use relayscope_dataplane::placement::{check_available, parse_cores};
 ///
-/// assert_eq!(parse_cores("1,3-4", &[0, 1, 2, 3, 4])?, [1, 3, 4]);
-/// let error = parse_cores("99", &[0, 1]).unwrap_err();
-/// assert_eq!(error.to_string(), "core 99 is not available; this process may use 0-1");
+/// let cores = parse_cores("1,3-4")?;
+/// assert_eq!(cores, [1, 3, 4]);
+/// assert_eq!(check_available(&cores, &[0, 1, 2, 3, 4]), Ok(()));
+/// let error = check_available(&cores, &[0, 1]).unwrap_err();
+/// assert_eq!(error.to_string(), "core 3 is not available; this process may use 0-1");
 /// # Ok::<(), relayscope_dataplane::placement::CoresError>(())
 /// ```
 ///
 /// # Errors
-/// [`CoresError`].
-pub fn parse_cores(list: &str, available: &[usize]) -> Result<Vec<usize>, CoresError> {
+/// [`CoresError`] when it is no list, or names a core twice.
+pub fn parse_cores(list: &str) -> Result<Vec<usize>, CoresError> {
     let syntax = || CoresError::Syntax { list: list.to_owned() };
     let mut cores = Vec::new();
     for part in list.split(',') {
         let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
         let first: usize = first.parse().map_err(|_| syntax())?;
         let last: usize = last.parse().map_err(|_| syntax())?;
-        if first > last {
+        if first > last || last >= CORES_MAX {
             return Err(syntax());
         }
         for core in first..=last {
-            // Checked one by one, so that 0-99999999999 ends at the first core there is not.
-            if !available.contains(&core) {
-                return Err(CoresError::NotAvailable { core, available: available.to_vec() });
-            }
             if cores.contains(&core) {
                 return Err(CoresError::Twice { core });
             }
@@ -67,6 +68,17 @@ pub fn parse_cores(list: &str, available: &[usize]) -> Result<Vec<usize>, CoresE
         }
     }
     Ok(cores)
+}
+
+/// Holds a list of cores against those there are.
+///
+/// # Errors
+/// [`CoresError::NotAvailable`] for the first that this process may not use.
+pub fn check_available(cores: &[usize], available: &[usize]) -> Result<(), CoresError> {
+    match cores.iter().find(|core| !available.contains(core)) {
+        Some(&core) => Err(CoresError::NotAvailable { core, available: available.to_vec() }),
+        None => Ok(()),
+    }
 }
 
 /// The cores shards get when none are named: the last one. Probing a thousand targets takes about one
@@ -98,7 +110,8 @@ pub fn shard_of(name: &str, shards: usize) -> ShardId {
     ShardId(u16::try_from(shard).unwrap_or(0))
 }
 
-fn format_cores(cores: &[usize]) -> String {
+/// Cores as a list with ranges, as [`parse_cores`] reads it.
+pub fn format_cores(cores: &[usize]) -> String {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for &core in cores {
         match ranges.last_mut() {
@@ -119,14 +132,16 @@ mod tests {
 
     #[test]
     fn bad_lists_say_what_is_right() {
-        for (list, message) in [
-            ("", "core list '' is invalid; expected numbers and ranges such as 0,2-3"),
-            ("3-1", "core list '3-1' is invalid; expected numbers and ranges such as 0,2-3"),
-            ("0,0", "core 0 is listed twice; each shard needs a core of its own"),
-            ("0-99999999999", "core 2 is not available; this process may use 0-1,4"),
-        ] {
-            assert_eq!(parse_cores(list, &[0, 1, 4]).unwrap_err().to_string(), message);
+        let syntax = |list| {
+            format!("core list '{list}' is invalid; expected numbers below 1024 and ranges such as 0,2-3")
+        };
+        for list in ["", "3-1", "x", "0,", "0-99999999999"] {
+            assert_eq!(parse_cores(list).unwrap_err().to_string(), syntax(list));
         }
+        let twice = parse_cores("0-2,1").unwrap_err().to_string();
+        assert_eq!(twice, "core 1 is listed twice; each shard needs a core of its own");
+        let absent = check_available(&[0, 2], &[0, 1, 4]).unwrap_err().to_string();
+        assert_eq!(absent, "core 2 is not available; this process may use 0-1,4");
     }
 
     #[test]

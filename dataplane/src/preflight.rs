@@ -22,12 +22,16 @@ pub enum PreflightError {
     },
     /// Too little memory may be locked.
     #[error(
-        "RLIMIT_MEMLOCK is {limit} bytes; a shard needs at least {MEMLOCK_MIN_LEN}: \
-         raise it with `ulimit -l 512`, LimitMEMLOCK=512K in the unit, or --ulimit memlock=524288 for a container"
+        "RLIMIT_MEMLOCK is {limit} bytes; {shards} shards need at least {needed}: raise it with `ulimit -l {}`, \
+         LimitMEMLOCK={needed} in the unit, or --ulimit memlock={needed} for a container", .needed / 1024
     )]
     Memlock {
         /// The soft limit in force.
         limit: u64,
+        /// Shards to run.
+        shards: u64,
+        /// What they need.
+        needed: u64,
     },
 }
 
@@ -46,22 +50,23 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Makes and drops a small ring, and reads the limit of locked memory.
+/// Makes and drops a small ring, and holds the limit of locked memory against what `shards` need.
 ///
 /// # Errors
 /// [`PreflightError`] names the cause and the remedy.
-pub fn check() -> Result<(), PreflightError> {
+pub fn check(shards: usize) -> Result<(), PreflightError> {
     let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(u64::MAX, |(soft, _)| soft);
-    check_memlock(memlock)?;
+    check_memlock(memlock, shards as u64)?;
     match IoUring::new(PROBE_RING_DEPTH) {
         Ok(_) => Ok(()),
         Err(source) => Err(PreflightError::IoUring { source }),
     }
 }
 
-fn check_memlock(limit: u64) -> Result<(), PreflightError> {
-    if limit < MEMLOCK_MIN_LEN {
-        return Err(PreflightError::Memlock { limit });
+fn check_memlock(limit: u64, shards: u64) -> Result<(), PreflightError> {
+    let needed = shards.saturating_mul(MEMLOCK_MIN_LEN);
+    if limit < needed {
+        return Err(PreflightError::Memlock { limit, shards, needed });
     }
     Ok(())
 }
@@ -72,10 +77,13 @@ mod tests {
 
     #[test]
     fn a_small_memlock_limit_names_the_remedy() {
-        assert!(check_memlock(MEMLOCK_MIN_LEN).is_ok());
-        let message = check_memlock(65_536).unwrap_err().to_string();
-        assert!(message.starts_with("RLIMIT_MEMLOCK is 65536 bytes;"), "{message}");
-        assert!(message.contains("ulimit -l 512"), "{message}");
+        assert!(check_memlock(2 * MEMLOCK_MIN_LEN, 2).is_ok());
+        let message = check_memlock(65_536, 2).unwrap_err().to_string();
+        assert!(
+            message.starts_with("RLIMIT_MEMLOCK is 65536 bytes; 2 shards need at least 1048576:"),
+            "{message}"
+        );
+        assert!(message.contains("ulimit -l 1024"), "{message}");
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub struct SessionsFull;
 
 /// The sessions of one shard.
 ///
-/// Replies wake nobody: the kernel stamps their arrival, so the RTT is the same whenever they are read. The
+/// Replies wake nobody: the kernel stamps their arrival, so the RTT is the same whenever they are read, and
+/// one without a stamp is discarded. The
 /// first wake after a send is one slot later, and until a reply or its deadline comes, those that follow
 /// for other reasons look, too.
 ///
@@ -164,6 +165,12 @@ impl Prober {
         self.sessions.get(key.index())?.as_ref().map(|slot| &slot.session)
     }
 
+    /// Replies may have been dropped or left unread between these moments: like a stall, that makes what
+    /// is unanswered say nothing.
+    pub fn handle_blind(&mut self, from: Monotonic, to: Monotonic) {
+        self.stalls.note(from, to);
+    }
+
     /// Notes when we woke against when we had asked to. Returns how late that was, if it was a stall.
     pub fn handle_wake(&mut self, planned: Monotonic, now: Monotonic) -> Option<Duration> {
         self.stalls.handle_wake(planned, now)
@@ -186,7 +193,7 @@ impl Prober {
         for &key in keys {
             let Some(slot) = self.sessions[key as usize].as_mut() else { continue };
             let mut event = tell(SessionKey(key), &mut self.in_flight[key as usize], event);
-            match slot.session.handle_reply(arrival, &self.stalls, datagram, &mut event) {
+            match slot.session.handle_reply(arrival, datagram, &mut event) {
                 Ok(()) => return Ok(SessionKey(key)),
                 Err(reason) => refusal = reason,
             }
@@ -208,13 +215,15 @@ impl Prober {
         }
     }
 
-    /// The next probe that is due, stamped with `now`. Ask anew with a fresh `now` for each.
+    /// The next probe that is due by `due_by`, stamped with `now`. Ask anew with a fresh `now` for each, but
+    /// with the same `due_by` in one turn: were sending all slower than their interval, it would not end.
     pub fn poll_transmit(
         &mut self,
+        due_by: Monotonic,
         now: Now,
         event: &mut impl FnMut(SessionKey, ProbeEvent),
     ) -> Option<Transmit> {
-        let due = self.schedule.pop_due(now.monotonic)?;
+        let due = self.schedule.pop_due(due_by)?;
         let key = SessionKey(due.key);
         let slot = self.sessions.get_mut(key.index())?.as_mut()?;
         let in_flight = &mut self.in_flight[key.index()];

@@ -33,7 +33,8 @@ pub enum Mode {
 pub struct ReflectorConfig {
     /// Stateful by default.
     pub mode: Mode,
-    /// Most sessions at once; a further one is refused until another falls idle. Default 16384.
+    /// Most sessions at once; a further one is answered without a count of its own, as a stateless reflector
+    /// does, until another falls idle: whoever fills the table must not make others look dead. Default 16384.
     pub sessions_max: usize,
     /// A session is forgotten after this without a packet (RFC 8762's REFWAIT). Default 15 min.
     pub session_idle: Duration,
@@ -75,9 +76,6 @@ pub enum Refusal {
     /// From a reflector's port, or a reply by its looks.
     #[error("a reply, or from a reflector's port")]
     Loop,
-    /// A new session while the table is full.
-    #[error("session table is full")]
-    SessionLimit,
     /// The kernel did not take the reply.
     #[error("reply could not be sent")]
     SendError,
@@ -85,8 +83,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in order of their series.
-    pub const ALL: [Self; 5] =
-        [Self::Short, Self::Oversized, Self::Loop, Self::SessionLimit, Self::SendError];
+    pub const ALL: [Self; 4] = [Self::Short, Self::Oversized, Self::Loop, Self::SendError];
 
     /// The value of the `result` label.
     pub fn label(self) -> &'static str {
@@ -94,7 +91,6 @@ impl Refusal {
             Self::Short => "short",
             Self::Oversized => "oversized",
             Self::Loop => "loop",
-            Self::SessionLimit => "session_limit",
             Self::SendError => "send_error",
         }
     }
@@ -105,6 +101,8 @@ impl Refusal {
 #[must_use = "a reply without T3 is not finished"]
 pub struct Reply<'a> {
     packet: &'a mut [u8],
+    /// Whether it is as the mode has it: a stateful reflector's table may be full.
+    pub counted: bool,
 }
 
 impl<'a> Reply<'a> {
@@ -164,10 +162,11 @@ impl Reflector {
         if self.is_reflector_port(request.source.port()) || looks_like_a_reply(packet) {
             return Err(Refusal::Loop);
         }
-        let sequence = match self.config.mode {
-            Mode::Stateful => self.count(now, request.source, sender.ssid)?,
-            Mode::Stateless => sender.sequence,
+        let own = match self.config.mode {
+            Mode::Stateful => self.count(now, request.source, sender.ssid),
+            Mode::Stateless => Some(sender.sequence),
         };
+        let sequence = own.unwrap_or(sender.sequence);
         let reply = ReflectorPacket {
             sequence,
             timestamp: Timestamp(0),
@@ -183,7 +182,7 @@ impl Reflector {
         let (head, tail) = packet.split_at_mut(PACKET_LEN);
         head.copy_from_slice(&reply.encode());
         flag_reflected_tlvs(tail);
-        Ok(Reply { packet })
+        Ok(Reply { packet, counted: own.is_some() })
     }
 
     /// Sessions in the table.
@@ -191,7 +190,8 @@ impl Reflector {
         self.sessions.len()
     }
 
-    fn count(&mut self, now: Monotonic, source: SocketAddr, ssid: u16) -> Result<u32, Refusal> {
+    /// The session's next number; `None` when there is no room for the session.
+    fn count(&mut self, now: Monotonic, source: SocketAddr, ssid: u16) -> Option<u32> {
         let idle = self.config.session_idle;
         if let Some(session) = self.sessions.get_mut(&(source, ssid)) {
             if now.since(session.seen_at) > idle {
@@ -200,16 +200,16 @@ impl Reflector {
             let sequence = session.next_sequence;
             session.next_sequence = sequence.wrapping_add(1);
             session.seen_at = now;
-            return Ok(sequence);
+            return Some(sequence);
         }
         if self.sessions.len() >= self.config.sessions_max {
             self.sweep(now);
         }
         if self.sessions.len() >= self.config.sessions_max {
-            return Err(Refusal::SessionLimit);
+            return None;
         }
         self.sessions.insert((source, ssid), SessionState { next_sequence: 1, seen_at: now });
-        Ok(0)
+        Some(0)
     }
 
     fn sweep(&mut self, now: Monotonic) {
@@ -289,15 +289,19 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_bounded_and_idle_ones_make_room() {
+    fn sessions_are_bounded_and_a_full_table_refuses_nobody() {
         let mut reflector = Reflector::new(ReflectorConfig { sessions_max: 1, ..ReflectorConfig::default() });
-        let mut at = |seconds: u64, from| {
+        let mut counted = |seconds: u64, from| {
             let now = Monotonic(seconds * 1_000_000_000);
-            reflector.reflect(now, &request(from), &mut sender(0, 1)).map(|_| ())
+            let mut packet = sender(7, 1);
+            let reply = reflector.reflect(now, &request(from), &mut packet).unwrap();
+            let counted = reply.counted;
+            let packet = ReflectorPacket::decode(reply.send_at(Realtime(0))).unwrap();
+            (counted, packet.sequence)
         };
-        assert_eq!(at(0, "192.0.2.1:1"), Ok(()));
-        assert_eq!(at(1, "192.0.2.1:2"), Err(Refusal::SessionLimit));
-        assert_eq!(at(901, "192.0.2.1:2"), Ok(()));
+        assert_eq!(counted(0, "192.0.2.1:1"), (true, 0));
+        assert_eq!(counted(1, "192.0.2.1:2"), (false, 7), "answered, with the sender's own number");
+        assert_eq!(counted(901, "192.0.2.1:2"), (true, 0));
     }
 
     #[test]

@@ -53,7 +53,6 @@ pub struct Shard {
     keys: HashMap<TargetId, SessionKey>,
     lag_since: Monotonic,
     lag_max: Duration,
-    refused_targets: u64,
 }
 
 /// What events are written to, apart from what produces them.
@@ -95,7 +94,6 @@ impl Shard {
             keys: HashMap::new(),
             lag_since: Monotonic(0),
             lag_max: Duration::ZERO,
-            refused_targets: 0,
         }
     }
 
@@ -114,10 +112,9 @@ impl Shard {
     }
 
     fn add(&mut self, now: Monotonic, id: TargetId, config: TargetConfig, series: Box<TargetSeries>) {
-        let Ok(key) = self.prober.add(now, config) else {
-            self.refused_targets += 1;
-            return;
-        };
+        // Whoever configures targets keeps them below SESSIONS_MAX over all shards; beyond it the series
+        // is dropped unwritten, which shows as a target that never settles.
+        let Ok(key) = self.prober.add(now, config) else { return };
         if key.index() >= self.out.targets.len() {
             self.out.targets.resize_with(key.index() + 1, || None);
         }
@@ -176,7 +173,9 @@ impl Shard {
             Err(reflector::Refusal::Oversized)
         } else {
             self.reflector.reflect(now, request, octets).and_then(|reply| {
-                send(reply.send_at(transmit_at().realtime)).map_err(|_| reflector::Refusal::SendError)
+                let counted = reply.counted;
+                let sent = send(reply.send_at(transmit_at().realtime));
+                sent.map(|()| counted).map_err(|_| reflector::Refusal::SendError)
             })
         };
         self.out.series.note_reflected(result);
@@ -189,10 +188,27 @@ impl Shard {
         out.refresh(&self.prober);
     }
 
-    /// The next probe to send. Ask anew with a fresh `now` for each.
-    pub fn poll_transmit(&mut self, now: Now) -> Option<Transmit> {
+    /// Requests dropped because a reflector's socket was full.
+    pub fn handle_reflector_overflow(&mut self, dropped: u64) {
+        self.out.series.overflow.add(dropped);
+    }
+
+    /// Replies, or what came with them, dropped because a socket was full, between these moments.
+    pub fn handle_overflow(&mut self, from: Monotonic, to: Monotonic, dropped: u64) {
+        self.out.series.overflow.add(dropped);
+        self.prober.handle_blind(from, to);
+    }
+
+    /// Something was left unread between these moments, and more is to be done first.
+    pub fn handle_unread(&mut self, from: Monotonic, to: Monotonic) {
+        self.prober.handle_blind(from, to);
+    }
+
+    /// The next probe to send, of those due by `due_by`. Ask anew with a fresh `now` for each; see
+    /// [`Prober::poll_transmit`].
+    pub fn poll_transmit(&mut self, due_by: Monotonic, now: Now) -> Option<Transmit> {
         let out = &mut self.out;
-        let transmit = self.prober.poll_transmit(now, &mut |key, event| out.note(now, key, event))?;
+        let transmit = self.prober.poll_transmit(due_by, now, &mut |key, event| out.note(now, key, event))?;
         out.series.missed.add(transmit.missed);
         self.lag_max = self.lag_max.max(transmit.lag);
         Some(transmit)

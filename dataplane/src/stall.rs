@@ -37,14 +37,19 @@ impl Stalls {
         if late < STALL_MIN {
             return None;
         }
+        self.note(planned, now);
+        Some(late)
+    }
+
+    /// Notes a time at which this shard did not see what arrived.
+    pub fn note(&mut self, from: Monotonic, to: Monotonic) {
         if self.spans.len() == STALLS_MAX
             && let Some((start, _)) = self.spans.pop_front()
             && let Some(oldest) = self.spans.front_mut()
         {
             oldest.0 = start;
         }
-        self.spans.push_back((planned, now));
-        Some(late)
+        self.spans.push_back((from, to));
     }
 
     /// Whether the shard stalled at some time from `from` to `to`.

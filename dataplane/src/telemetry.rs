@@ -151,14 +151,16 @@ pub struct ShardSeries {
     pub(crate) lag: GaugeCell,
     pub(crate) missed: CounterCell,
     pub(crate) stalls: CounterCell,
+    pub(crate) overflow: CounterCell,
     reflected: CounterCell,
+    reflected_uncounted: CounterCell,
     reflector_refused: Box<[CounterCell]>,
     probe_refused: Box<[CounterCell]>,
 }
 
 impl ShardSeries {
     /// Cells one shard takes for itself.
-    pub const CELLS: usize = 4 + ReflectorRefusal::ALL.len() + ProbeRefusal::ALL.len();
+    pub const CELLS: usize = 6 + ReflectorRefusal::ALL.len() + ProbeRefusal::ALL.len();
 
     /// Interns the series of `shard`. For the control plane: it locks.
     ///
@@ -171,7 +173,9 @@ impl ShardSeries {
             lag: registry.gauge(shard, &families::SHARD_SCHEDULE_LAG, &[&label])?,
             missed: counter(&families::SHARD_MISSED_SLOTS, &[&label])?,
             stalls: counter(&families::SHARD_STALLS, &[&label])?,
+            overflow: counter(&families::SHARD_RECEIVE_OVERFLOW, &[&label])?,
             reflected: counter(&families::REFLECTOR_PACKETS, &["reflected"])?,
+            reflected_uncounted: counter(&families::REFLECTOR_PACKETS, &["reflected_stateless"])?,
             reflector_refused: ReflectorRefusal::ALL
                 .iter()
                 .map(|reason| counter(&families::REFLECTOR_PACKETS, &[reason.label()]))
@@ -183,9 +187,11 @@ impl ShardSeries {
         })
     }
 
-    pub(crate) fn note_reflected(&mut self, result: Result<(), ReflectorRefusal>) {
+    /// Counts a request: reflected, with or without a session to count in, or refused.
+    pub(crate) fn note_reflected(&mut self, result: Result<bool, ReflectorRefusal>) {
         match result {
-            Ok(()) => self.reflected.add(1),
+            Ok(true) => self.reflected.add(1),
+            Ok(false) => self.reflected_uncounted.add(1),
             Err(refusal) => count(&ReflectorRefusal::ALL, refusal, &mut self.reflector_refused),
         }
     }

@@ -133,7 +133,8 @@ impl Window {
             loss_ratio: (settled > 0).then(|| lost as f64 / settled as f64),
             ipdv_seconds: (pairs > 0).then(|| seconds(differences_ns as f64 / pairs as f64)),
             pdv_p95_seconds: pdv_p95_ns(rtts).map(|ns| seconds(ns as f64)),
-            rfc3550_seconds: self.rfc3550_ns.map(seconds),
+            // The estimator runs on; without an answer in the window it tells of another time.
+            rfc3550_seconds: self.rfc3550_ns.filter(|_| answered > 0).map(seconds),
             stddev_seconds: stddev_ns(rtts).map(seconds),
         }
     }
@@ -236,6 +237,16 @@ mod tests {
     fn rfc3550_moves_by_a_sixteenth() {
         let stats = window(&[Settled::Answered(0), Settled::Answered(16 * MS)]).stats();
         assert_eq!(stats.rfc3550_seconds, Some(0.001));
+    }
+
+    #[test]
+    fn after_a_window_of_losses_no_jitter_is_left() {
+        let mut window = window(&[Settled::Answered(0), Settled::Answered(16 * MS)]);
+        for _ in 0..WINDOW_LEN {
+            window.push(Settled::Lost);
+        }
+        let only_loss = WindowStats { loss_ratio: Some(1.0), ..WindowStats::default() };
+        assert_eq!(window.stats(), only_loss);
     }
 
     #[test]

@@ -38,7 +38,8 @@ fn add_target(shard: &mut ShardHandle, collector: &Collector, id: u64, name: &st
         timeout: Duration::from_millis(300),
         phase_hash: target_hash(name),
     };
-    shard.send(Command::Add { id: TargetId(id), config, series: Box::new(series) }).unwrap();
+    let added = shard.send(Command::Add { id: TargetId(id), config, series: Box::new(series) });
+    assert!(added.is_ok());
 }
 
 fn counter(collector: &Collector, family: &catalogue::Family, values: &[&str]) -> u64 {
@@ -84,11 +85,12 @@ fn two_shards_measure_each_other_over_both_families() {
     });
     assert!(observed >= 10, "each reply is an observation in the ring");
     probing.join().unwrap();
-    reflecting.join().unwrap();
-    let replies = counter(&reflected, &catalogue::REFLECTOR_PACKETS, &["reflected"]);
     let sent: u64 =
         ["four", "six"].map(|target| counter(&collector, &catalogue::PROBE_SENT, &[target])).iter().sum();
-    assert_eq!(replies, sent);
+    wait_for("all probes to be reflected", || {
+        counter(&reflected, &catalogue::REFLECTOR_PACKETS, &["reflected"]) == sent
+    });
+    reflecting.join().unwrap();
 }
 
 #[test]
@@ -103,7 +105,7 @@ fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
 
     let id = collector.registry().read(|series| series.find(&catalogue::PROBE_UP, &["silent"])).unwrap();
     let ticket = collector.registry().retire(SHARD, &[id]).unwrap();
-    probing.send(Command::Remove { id: TargetId(1), ticket }).unwrap();
+    assert!(probing.send(Command::Remove { id: TargetId(1), ticket }).is_ok());
     wait_for("the acknowledgement", || {
         collector.drain(SHARD, |_| {});
         collector.reclaim(SHARD) == [id]

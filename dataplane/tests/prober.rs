@@ -95,7 +95,7 @@ impl Network {
             prober.handle_datagram(source, arrival, &octets, &mut note).unwrap();
         }
         prober.handle_timeout(Monotonic(*now), &mut note);
-        while let Some(transmit) = prober.poll_transmit(at(*now), &mut note) {
+        while let Some(transmit) = prober.poll_transmit(Monotonic(*now), at(*now), &mut note) {
             let sequence = transmit.probe.sequence;
             prober.handle_sent(&transmit, Duration::ZERO, Ok(()), &mut note);
             for delay in (self.path)(sequence) {
@@ -204,6 +204,74 @@ fn a_reply_that_waited_out_our_stall_in_the_socket_keeps_its_rtt() {
 }
 
 #[test]
+fn a_reply_without_the_kernels_stamp_or_from_before_its_probe_is_no_measurement() {
+    let early = Arrival::exact(Monotonic(1_999 * MS));
+    let unstamped = Arrival { at: Monotonic(2_010 * MS), exact: false };
+    for arrival in [early, unstamped] {
+        let mut network = Network::new(|_| vec![ms(5)]);
+        let key = network.add("192.0.2.9:862", 1000, 500);
+        network.run_until(2_001);
+        let Reverse((_, source, octets)) = network.in_flight.pop().unwrap();
+        let mut events = Vec::new();
+        for _ in 0..2 {
+            let mut note = |_, event| events.push(event);
+            network.prober.handle_datagram(source, arrival, &octets, &mut note).unwrap();
+        }
+        // The second is a duplicate, not late.
+        let expected = [ProbeEvent::Discarded { sequence: 0 }, ProbeEvent::Duplicate { sequence: 0 }];
+        assert_eq!(events, expected, "{arrival:?}");
+        assert_eq!(network.prober.session(key).unwrap().up(), None);
+    }
+}
+
+#[test]
+fn a_target_of_which_nothing_is_known_any_more_is_neither_up_nor_down() {
+    let mut prober = Prober::new(SLOT);
+    let target = TargetConfig {
+        address: "192.0.2.9:862".parse().unwrap(),
+        interval: ms(1000),
+        timeout: ms(500),
+        phase_hash: 0,
+    };
+    let key = prober.add(Monotonic(0), target).unwrap();
+    let mut ups = Vec::new();
+    for second in 1..100u64 {
+        let now = at(second * 1_000 * MS);
+        let transmit = prober.poll_transmit(now.monotonic, now, &mut |_, _| {}).unwrap();
+        // Once unreachable, and from then on nothing leaves this host.
+        let reason = if second == 1 { SendError::Unreachable } else { SendError::WouldBlock };
+        prober.handle_sent(&transmit, Duration::ZERO, Err(reason), &mut |_, _| {});
+        ups.push(prober.session(key).unwrap().up());
+    }
+    assert_eq!(ups[0], Some(false));
+    assert_eq!(ups[98], None);
+}
+
+#[test]
+fn a_turn_ends_though_sending_takes_longer_than_the_interval() {
+    let mut prober = Prober::new(SLOT);
+    for port in 1..=300 {
+        let target = TargetConfig {
+            address: format!("192.0.2.9:{port}").parse().unwrap(),
+            interval: ms(1),
+            timeout: ms(500),
+            phase_hash: 0,
+        };
+        prober.add(Monotonic(0), target).unwrap();
+    }
+    let due_by = Monotonic(5 * MS);
+    let mut sent = 0u64;
+    let mut missed = 0;
+    // Each send takes a tenth of a millisecond: thirty for all, of an interval of one.
+    while let Some(transmit) = prober.poll_transmit(due_by, at(5 * MS + sent * MS / 10), &mut |_, _| {}) {
+        missed += transmit.missed;
+        sent += 1;
+        assert!(sent <= 300, "the turn does not end");
+    }
+    assert_eq!((sent, missed), (300, 300 * 4), "one probe each, and what could not be kept up with counted");
+}
+
+#[test]
 fn fast_probes_with_a_long_timeout_fill_the_window_in_order() {
     // 100 in flight at a time, every third lost: losses settle long after later answers.
     let mut network = Network::new(|sequence| if sequence % 3 == 0 { vec![] } else { vec![ms(1)] });
@@ -257,7 +325,7 @@ fn an_unreachable_target_is_down_and_a_full_queue_of_ours_is_not() {
         let key = prober.add(Monotonic(0), target).unwrap();
         let mut events = Vec::new();
         let mut note = |_, event| events.push(event);
-        let transmit = prober.poll_transmit(at(1_000 * MS), &mut note).unwrap();
+        let transmit = prober.poll_transmit(Monotonic(1_000 * MS), at(1_000 * MS), &mut note).unwrap();
         prober.handle_sent(&transmit, Duration::ZERO, Err(reason), &mut note);
         prober.handle_timeout(Monotonic(9_000 * MS), &mut note);
         assert_eq!(events, [ProbeEvent::Unsent { sequence: 0, reason }]);
@@ -288,6 +356,10 @@ proptest! {
             }
         }
         prop_assert!(settled.values().all(|times| *times == 1));
+        // All but those still in flight, of which there are at most five, and one being sent.
+        let sent = settled.last_key_value().map_or(0, |(last, _)| *last as usize + 1);
+        prop_assert_eq!(settled.len(), sent, "each up to the newest has settled");
+        prop_assert!(sent >= 40 + 590, "{} settled in a minute and four seconds", sent);
         let in_time = |fate: &Vec<u64>| fate.iter().any(|delay| *delay <= timeout);
         let answered = fates.iter().filter(|fate| in_time(fate)).count();
         prop_assert_eq!(network.answered(), answered);

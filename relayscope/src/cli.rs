@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::Failure;
+use crate::output::say;
 use crate::target::{HTTP_PORT, REFLECTOR_PORT, TargetArg, parse_address};
 
 /// What to do.
@@ -98,8 +99,7 @@ pub(crate) struct ProbeArgs {
 pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
     let cli = Cli::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            print!("{error}");
-            Ok(ExitCode::SUCCESS)
+            say(&error.to_string()).map(|()| ExitCode::SUCCESS)
         }
         _ => Err(Failure::Usage(one_line(&error.to_string()))),
     })?;

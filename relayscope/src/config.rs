@@ -4,12 +4,15 @@
 
 mod document;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use relayscope_bridge::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
+use relayscope_dataplane::placement::{CoresError, parse_cores};
 use relayscope_dataplane::probe::stamp::IN_FLIGHT_MAX;
+use relayscope_dataplane::prober::SESSIONS_MAX;
 use relayscope_dataplane::reflector::Mode;
 use serde::Deserialize;
 
@@ -26,8 +29,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) metric_prefix: String,
-    /// As written; `None` lets the placement choose.
-    pub(crate) cores: Option<String>,
+    /// `None` lets the placement choose.
+    pub(crate) cores: Option<Vec<usize>>,
     pub(crate) ring_capacity: usize,
     pub(crate) drain_interval: Duration,
     pub(crate) targets_max: usize,
@@ -124,7 +127,7 @@ impl Source {
         let mut config = Config {
             listen: SocketAddr::from(([127, 0, 0, 1], HTTP_PORT)),
             metric_prefix: file.metric_prefix.clone().unwrap_or_else(|| "relay".to_owned()),
-            cores: args.cores.clone().or_else(|| file.cores.clone()).filter(|cores| cores != "auto"),
+            cores: self.cores(args)?,
             ring_capacity: self.size(
                 "ring_capacity",
                 file.ring_capacity,
@@ -133,7 +136,7 @@ impl Source {
                 RING_CAPACITY_MAX,
             )?,
             drain_interval: self.time("drain_interval", &file.drain_interval, 100 * MS, MS, 2_500 * MS)?,
-            targets_max: self.size("targets_max", file.targets_max, 10_000, 1, 65_535)?,
+            targets_max: self.size("targets_max", file.targets_max, 10_000, 1, SESSIONS_MAX)?,
             slot: self.time(
                 "probe.slot",
                 &file.probe.slot,
@@ -194,6 +197,18 @@ impl Source {
         Ok(config)
     }
 
+    /// Whether the cores are there is for the host that runs it to say.
+    fn cores(&self, args: &RunArgs) -> Result<Option<Vec<usize>>, Failure> {
+        let wrong = |error: CoresError| match &args.cores {
+            Some(_) => Failure::Usage(format!("--cores: {error}")),
+            None => self.at("cores", &error.to_string()),
+        };
+        match args.cores.as_ref().or(self.file.cores.as_ref()).map(String::as_str) {
+            None | Some("auto") => Ok(None),
+            Some(list) => parse_cores(list).map(Some).map_err(wrong),
+        }
+    }
+
     fn reflectors(&self, args: &RunArgs) -> Result<Option<Vec<SocketAddr>>, Failure> {
         if !args.reflect.is_empty() {
             return Ok(Some(args.reflect.clone()));
@@ -206,9 +221,10 @@ impl Source {
     /// The file's targets and the command line's; one of the same name on the command line wins.
     fn targets(&self, args: &RunArgs, config: &Config) -> Result<Option<Vec<Target>>, Failure> {
         let mut targets: Vec<Target> = Vec::new();
+        let mut names = HashSet::new();
         for section in self.file.target.iter().flatten() {
             let target = self.target(section, config)?;
-            if targets.iter().any(|known| known.name == target.name) {
+            if !names.insert(target.name.clone()) {
                 return Err(self.wrong("target.name", &target.name, "a name of its own for each target"));
             }
             targets.push(target);
@@ -415,6 +431,10 @@ mod tests {
                 "FILE: listen: 'x' is no address; expected IP:PORT such as 127.0.0.1:9862, or an IP alone",
             ),
             ("ring_capacity = 1", "FILE: ring_capacity: 1 is invalid; expected 2..=16777216"),
+            (
+                "cores = \"zero\"",
+                "FILE: cores: core list 'zero' is invalid; expected numbers below 1024 and ranges such as 0,2-3",
+            ),
             ("ring_capacity = -1", "FILE: ring_capacity: -1 is invalid; expected 2..=16777216"),
             (
                 "metric_prefix = \"9x\"",

@@ -5,9 +5,11 @@ mod cli;
 mod config;
 mod failure;
 mod mesh_status;
+mod output;
 mod probe;
 mod reload;
 mod run;
+mod supervisor;
 mod target;
 mod targets;
 
@@ -33,16 +35,12 @@ fn main() -> ExitCode {
 
 fn check_config(file: &std::path::Path) -> Result<ExitCode, Failure> {
     let config = config::load(Some(file))?.resolve(&cli::RunArgs::default())?;
-    println!(
-        "{}: valid, {} targets, {} reflectors",
-        file.display(),
-        config.targets.len(),
-        config.reflect.len()
-    );
+    let (targets, reflectors) = (config.targets.len(), config.reflect.len());
+    output::say(&format!("{}: valid, {targets} targets, {reflectors} reflectors\n", file.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_config(args: &cli::RunArgs) -> Result<ExitCode, Failure> {
-    print!("{}", config::load(args.config.as_deref())?.resolve(args)?.to_toml());
+    output::say(&config::load(args.config.as_deref())?.resolve(args)?.to_toml())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::output::say;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A table of a million targets would be larger; nobody reads that in a terminal.
@@ -21,6 +22,6 @@ pub(crate) fn run(url: &str) -> Result<ExitCode, Failure> {
     let mut response = agent.get(&url).header("accept", "text/plain").call().map_err(unreachable)?;
     let table =
         response.body_mut().with_config().limit(BODY_LEN_MAX).read_to_string().map_err(unreachable)?;
-    print!("{table}");
+    say(&table)?;
     Ok(ExitCode::SUCCESS)
 }

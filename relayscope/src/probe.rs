@@ -1,6 +1,5 @@
 //! `relayscope probe`: one target, a line per reply and a summary. Exit codes are ping's.
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +10,7 @@ use relayscope_dataplane::probe::stamp::{IN_FLIGHT_MAX, ProbeEvent};
 
 use crate::cli::ProbeArgs;
 use crate::failure::Failure;
+use crate::output::say;
 
 pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
     let limit = args.interval.saturating_mul(u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX));
@@ -23,28 +23,26 @@ pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
     let target = args.target.address.resolve().map_err(Failure::Usage)?;
     let oneshot = Oneshot { target, count: args.count, interval: args.interval, timeout: args.timeout };
     let stop = stop_on_interrupt()?;
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "STAMP {target}: {} probes, one every {}, lost after {}",
+    say(&format!(
+        "STAMP {target}: {} probes, one every {}, lost after {}\n",
         args.count,
         humantime::format_duration(args.interval),
         humantime::format_duration(args.timeout)
-    )
-    .map_err(Failure::host)?;
+    ))?;
     let mut summary = Summary::default();
+    let mut said = Ok(());
     // Relaxed: a flag alone, nothing is published with it.
     oneshot::run(
         oneshot,
         || stop.load(Ordering::Relaxed),
         |event| {
             summary.note(event);
-            // A reader of stdout that is gone ends nothing; the exit code still tells.
-            writeln!(out, "{}", line(event)).unwrap_or_default();
+            said = std::mem::replace(&mut said, Ok(())).and_then(|()| say(&(line(event) + "\n")));
         },
     )
     .map_err(Failure::host)?;
-    write!(out, "{}", summary.text(&target.to_string())).map_err(Failure::host)?;
+    said?;
+    say(&summary.text(&target.to_string()))?;
     Ok(if summary.rtts.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -72,7 +70,9 @@ fn line(event: ProbeEvent) -> String {
             format!("seq={sequence} rtt={} ms{note}", millis(rtt))
         }
         ProbeEvent::Lost { sequence } => format!("seq={sequence} lost"),
-        ProbeEvent::Discarded { sequence } => format!("seq={sequence} discarded: this host stalled"),
+        ProbeEvent::Discarded { sequence } => {
+            format!("seq={sequence} discarded: this host stalled or its clock stepped")
+        }
         ProbeEvent::Late { sequence } => format!("seq={sequence} late"),
         ProbeEvent::Duplicate { sequence } => format!("seq={sequence} duplicate"),
         ProbeEvent::Unsent { sequence, reason } => format!("seq={sequence} not sent: {}", reason.label()),

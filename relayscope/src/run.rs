@@ -8,33 +8,33 @@ use std::sync::{Arc, Mutex};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use relayscope_bridge::{Account, HubConfig, Publisher, SeriesRegistry, ShardId, hub};
-use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, serve};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
 use relayscope_dataplane::driver::glommio::{Executor, ShardHandle, spawn};
 use relayscope_dataplane::driver::udp::UdpPort;
-use relayscope_dataplane::placement::{available_cores, control_core, default_cores, parse_cores};
+use relayscope_dataplane::placement::{available_cores, check_available, control_core, default_cores};
 use relayscope_dataplane::preflight;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
 use relayscope_dataplane::shard::Shard;
 use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::RunArgs;
 use crate::config::{self, Config};
 use crate::failure::Failure;
 use crate::reload::Reload;
+use crate::supervisor::Supervisor;
 use crate::targets::{self, Targets, lock};
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = config::load(args.config.as_deref())?.resolve(args)?;
     let available = available_cores();
-    let cores = match &config.cores {
-        Some(list) => parse_cores(list, &available).map_err(Failure::usage)?,
-        None => default_cores(&available),
-    };
-    let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
+    let cores = config.cores.clone().unwrap_or_else(|| default_cores(&available));
+    check_available(&cores, &available).map_err(Failure::usage)?;
     log_to_stderr();
-    preflight::check().map_err(Failure::host)?;
+    // Before anything that takes its time: a signal must never find the default action.
+    let supervisor = Supervisor::new()?;
+    let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
+    preflight::check(cores.len()).map_err(Failure::host)?;
     let listener = listen(config.listen)?;
     let reflectors = bind_reflectors(&config)?;
     let reflecting: Vec<SocketAddr> = reflectors.iter().map(UdpPort::local_address).collect();
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     announce(&config, &cores, spare, &reflecting, listener.local_addr().unwrap_or(config.listen));
     let reload =
         Reload { plane: plane.clone(), args: args.clone(), started_with: config, targets: targets.clone() };
-    let served = serve_until_signalled(listener, &plane, &reload);
+    let served = supervisor.serve(listener, &plane, &reload);
 
     // The shards first: what they recorded to the last is still drained.
     for panic in lock(&targets).stop() {
@@ -184,43 +184,6 @@ fn announce(
     say(format!("metrics  http://{http}/metrics"));
     say(format!("mesh     http://{http}/mesh"));
     say(format!("health   http://{http}/healthz"));
-}
-
-fn serve_until_signalled(
-    listener: TcpListener,
-    plane: &ControlPlane,
-    reload: &Reload,
-) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_name("relayscope-http")
-        .build()
-        .map_err(Failure::host)?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::host)?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(Failure::host)?;
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = serve(listener, plane.clone(), Limits::default(), async {
-            // Either way it is over: a dropped sender is a stop, too.
-            stopped.await.unwrap_or_default();
-        });
-        let supervise = async {
-            let mut terminate = signal(SignalKind::terminate()).map_err(Failure::host)?;
-            let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::host)?;
-            tokio::select! {
-                _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
-                _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
-                () = reload.on_each(&mut hangup) => {}
-            }
-            drop(stop);
-            Ok::<(), Failure>(())
-        };
-        let (cut, supervised) = tokio::join!(server, supervise);
-        if cut > 0 {
-            tracing::warn!("{cut} HTTP connections were cut at shutdown");
-        }
-        supervised
-    })
 }
 
 fn log_accounts(accounts: &[(ShardId, Account)]) {

@@ -47,7 +47,12 @@ impl FromStr for HostPort {
             return Ok(Self { host: ip.to_string(), port: REFLECTOR_PORT });
         }
         if let Ok(address) = bare.parse::<SocketAddr>() {
-            return Self::new(address.ip().to_string(), address.port()).ok_or_else(expected);
+            let host = match address {
+                // A link-local address means nothing without its scope.
+                SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+                other => other.ip().to_string(),
+            };
+            return Self::new(host, address.port()).ok_or_else(expected);
         }
         let (host, port) = match bare.rsplit_once(':') {
             Some((host, port)) => (host, port.parse().map_err(|_| expected())?),
@@ -119,6 +124,7 @@ mod tests {
             ("fra1=relay.example.net", "fra1", "relay.example.net:8620"),
             ("v6=[::1]:99", "v6", "[::1]:99"),
             ("v6=::1", "v6", "[::1]:8620"),
+            ("l=[fe80::1%3]:99", "l", "[fe80::1%3]:99"),
             ("s=stamp://127.0.0.1:862", "s", "127.0.0.1:862"),
         ] {
             let target: TargetArg = text.parse().unwrap();

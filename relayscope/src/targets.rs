@@ -1,13 +1,13 @@
 //! The targets in force: which shard probes which, and the series it was given for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::{MetricId, SeriesRegistry, ShardId};
 use relayscope_controlplane::MeshTarget;
-use relayscope_dataplane::driver::glommio::ShardHandle;
+use relayscope_dataplane::driver::glommio::{CommandsFull, ShardHandle};
 use relayscope_dataplane::placement::{shard_of, target_hash};
 use relayscope_dataplane::prober::TargetConfig;
 use relayscope_dataplane::shard::{Command, TargetId};
@@ -45,9 +45,16 @@ pub(crate) fn lock(targets: &Mutex<Targets>) -> MutexGuard<'_, Targets> {
 /// The running shards and what they probe.
 pub(crate) struct Targets {
     registry: SeriesRegistry,
-    shards: Vec<ShardHandle>,
+    shards: Vec<Commanded>,
     active: BTreeMap<String, Active>,
     next_id: u64,
+}
+
+/// A shard and what it has not taken yet. The order is kept and nothing is dropped: a ticket acknowledged
+/// out of turn would free cells that are still written.
+struct Commanded {
+    handle: ShardHandle,
+    pending: VecDeque<Command>,
 }
 
 struct Active {
@@ -59,7 +66,8 @@ struct Active {
 
 impl Targets {
     pub(crate) fn new(registry: SeriesRegistry, shards: Vec<ShardHandle>) -> Self {
-        Self { registry, shards, active: BTreeMap::new(), next_id: 0 }
+        let shards = shards.into_iter().map(|handle| Commanded { handle, pending: VecDeque::new() });
+        Self { registry, shards: shards.collect(), active: BTreeMap::new(), next_id: 0 }
     }
 
     /// Makes `wanted` the targets in force. One that did not change keeps its session, window and
@@ -68,12 +76,11 @@ impl Targets {
     /// Checked first: when there is no room for what is new, nothing changes.
     pub(crate) fn apply(&mut self, wanted: Vec<Resolved>) -> Result<(), String> {
         self.check_room(&wanted)?;
-        let gone: Vec<_> = self
-            .active
-            .iter()
-            .filter(|(_, active)| !wanted.contains(&active.resolved))
-            .map(|(name, _)| name.clone())
-            .collect();
+        let by_name: HashMap<_, _> = wanted.iter().map(|w| (w.target.name.as_str(), w)).collect();
+        let stays =
+            |(name, active): &(&String, &Active)| by_name.get(name.as_str()) == Some(&&active.resolved);
+        let gone: Vec<_> =
+            self.active.iter().filter(|entry| !stays(entry)).map(|(name, _)| name.clone()).collect();
         for name in gone {
             self.remove(&name)?;
         }
@@ -82,7 +89,7 @@ impl Targets {
                 self.add(resolved)?;
             }
         }
-        Ok(())
+        self.flush()
     }
 
     /// Series of removed targets are free only once their shard has let go and its ring is drained.
@@ -127,9 +134,8 @@ impl Targets {
             timeout: resolved.target.timeout,
             phase_hash: target_hash(&name),
         };
-        self.send(shard, Command::Add { id, config, series: Box::new(cells) })?;
         self.active.insert(name, Active { id, shard, resolved, series });
-        Ok(())
+        self.send(shard, Command::Add { id, config, series: Box::new(cells) })
     }
 
     fn remove(&mut self, name: &str) -> Result<(), String> {
@@ -142,16 +148,31 @@ impl Targets {
         self.send(shard, Command::Remove { id, ticket })
     }
 
-    /// Queues a command; waits a while for a shard that has many to carry out.
+    /// Queues a command behind those its shard has not taken yet.
     fn send(&mut self, shard: ShardId, command: Command) -> Result<(), String> {
-        let Some(handle) = self.shards.get_mut(usize::from(shard.0)) else {
+        let Some(commanded) = self.shards.get_mut(usize::from(shard.0)) else {
             return Err(format!("shard {} does not exist", shard.0));
         };
+        commanded.pending.push_back(command);
+        Ok(())
+    }
+
+    /// Hands the shards what waits for them; for a while, as one with many commands takes them over
+    /// several turns. What one does not take stays pending for the next time.
+    fn flush(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + QUEUE_PATIENCE;
-        while handle.is_full() && Instant::now() < deadline {
-            std::thread::sleep(QUEUE_PAUSE);
+        for (shard, commanded) in self.shards.iter_mut().enumerate() {
+            while !commanded.flush() {
+                if Instant::now() > deadline {
+                    let waiting = commanded.pending.len();
+                    return Err(format!(
+                        "shard {shard} is stalled: {waiting} changes of targets are in force once it runs again"
+                    ));
+                }
+                std::thread::sleep(QUEUE_PAUSE);
+            }
         }
-        handle.send(command).map_err(|error| format!("shard {}: {error}", shard.0))
+        Ok(())
     }
 
     /// The targets as the mesh shows them.
@@ -168,8 +189,21 @@ impl Targets {
     /// Stops every shard and waits for it. Returns what went wrong with any.
     pub(crate) fn stop(&mut self) -> Vec<String> {
         for shard in &self.shards {
-            shard.request_stop();
+            shard.handle.request_stop();
         }
-        self.shards.drain(..).filter_map(|shard| shard.join().err()).collect()
+        self.shards.drain(..).map(|shard| shard.handle).filter_map(|shard| shard.join().err()).collect()
+    }
+}
+
+impl Commanded {
+    /// Hands over what the queue takes. Returns whether that was all.
+    fn flush(&mut self) -> bool {
+        while let Some(command) = self.pending.pop_front() {
+            if let Err(CommandsFull(command)) = self.handle.send(command) {
+                self.pending.push_front(command);
+                return false;
+            }
+        }
+        true
     }
 }

@@ -14,7 +14,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use relayscope_bridge::ShardId;
 
 use super::shard::ShardDriver;
-use super::udp::{BindError, Readable, UdpPort};
+use super::udp::{BindError, UdpPort};
 use crate::preflight::{PreflightError, check};
 use crate::shard::{Command, Shard};
 
@@ -22,6 +22,10 @@ use crate::shard::{Command, Shard};
 const IO_MEMORY_LEN: usize = 64 << 10;
 /// Waits in flight per shard: one per reflector and a timer.
 const RING_DEPTH: usize = 128;
+/// After this long a flooded reflector lets the schedule have its turn.
+const PREEMPT_INTERVAL: Duration = Duration::from_millis(5);
+/// Between two attempts at a socket that reports errors.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 /// Commands on their way to one shard.
 pub const COMMANDS_MAX: usize = 4096;
 
@@ -72,17 +76,15 @@ pub struct ShardHandle {
     thread: ExecutorJoinHandle<()>,
 }
 
-/// The queue to a shard is full, or the shard is gone.
-#[derive(Debug, thiserror::Error)]
-#[error("shard has {COMMANDS_MAX} commands waiting; it is stalled or gone")]
-pub struct CommandsFull;
+/// The queue to a shard is full; the command is given back.
+pub struct CommandsFull(pub Command);
 
 /// Starts a shard on its core. The sockets are opened here, so that their errors come back at once.
 ///
 /// # Errors
 /// [`SpawnError`].
 pub fn spawn(executor: Executor, shard: Shard, reflectors: Vec<UdpPort>) -> Result<ShardHandle, SpawnError> {
-    check()?;
+    check(1)?;
     let id = executor.shard;
     let (commands, queue) = rtrb::RingBuffer::new(COMMANDS_MAX);
     let driver = ShardDriver::new(shard, reflectors, queue)?;
@@ -96,6 +98,7 @@ pub fn spawn(executor: Executor, shard: Shard, reflectors: Vec<UdpPort>) -> Resu
         .name(&format!("shard-{}", id.0))
         .io_memory(IO_MEMORY_LEN)
         .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT_INTERVAL)
         .spin_before_park(executor.spin_before_park)
         .spawn(move || run(driver, waits, stopped))
         .map_err(|error| SpawnError::Executor {
@@ -110,14 +113,9 @@ impl ShardHandle {
     /// Queues a command; the shard takes it on its next tick, at most 200 ms later. Never waits.
     ///
     /// # Errors
-    /// [`CommandsFull`] gives nothing back to the shard; the command is dropped.
+    /// [`CommandsFull`] gives the command back when 4096 are waiting: the shard is stalled or gone.
     pub fn send(&mut self, command: Command) -> Result<(), CommandsFull> {
-        self.commands.push(command).map_err(|_| CommandsFull)
-    }
-
-    /// Whether the next [`send`](Self::send) would fail.
-    pub fn is_full(&self) -> bool {
-        self.commands.is_full()
+        self.commands.push(command).map_err(|rtrb::PushError::Full(command)| CommandsFull(command))
     }
 
     /// Asks the shard to stop on its next tick.
@@ -165,14 +163,15 @@ async fn run(driver: ShardDriver, waits: Vec<socket2::Socket>, stop: Arc<AtomicB
 async fn reflect(driver: Rc<RefCell<ShardDriver>>, reflector: usize, socket: UdpSocket) {
     loop {
         let mut first_octet = [0u8; 1];
-        if socket.peek_from(&mut first_octet).await.is_err() {
-            // The error was about an earlier send and is consumed by being reported; one that stays
-            // must not keep the core from everything else.
-            glommio::executor().yield_task_queue_now().await;
+        let waited = socket.peek_from(&mut first_octet).await;
+        let reflected = driver.borrow_mut().reflect(reflector);
+        if waited.is_err() || reflected.is_err() {
+            // The error was about an earlier reply and is consumed by being reported; one that stays must
+            // not keep the core from everything else.
+            sleep(ERROR_PAUSE).await;
         }
-        while driver.borrow_mut().reflect(reflector) == Readable::More {
-            glommio::executor().yield_task_queue_now().await;
-        }
+        // Under a flood neither the wait nor the read ever waits.
+        glommio::yield_if_needed().await;
     }
 }
 

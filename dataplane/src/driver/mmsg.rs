@@ -17,8 +17,8 @@ use crate::clock::Realtime;
 pub(crate) const BATCH: usize = 32;
 /// Octets of a datagram that are kept. What is longer is truncated, said so, and refused.
 pub(crate) const DATAGRAM_MAX: usize = 2048;
-/// Room for a timestamp, a TTL and a packet info, with their headers.
-const CONTROL_LEN: usize = 128;
+/// Room for a timestamp, a TTL, a packet info and a count of drops, with their headers.
+const CONTROL_LEN: usize = 160;
 const BATCH_C: libc::c_uint = 32;
 const _: () = assert!(BATCH == BATCH_C as usize, "the same number as C takes it");
 
@@ -35,8 +35,10 @@ pub struct Ancillary {
     pub received_at: Option<Realtime>,
     /// Its TTL or hop limit.
     pub ttl: Option<u8>,
-    /// The address of ours it was sent to (IP_PKTINFO), where asked for.
+    /// The address of ours it came to (IP_PKTINFO), where asked for.
     pub destination: Option<IpAddr>,
+    /// Datagrams dropped for want of room since the socket was made, modulo 2^32 (SO_RXQ_OVFL).
+    pub dropped: Option<u32>,
 }
 
 /// One datagram read.
@@ -174,8 +176,9 @@ fn ancillary(mut control: &[u8]) -> Ancillary {
                 found.ttl = read::<libc::c_int>(data).and_then(|ttl| u8::try_from(ttl).ok());
             }
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // The local address, where the header's may be a broadcast's.
                 found.destination = read::<libc::in_pktinfo>(data)
-                    .map(|info| Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into());
+                    .map(|info| Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into());
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 found.destination =
@@ -204,6 +207,7 @@ trait Plain: Copy {}
 impl Plain for libc::cmsghdr {}
 impl Plain for libc::timespec {}
 impl Plain for libc::c_int {}
+impl Plain for u32 {}
 impl Plain for libc::in_pktinfo {}
 impl Plain for libc::in6_pktinfo {}
 

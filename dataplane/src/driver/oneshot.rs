@@ -14,6 +14,9 @@ use crate::clock::Monotonic;
 use crate::probe::stamp::{ProbeEvent, Session, SessionConfig};
 use crate::stall::Stalls;
 
+/// How long a request to stop may go unnoticed.
+const STOP_LATENCY_MS: u16 = 100;
+
 /// What to probe, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Oneshot {
@@ -59,7 +62,7 @@ pub fn run(
         let now = clock::now();
         // A wake that replies brought early is no stall; a late one is.
         stalls.handle_wake(planned.max(started), now.monotonic);
-        read(&mut port, &mut session, &stalls, &mut report);
+        read(&mut port, &mut session, &mut report);
         while let Some(&(sequence, at)) = deadlines.front() {
             if session.is_in_flight(sequence) && at > now.monotonic {
                 break;
@@ -86,12 +89,12 @@ pub fn run(
     Ok(())
 }
 
-fn read(port: &mut UdpPort, session: &mut Session, stalls: &Stalls, report: &mut impl FnMut(ProbeEvent)) {
-    let result = port.read(|now, arrivals, datagram, _| {
-        let arrival = arrivals.arrival(now, datagram.ancillary.received_at);
+fn read(port: &mut UdpPort, session: &mut Session, report: &mut impl FnMut(ProbeEvent)) {
+    let result = port.read(|_, arrivals, datagram, _| {
+        let arrival = arrivals.arrival(datagram.ancillary.received_at);
         if !datagram.truncated {
             // What is no reply is not for the person who asked.
-            session.handle_reply(arrival, stalls, datagram.octets, report).ok();
+            session.handle_reply(arrival, datagram.octets, report).ok();
         }
     });
     // An error read from the socket is about an earlier send, which times out by itself.
@@ -101,8 +104,8 @@ fn read(port: &mut UdpPort, session: &mut Session, stalls: &Stalls, report: &mut
 fn wait(port: &UdpPort, until: Monotonic) -> Result<(), OneshotError> {
     let left = until.since(clock::monotonic());
     // Rounded up to whole milliseconds, so that a short rest does not spin.
-    let millis = left.as_nanos().div_ceil(1_000_000);
-    let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));
+    let millis = left.as_nanos().div_ceil(1_000_000).min(STOP_LATENCY_MS.into());
+    let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(STOP_LATENCY_MS));
     match poll(&mut [PollFd::new(port.as_fd(), PollFlags::POLLIN)], timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(OneshotError::Wait(error.into())),

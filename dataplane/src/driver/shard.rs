@@ -1,21 +1,27 @@
 //! Turns one shard: reads its sockets, lets it decide, sends what it says.
 
+use std::io;
 use std::time::Duration;
 
 use super::clock;
-use super::udp::{BindError, Readable, UdpPort};
+use super::udp::{BindError, UdpPort};
 use crate::clock::Monotonic;
 use crate::probe::stamp::SendError;
 use crate::reflector::Request;
 use crate::shard::{Command, Shard, reply_source};
 
 /// Commands carried out in one turn, so that a long list of targets does not hold up a slot.
-const COMMANDS_PER_TURN_MAX: usize = 256;
+const COMMANDS_PER_TURN_MAX: usize = 64;
+/// Probes sent between two looks for replies: far fewer than the receive buffer of a stock host holds,
+/// which is 512.
+const SENDS_PER_READ_MAX: usize = 128;
 
 /// A socket probes leave from, and whether any has: what never sent has nothing to read.
 struct ProbePort {
     port: UdpPort,
     sent: bool,
+    /// When it was last read to the end.
+    read_at: Monotonic,
 }
 
 /// A shard with its sockets and its queue of commands.
@@ -39,7 +45,7 @@ impl ShardDriver {
         commands: rtrb::Consumer<Command>,
     ) -> Result<Self, BindError> {
         let ports = std::iter::once(UdpPort::ephemeral(false)?).chain(UdpPort::ephemeral(true).ok());
-        let probes = ports.map(|port| ProbePort { port, sent: false }).collect();
+        let probes = ports.map(|port| ProbePort { port, sent: false, read_at: Monotonic(0) }).collect();
         Ok(Self { shard, probes, reflectors, commands, planned: None })
     }
 
@@ -56,10 +62,13 @@ impl ShardDriver {
             let Ok(command) = self.commands.pop() else { break };
             self.shard.handle_command(now.monotonic, command);
         }
-        // Replies that already arrived must be seen before their probes are called lost.
-        let more = self.read_replies() == Readable::More;
-        self.shard.handle_timeout(clock::now());
-        self.send_due();
+        // Replies that already arrived must be seen before their probes are called lost, and what came
+        // after `now` is not yet due.
+        let mut more = self.read_replies(now.monotonic);
+        self.shard.handle_timeout(now);
+        while self.send_due(now.monotonic) {
+            more |= self.read_replies(now.monotonic);
+        }
         let now = clock::monotonic();
         let busy = more || !self.commands.is_empty();
         let planned = if busy { now } else { self.shard.poll_timeout(now) };
@@ -67,13 +76,14 @@ impl ShardDriver {
         planned.since(now)
     }
 
-    fn send_due(&mut self) {
-        loop {
+    /// Sends some of what is due. Returns whether there may be more.
+    fn send_due(&mut self, due_by: Monotonic) -> bool {
+        for _ in 0..SENDS_PER_READ_MAX {
             // Each probe is stamped with a clock read just before its send.
             let now = clock::now();
-            let Some(transmit) = self.shard.poll_transmit(now) else { return };
+            let Some(transmit) = self.shard.poll_transmit(due_by, now) else { return false };
             let result = match self.probes.get_mut(usize::from(transmit.destination.is_ipv6())) {
-                Some(ProbePort { port, sent }) => {
+                Some(ProbePort { port, sent, .. }) => {
                     *sent = true;
                     port.send(&transmit.probe.packet, transmit.destination)
                 }
@@ -82,29 +92,41 @@ impl ShardDriver {
             let took = clock::monotonic().since(now.monotonic);
             self.shard.handle_sent(now, &transmit, took, result);
         }
+        true
     }
 
-    fn read_replies(&mut self) -> Readable {
-        let mut readable = Readable::Drained;
-        for ProbePort { port, .. } in self.probes.iter_mut().filter(|probe| probe.sent) {
+    /// Reads the replies that are there. Returns whether some may be left.
+    fn read_replies(&mut self, now: Monotonic) -> bool {
+        let mut more = false;
+        for ProbePort { port, read_at, .. } in self.probes.iter_mut().filter(|probe| probe.sent) {
             let shard = &mut self.shard;
             let result = port.read(|now, arrivals, datagram, _| {
-                let arrival = arrivals.arrival(now, datagram.ancillary.received_at);
+                let arrival = arrivals.arrival(datagram.ancillary.received_at);
                 shard.handle_reply(now, arrival, datagram.source, datagram.truncated, datagram.octets);
             });
             // An error read from a socket is about an earlier send, which times out by itself.
-            if result.unwrap_or(Readable::Drained) == Readable::More {
-                readable = Readable::More;
+            let readout = result.unwrap_or_default();
+            if readout.dropped > 0 {
+                shard.handle_overflow(*read_at, now, readout.dropped.into());
             }
+            if readout.more {
+                shard.handle_unread(*read_at, now);
+            } else {
+                *read_at = now;
+            }
+            more |= readout.more;
         }
-        readable
+        more
     }
 
-    /// Answers what is there at one reflector.
-    pub fn reflect(&mut self, reflector: usize) -> Readable {
-        let Some(port) = self.reflectors.get_mut(reflector) else { return Readable::Drained };
+    /// Answers what is there at one reflector. Returns whether some may be left.
+    ///
+    /// # Errors
+    /// What the socket reports: about an earlier reply, so there is nothing to do for it.
+    pub fn reflect(&mut self, reflector: usize) -> io::Result<bool> {
+        let Some(port) = self.reflectors.get_mut(reflector) else { return Ok(false) };
         let (shard, local) = (&mut self.shard, port.local_address());
-        let result = port.read(|now, _, datagram, replies| {
+        let readout = port.read(|now, _, datagram, replies| {
             let ancillary = datagram.ancillary;
             let request = Request {
                 source: datagram.source,
@@ -120,8 +142,10 @@ impl ShardDriver {
                 clock::now,
                 |reply| replies.send(reply, request.source, from),
             );
-        });
-        // An error read from a socket is about an earlier reply: nothing to do for it.
-        result.unwrap_or(Readable::Drained)
+        })?;
+        if readout.dropped > 0 {
+            shard.handle_reflector_overflow(readout.dropped.into());
+        }
+        Ok(readout.more)
     }
 }

@@ -50,15 +50,20 @@ pub struct UdpPort {
     local: SocketAddr,
     arrivals: ArrivalClock,
     batch: RecvBatch,
+    /// What the kernel said last, see [`Readout::dropped`].
+    dropped: u32,
+    /// The last read left nothing behind.
+    drained: bool,
 }
 
-/// Whether [`UdpPort::read`] left something behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readable {
-    /// All was read.
-    Drained,
-    /// The bound on one turn was reached; read again soon.
-    More,
+/// How a [`UdpPort::read`] ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readout {
+    /// The bound on one turn was reached: there may be more.
+    pub more: bool,
+    /// Datagrams the kernel dropped since the last read because the socket was full, as far as it has
+    /// told: it says so with the next datagram.
+    pub dropped: u32,
 }
 
 impl UdpPort {
@@ -93,29 +98,34 @@ impl UdpPort {
     }
 
     /// Hands every datagram that is there to `handle`, with the time of reading and the clock that
-    /// places its arrival. Does not wait.
+    /// places its arrival. Does not wait, and reads at most about a thousand.
     ///
     /// # Errors
     /// What the socket reports, such as an ICMP error; reading may go on after it.
     pub fn read(
         &mut self,
         mut handle: impl FnMut(Now, &ArrivalClock, Datagram<'_>, &Replies<'_>),
-    ) -> io::Result<Readable> {
+    ) -> io::Result<Readout> {
         let replies = Replies { socket: self.socket.as_fd() };
+        let now = clock::now();
+        if self.drained {
+            self.arrivals.look(now);
+        }
+        let dropped_before = self.dropped;
+        self.drained = false;
         for _ in 0..BATCHES_PER_READ_MAX {
             let count = self.batch.recv(replies.socket)?;
-            let now = clock::now();
-            self.arrivals.observe(now);
             for i in 0..count {
-                if let Some(datagram) = self.batch.datagram(i) {
-                    handle(now, &self.arrivals, datagram, &replies);
-                }
+                let Some(datagram) = self.batch.datagram(i) else { continue };
+                self.dropped = datagram.ancillary.dropped.unwrap_or(self.dropped);
+                handle(now, &self.arrivals, datagram, &replies);
             }
             if count < mmsg::BATCH {
-                return Ok(Readable::Drained);
+                self.drained = true;
+                break;
             }
         }
-        Ok(Readable::More)
+        Ok(Readout { more: !self.drained, dropped: self.dropped.wrapping_sub(dropped_before) })
     }
 
     /// Sends one datagram without waiting.
@@ -172,12 +182,14 @@ fn open(address: SocketAddr) -> io::Result<UdpPort> {
         }
     }
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+    setsockopt(&socket, sockopt::RxqOvfl, &1)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER_LEN)?;
     socket.bind(&address.into())?;
     // The socket stays blocking: io_uring would answer a wait on a non-blocking one with EAGAIN. All
     // our own calls say MSG_DONTWAIT.
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(UdpPort { socket, local, arrivals: ArrivalClock::default(), batch: RecvBatch::new() })
+    let (arrivals, batch) = (ArrivalClock::default(), RecvBatch::new());
+    Ok(UdpPort { socket, local, arrivals, batch, dropped: 0, drained: true })
 }
 
 fn send_error(error: &io::Error) -> SendError {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::{Arrival, Monotonic, Now, nanos};
 use crate::stall::Stalls;
-use crate::window::{Settled, Window, WindowStats};
+use crate::window::{Settled, WINDOW_LEN, Window, WindowStats};
 use crate::wire::stamp::{ErrorEstimate, PACKET_LEN, ReflectorPacket, SenderPacket};
 use crate::wire::timestamp::{Format, Timestamp};
 
@@ -50,7 +50,7 @@ pub enum ProbeEvent {
         /// Its sequence number.
         sequence: u32,
     },
-    /// Not answered, but our own stall may be why: it says nothing.
+    /// Disturbed by this host, which stalled or whose clock stepped: it says nothing.
     Discarded {
         /// Its sequence number.
         sequence: u32,
@@ -181,7 +181,6 @@ pub struct Outgoing {
 /// use relayscope_dataplane::clock::{Arrival, Monotonic, Now, Realtime};
 /// use relayscope_dataplane::probe::stamp::{ProbeEvent, Session, SessionConfig};
 /// use relayscope_dataplane::reflector::{Reflector, ReflectorConfig, Request};
-/// use relayscope_dataplane::stall::Stalls;
 ///
 /// let at = |ms: u64| Now { monotonic: Monotonic(ms * 1_000_000), realtime: Realtime(ms * 1_000_000) };
 /// let mut session = Session::new(SessionConfig {
@@ -196,7 +195,7 @@ pub struct Outgoing {
 /// Reflector::new(ReflectorConfig::default()).reflect(at(3).monotonic, &request, &mut reply)?.send_at(Realtime(4_000_000));
 ///
 /// let mut events = Vec::new();
-/// session.handle_reply(Arrival::exact(at(8).monotonic), &Stalls::default(), &reply, &mut |event| events.push(event))?;
+/// session.handle_reply(Arrival::exact(at(8).monotonic), &reply, &mut |event| events.push(event))?;
 /// // 8 ms there and back, of which the reflector held it for one.
 /// assert_eq!(events, [ProbeEvent::Answered { sequence: 0, rtt: Duration::from_millis(7), reordered: false }]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -230,8 +229,8 @@ enum State {
     Unused,
     InFlight,
     Settled(Settled),
-    /// Lost or discarded, and then a reply came.
-    AnsweredLate(Settled),
+    /// Lost or discarded, and a reply came all the same.
+    Replied(Settled),
 }
 
 impl Session {
@@ -302,15 +301,14 @@ impl Session {
         event(ProbeEvent::Unsent { sequence, reason });
     }
 
-    /// A datagram from the target's address. A stall since it was sent matters only where the arrival is
-    /// not exact: the kernel's stamp is right however late we read it.
+    /// A datagram from the target's address. The kernel's stamp of its arrival is right however late we read
+    /// it; where there is none, the probe is discarded.
     ///
     /// # Errors
     /// [`Refusal`] when it is no reply to a probe of this session; nothing has changed then.
     pub fn handle_reply(
         &mut self,
         arrival: Arrival,
-        stalls: &Stalls,
         datagram: &[u8],
         event: &mut impl FnMut(ProbeEvent),
     ) -> Result<(), Refusal> {
@@ -325,12 +323,12 @@ impl Session {
         }
         match probe.state {
             State::Unused => return Err(Refusal::UnknownSequence),
-            State::InFlight => self.handle_first_reply(probe, arrival, stalls, &reply, event),
-            State::Settled(Settled::Answered(_)) | State::AnsweredLate(_) => {
+            State::InFlight => self.handle_first_reply(probe, arrival, &reply, event),
+            State::Settled(Settled::Answered(_)) | State::Replied(_) => {
                 event(ProbeEvent::Duplicate { sequence });
             }
             State::Settled(settled) => {
-                self.answered_late(sequence, settled);
+                self.note_reply(sequence, settled);
                 event(ProbeEvent::Late { sequence });
             }
         }
@@ -341,21 +339,22 @@ impl Session {
         &mut self,
         probe: Probe,
         arrival: Arrival,
-        stalls: &Stalls,
         reply: &ReflectorPacket,
         event: &mut impl FnMut(ProbeEvent),
     ) {
         let sequence = probe.sequence;
-        let blurred = !arrival.exact && stalls.overlap(probe.sent_at, arrival.at);
-        if probe.disturbed || blurred {
+        // Replies are read on the schedule's wakes: without the kernel's stamp, or with one from before the
+        // send, which a stepping clock brings about, there is no telling when it came.
+        if probe.disturbed || !arrival.exact || arrival.at < probe.sent_at {
             self.settle(sequence, Settled::Discarded);
+            self.note_reply(sequence, Settled::Discarded);
             event(ProbeEvent::Discarded { sequence });
             return;
         }
         let round_trip = nanos(arrival.at.since(probe.sent_at));
         if round_trip > nanos(self.config.timeout) {
             self.settle(sequence, Settled::Lost);
-            self.answered_late(sequence, Settled::Lost);
+            self.note_reply(sequence, Settled::Lost);
             event(ProbeEvent::Lost { sequence });
             event(ProbeEvent::Late { sequence });
             return;
@@ -395,9 +394,13 @@ impl Session {
         self.find(sequence).is_some_and(|probe| probe.state == State::InFlight)
     }
 
-    /// Whether the newest probe that settled and says something was answered; `None` before the first.
+    /// Whether the newest probe that settled and says something was answered; `None` before the first, and
+    /// when that is more than a window of probes ago.
     pub fn up(&self) -> Option<bool> {
-        self.newest_settled.map(|(_, answered)| answered)
+        let (sequence, answered) = self.newest_settled?;
+        let since = self.next_sequence.wrapping_sub(sequence) as usize;
+        // The history holds twice what can be in flight.
+        (since <= WINDOW_LEN + self.history.len() / 2).then_some(answered)
     }
 
     /// What the window of the latest 60 settled probes says.
@@ -425,15 +428,15 @@ impl Session {
     /// Moves settled probes into the window in order of sequence, so that adjacency means what it says.
     fn fill_window(&mut self) {
         while let Some(probe) = self.find(self.next_in_window) {
-            let (State::Settled(settled) | State::AnsweredLate(settled)) = probe.state else { return };
+            let (State::Settled(settled) | State::Replied(settled)) = probe.state else { return };
             self.window.push(settled);
             self.next_in_window = self.next_in_window.wrapping_add(1);
         }
     }
 
-    fn answered_late(&mut self, sequence: u32, settled: Settled) {
+    fn note_reply(&mut self, sequence: u32, settled: Settled) {
         let slot = self.slot(sequence);
-        self.history[slot].state = State::AnsweredLate(settled);
+        self.history[slot].state = State::Replied(settled);
     }
 
     fn find(&self, sequence: u32) -> Option<&Probe> {

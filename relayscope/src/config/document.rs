@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use relayscope_bridge::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
+use relayscope_dataplane::placement::format_cores;
 use relayscope_dataplane::probe::stamp::IN_FLIGHT_MAX;
 use relayscope_dataplane::reflector::Mode;
 
@@ -49,14 +50,14 @@ spin_before_park = {spin}
 listen = [{reflect}]
 # \"stateful\" counts replies per session, \"stateless\" keeps nothing. Default stateful.
 mode = {mode}
-# Most sessions at once, per shard: 1..=1048576. Default 16384.
+# Most sessions counted at once, per shard; further ones are answered statelessly: 1..=1048576. Default 16384.
 sessions_max = {sessions}
 # A session without a packet for this long is forgotten: 1s to 1day. Default 15m.
 session_idle = {idle}
 ",
             listen = quoted(&self.listen.to_string()),
             prefix = quoted(&self.metric_prefix),
-            cores = quoted(self.cores.as_deref().unwrap_or("auto")),
+            cores = quoted(&self.cores.as_deref().map_or("auto".to_owned(), format_cores)),
             ring = self.ring_capacity,
             drain = quoted(&time_text(self.drain_interval)),
             targets_max = self.targets_max,

@@ -26,7 +26,7 @@ pub(crate) fn bad_input() {
         (&["--probe", "b=quic://h"], "protocol 'quic' is not supported; expected stamp"),
         (&["--probe", "b=1.1.1.1", "--probe", "b=1.1.1.2"], "--probe b: named twice"),
         (&["--cores", "99"], "core 99 is not available; this process may use 0"),
-        (&["--cores", "zero"], "core list 'zero' is invalid; expected numbers and ranges such as 0,2-3"),
+        (&["--cores", "zero"], "--cores: core list 'zero' is invalid; expected numbers below 1024"),
         (&["--config", "/nonexistent.toml"], "cannot read /nonexistent.toml: No such file or directory"),
         (
             &["check-config", file],
