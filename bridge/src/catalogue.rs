@@ -144,7 +144,7 @@ families! {
     SHARD_LAST_DRAIN = "shard_last_drain_timestamp_seconds", Gauge, Seconds, ["shard"],
         "Unix time at which the control plane last drained the shard's ring.";
     SHARD_SCHEDULE_LAG = "shard_schedule_lag_seconds", Gauge, Seconds, ["shard"],
-        "How late the newest slot was served; high water over the last second.";
+        "How late slots were served: high water over the last one to two minutes.";
     SHARD_MISSED_SLOTS = "shard_missed_slots_total", Counter, None, ["shard"],
         "Probes not sent because their slot had passed a whole interval ago.";
     SHARD_STALLS = "shard_stalls_total", Counter, None, ["shard"],
@@ -162,7 +162,7 @@ families! {
     HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],
         "Connections refused or broken off, by reason.";
     CONFIG_LAST_RELOAD_SUCCESSFUL = "config_last_reload_successful", Gauge, None, [],
-        "Whether the last configuration read was valid and is in force.";
+        "Whether the last configuration read was valid and its targets are in force.";
     BUILD_INFO = "build_info", Gauge, None, ["version"],
         "1, with the version that runs.";
     PROCESS_CPU = "process_cpu_seconds_total", Counter, Seconds, [],

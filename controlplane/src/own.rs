@@ -195,7 +195,7 @@ mod tests {
 # HELP relay_build_info 1, with the version that runs.
 # TYPE relay_build_info gauge
 relay_build_info{version=\"1.2.3\"} 1
-# HELP relay_config_last_reload_successful Whether the last configuration read was valid and is in force.
+# HELP relay_config_last_reload_successful Whether the last configuration read was valid and its targets are in force.
 # TYPE relay_config_last_reload_successful gauge
 relay_config_last_reload_successful 1
 ";

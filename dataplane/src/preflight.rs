@@ -4,10 +4,13 @@
 use std::io;
 
 use io_uring::IoUring;
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What glommio asks of RLIMIT_MEMLOCK for one executor.
 const MEMLOCK_MIN_LEN: u64 = 512 << 10;
+/// Descriptors for HTTP and files, and for one executor with its rings and sockets.
+const FILES_BASE: u64 = 128;
+const FILES_PER_SHARD: u64 = 32;
 /// Entries of the ring made to see whether one can be made.
 const PROBE_RING_DEPTH: u32 = 8;
 
@@ -19,6 +22,19 @@ pub enum PreflightError {
     IoUring {
         /// What the kernel said.
         source: io::Error,
+    },
+    /// Too few files may be open.
+    #[error(
+        "RLIMIT_NOFILE is {limit}; {shards} shards need at least {needed}: raise it with `ulimit -n {needed}` or \
+         LimitNOFILE={needed} in the unit"
+    )]
+    Files {
+        /// The hard limit in force.
+        limit: u64,
+        /// Shards to run.
+        shards: u64,
+        /// What they need.
+        needed: u64,
     },
     /// Too little memory may be locked.
     #[error(
@@ -50,17 +66,30 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Makes and drops a small ring, and holds the limit of locked memory against what `shards` need.
+/// Makes and drops a small ring, and holds the limits of locked memory and open files against what
+/// `shards` need; the soft limit of files is raised where it may be.
 ///
 /// # Errors
 /// [`PreflightError`] names the cause and the remedy.
 pub fn check(shards: usize) -> Result<(), PreflightError> {
     let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(u64::MAX, |(soft, _)| soft);
     check_memlock(memlock, shards as u64)?;
+    raise_files(shards as u64)?;
     match IoUring::new(PROBE_RING_DEPTH) {
         Ok(_) => Ok(()),
         Err(source) => Err(PreflightError::IoUring { source }),
     }
+}
+
+/// Raises the soft limit of open files to what is needed, where the hard one allows it.
+fn raise_files(shards: u64) -> Result<(), PreflightError> {
+    let needed = FILES_BASE + shards.saturating_mul(FILES_PER_SHARD);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    if soft >= needed {
+        return Ok(());
+    }
+    let raised = hard >= needed && setrlimit(Resource::RLIMIT_NOFILE, needed, hard).is_ok();
+    if raised { Ok(()) } else { Err(PreflightError::Files { limit: hard, shards, needed }) }
 }
 
 fn check_memlock(limit: u64, shards: u64) -> Result<(), PreflightError> {

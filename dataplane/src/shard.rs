@@ -18,8 +18,9 @@ use crate::telemetry::{ShardSeries, TargetSeries};
 /// How often a shard wakes without a probe due: polls commands, signs life. 5 wakes a second are about
 /// 0.02 % of a core.
 pub const TICK: Duration = Duration::from_millis(200);
-/// Over how long the schedule lag shows its high water.
-const LAG_WINDOW: Duration = Duration::from_secs(1);
+/// The schedule lag's high water covers this long, and as long again before it: longer than any scrape
+/// interval.
+const LAG_WINDOW: Duration = Duration::from_secs(60);
 
 /// A target's number, chosen by who configures it and unique while it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +54,7 @@ pub struct Shard {
     keys: HashMap<TargetId, SessionKey>,
     lag_since: Monotonic,
     lag_max: Duration,
+    lag_max_before: Duration,
 }
 
 /// What events are written to, apart from what produces them.
@@ -94,6 +96,7 @@ impl Shard {
             keys: HashMap::new(),
             lag_since: Monotonic(0),
             lag_max: Duration::ZERO,
+            lag_max_before: Duration::ZERO,
         }
     }
 
@@ -128,10 +131,10 @@ impl Shard {
         if self.prober.handle_wake(planned, now).is_some() {
             self.out.series.stalls.add(1);
         }
+        self.out.series.lag.set(self.lag_max.max(self.lag_max_before).as_secs_f64());
         if now.since(self.lag_since) >= LAG_WINDOW {
-            self.out.series.lag.set(self.lag_max.as_secs_f64());
             self.lag_since = now;
-            self.lag_max = Duration::ZERO;
+            self.lag_max_before = std::mem::take(&mut self.lag_max);
         }
     }
 

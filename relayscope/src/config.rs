@@ -5,6 +5,7 @@
 mod document;
 
 use std::collections::HashSet;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::cli::RunArgs;
 use crate::failure::Failure;
 use crate::target::{HTTP_PORT, HostPort, REFLECTOR_PORT, TargetArg, parse_address, parse_name};
 
+/// A file of 65535 targets with long names fits.
+const FILE_LEN_MAX: u64 = 32 << 20;
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -107,17 +110,31 @@ struct TargetSection {
 /// Reads a configuration file; without one, all defaults.
 pub(crate) fn load(path: Option<&Path>) -> Result<Source, Failure> {
     let Some(path) = path else { return Ok(Source::default()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    let text =
+        read(path).map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
     let file = toml::from_str(&text).map_err(|error| Failure::Usage(syntax_error(path, &text, &error)))?;
     Ok(Source { path: Some(path.to_owned()), file })
 }
 
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(FILE_LEN_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > FILE_LEN_MAX {
+        return Err(io::Error::other(format!("larger than {FILE_LEN_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// Where it is, which key stands there, and what the reader says of it.
 fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> String {
     let offset = error.span().map_or(0, |span| span.start);
-    let line = text.bytes().take(offset).filter(|octet| *octet == b'\n').count() + 1;
+    let before = text.get(..offset).unwrap_or_default();
+    let line = before.matches('\n').count();
     let message: Vec<_> = error.message().split_whitespace().collect();
-    format!("{}:{line}: {}", path.display(), message.join(" "))
+    let message = message.join(" ");
+    let key = text.lines().nth(line).and_then(|line| Some(line.split_once('=')?.0.trim()));
+    let key = key.filter(|key| !message.contains(key)).map_or(String::new(), |key| format!("{key}: "));
+    format!("{}:{}: {key}{message}", path.display(), line + 1)
 }
 
 impl Source {
@@ -180,7 +197,7 @@ impl Source {
         };
         let reflect = self.reflectors(args)?;
         let targets = self.targets(args, &config)?;
-        let nothing_asked_for = reflect.is_none() && targets.is_none();
+        let nothing_asked_for = self.path.is_none() && reflect.is_none() && targets.is_none();
         config.reflect = reflect.unwrap_or_default();
         config.targets = targets.unwrap_or_default();
         if nothing_asked_for {
@@ -211,11 +228,19 @@ impl Source {
 
     fn reflectors(&self, args: &RunArgs) -> Result<Option<Vec<SocketAddr>>, Failure> {
         if !args.reflect.is_empty() {
-            return Ok(Some(args.reflect.clone()));
+            let mut addresses = args.reflect.clone();
+            addresses.sort_unstable();
+            addresses.dedup();
+            return Ok(Some(addresses));
         }
         let Some(listen) = &self.file.reflector.listen else { return Ok(None) };
         let parse = |text: &String| self.address("reflector.listen", text, REFLECTOR_PORT);
-        listen.iter().map(parse).collect::<Result<_, _>>().map(Some)
+        let addresses: Vec<_> = listen.iter().map(parse).collect::<Result<_, _>>()?;
+        let twice = addresses.iter().enumerate().find(|(i, address)| addresses[..*i].contains(address));
+        match twice {
+            Some((_, address)) => Err(self.wrong("reflector.listen", address, "each address once")),
+            None => Ok(Some(addresses)),
+        }
     }
 
     /// The file's targets and the command line's; one of the same name on the command line wins.
@@ -358,7 +383,7 @@ mod tests {
 
     #[test]
     fn without_anything_it_reflects_and_probes_itself() {
-        let config = resolve("", &RunArgs::default()).unwrap();
+        let config = Source::default().resolve(&RunArgs::default()).unwrap();
         assert_eq!(config.reflect, ["127.0.0.1:8620".parse().unwrap()]);
         assert_eq!(config.targets[0].name, "self");
         assert_eq!(config.listen.to_string(), "127.0.0.1:9862");
@@ -403,8 +428,14 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_printed_are_the_defaults() {
+    fn an_empty_file_asks_for_nothing() {
         let config = resolve("", &RunArgs::default()).unwrap();
+        assert_eq!((config.reflect, config.targets), (vec![], vec![]));
+    }
+
+    #[test]
+    fn the_defaults_printed_are_the_defaults() {
+        let config = Source::default().resolve(&RunArgs::default()).unwrap();
         assert_eq!(resolve(&config.to_toml(), &RunArgs::default()).unwrap(), config);
     }
 
@@ -425,12 +456,16 @@ mod tests {
     #[test]
     fn errors_name_file_key_value_and_what_is_right() {
         for (text, message) in [
-            ("listen = 5", "FILE:1: invalid type: integer `5`, expected a string"),
+            ("listen = 5", "FILE:1: listen: invalid type: integer `5`, expected a string"),
             (
                 "\n\nlisten = \"x\"",
                 "FILE: listen: 'x' is no address; expected IP:PORT such as 127.0.0.1:9862, or an IP alone",
             ),
             ("ring_capacity = 1", "FILE: ring_capacity: 1 is invalid; expected 2..=16777216"),
+            (
+                "[reflector]\nlisten = [\"127.0.0.1\", \"127.0.0.1:8620\"]",
+                "FILE: reflector.listen: 127.0.0.1:8620 is invalid; expected each address once",
+            ),
             (
                 "cores = \"zero\"",
                 "FILE: cores: core list 'zero' is invalid; expected numbers below 1024 and ranges such as 0,2-3",

@@ -13,6 +13,7 @@ mod supervisor;
 mod target;
 mod targets;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use cli::Command;
@@ -28,7 +29,8 @@ fn main() -> ExitCode {
         Err(outcome) => outcome,
     };
     outcome.unwrap_or_else(|failure| {
-        eprintln!("relayscope: {failure}");
+        // Where stderr is gone, too, the exit code still tells.
+        writeln!(std::io::stderr(), "relayscope: {failure}").unwrap_or_default();
         failure.exit_code()
     })
 }

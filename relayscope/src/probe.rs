@@ -8,6 +8,8 @@ use std::time::Duration;
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
 use relayscope_dataplane::probe::stamp::{IN_FLIGHT_MAX, ProbeEvent};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::cli::ProbeArgs;
 use crate::failure::Failure;
 use crate::output::say;
@@ -46,7 +48,7 @@ pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
     Ok(if summary.rtts.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// SIGINT ends the probing; the summary is still printed.
+/// SIGINT and SIGTERM end the probing; the summary is still printed.
 fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&stop);
@@ -54,10 +56,13 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::host)?;
     std::thread::spawn(move || {
         runtime.block_on(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                // Relaxed: see above.
-                seen.store(true, Ordering::Relaxed);
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
             }
+            // Relaxed: see above.
+            seen.store(true, Ordering::Relaxed);
         });
     });
     Ok(stop)

@@ -56,20 +56,26 @@ impl Reload {
         }
         let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
         lock(&self.targets).apply(resolved).map_err(Failure::Host)?;
-        if self.restart_needed(&config) {
-            tracing::warn!("only targets are reloaded; other changes take effect at the next start");
+        let waiting = self.keys_waiting_for_a_restart(&config);
+        if !waiting.is_empty() {
+            tracing::warn!(
+                "only targets are reloaded; until a restart the old values stand of: {}",
+                waiting.join(", ")
+            );
         }
         Ok(count)
     }
 
-    /// Whether anything changed that is read at start alone. Intervals and timeouts are in the targets.
-    fn restart_needed(&self, config: &Config) -> bool {
+    /// Keys that are read at start alone and have changed. Intervals and timeouts are in the targets.
+    fn keys_waiting_for_a_restart(&self, config: &Config) -> Vec<String> {
         let comparable = |config: &Config| Config {
             targets: Vec::new(),
             interval: self.started_with.interval,
             timeout: self.started_with.timeout,
             ..config.clone()
         };
-        comparable(config) != comparable(&self.started_with)
+        let (now, before) = (comparable(config).to_toml(), comparable(&self.started_with).to_toml());
+        let changed = now.lines().zip(before.lines()).filter(|(now, before)| now != before);
+        changed.filter_map(|(line, _)| Some(line.split_once(" = ")?.0.to_owned())).collect()
     }
 }

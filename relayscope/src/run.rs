@@ -1,16 +1,17 @@
 //! `relayscope run`: wires both planes together, and takes them down in order.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use relayscope_bridge::{Account, HubConfig, Publisher, SeriesRegistry, ShardId, hub};
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
 use relayscope_dataplane::driver::glommio::{Executor, ShardHandle, spawn};
-use relayscope_dataplane::driver::udp::UdpPort;
+use relayscope_dataplane::driver::udp::{BindError, UdpPort};
 use relayscope_dataplane::placement::{available_cores, check_available, control_core, default_cores};
 use relayscope_dataplane::preflight;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
@@ -25,16 +26,20 @@ use crate::reload::Reload;
 use crate::supervisor::Supervisor;
 use crate::targets::{self, Targets, lock};
 
+/// How long a port of a relay that just ended may stay busy.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = config::load(args.config.as_deref())?.resolve(args)?;
     let available = available_cores();
     let cores = config.cores.clone().unwrap_or_else(|| default_cores(&available));
     check_available(&cores, &available).map_err(Failure::usage)?;
     log_to_stderr();
+    preflight::check(cores.len()).map_err(Failure::host)?;
     // Before anything that takes its time: a signal must never find the default action.
     let supervisor = Supervisor::new()?;
     let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
-    preflight::check(cores.len()).map_err(Failure::host)?;
     let listener = listen(config.listen)?;
     let reflectors = bind_reflectors(&config)?;
     let reflecting: Vec<SocketAddr> = reflectors.iter().map(UdpPort::local_address).collect();
@@ -68,27 +73,34 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let served = supervisor.serve(listener, &plane, &reload);
 
     // The shards first: what they recorded to the last is still drained.
-    for panic in lock(&targets).stop() {
-        tracing::error!("a shard did not stop cleanly: {panic}");
-    }
+    let stopped = lock(&targets).stop();
     let accounts = drain.stop().map_err(Failure::host)?;
-    served?;
     log_accounts(&accounts);
+    served?;
+    stopped.map_err(Failure::Host)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    // A log that cannot be written, for a full disk or a gone reader, must not end the relay.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind(address).map_err(|error| {
         let remedy = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
+            ErrorKind::AddrInUse => {
                 format!("; port {} is taken, stop its owner or choose another with --listen", address.port())
             }
+            ErrorKind::AddrNotAvailable => "; the address is not one of this host's".to_owned(),
+            ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE".to_owned(),
             _ => String::new(),
         };
         Failure::Host(format!("cannot serve HTTP on {address}: {error}{remedy}"))
@@ -98,7 +110,21 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 fn bind_reflectors(config: &Config) -> Result<Vec<UdpPort>, Failure> {
-    config.reflect.iter().map(|address| UdpPort::bind(*address).map_err(Failure::host)).collect()
+    config.reflect.iter().map(|address| bind_patiently(*address).map_err(Failure::host)).collect()
+}
+
+/// The kernel lets go of an ended shard's sockets some milliseconds after the process is gone: a restart
+/// must not fail for that.
+fn bind_patiently(address: SocketAddr) -> Result<UdpPort, BindError> {
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match UdpPort::bind(address) {
+            Err(error) if error.source.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn hub_config(config: &Config, shards: usize) -> HubConfig {

@@ -1,6 +1,8 @@
-//! Serves HTTP and listens for signals until one says stop.
+//! Serves HTTP and listens for signals until one says stop, or a shard dies.
 
 use std::net::TcpListener;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use relayscope_controlplane::{ControlPlane, Limits, serve};
 use tokio::runtime::Runtime;
@@ -8,6 +10,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::reload::Reload;
+use crate::targets::Targets;
+
+/// How soon a shard's death is noticed.
+const DEATH_POLL: Duration = Duration::from_millis(500);
 
 /// The signals, caught from its making on, and the runtime that serves.
 pub(crate) struct Supervisor {
@@ -44,13 +50,29 @@ impl Supervisor {
                     _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
                     _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
                     () = reload.on_each(&mut hangup) => {}
+                    shard = death(&reload.targets) => tracing::error!("shard {shard} died: stopping"),
                 }
             };
             let cut = serve(listener, plane.clone(), Limits::default(), signalled).await;
             if cut > 0 {
                 tracing::warn!("{cut} HTTP connections were cut at shutdown");
             }
-            Ok(())
-        })
+            Ok::<_, Failure>(())
+        })?;
+        // A reload that still looks up a name must not hold up the end.
+        runtime.shutdown_background();
+        Ok(())
+    }
+}
+
+/// Resolves when a shard has ended though nobody asked it to. While a reload holds the targets it waits.
+async fn death(targets: &Mutex<Targets>) -> usize {
+    let mut looks = tokio::time::interval(DEATH_POLL);
+    loop {
+        looks.tick().await;
+        let ended = targets.try_lock().ok().and_then(|targets| targets.ended());
+        if let Some(shard) = ended {
+            return shard;
+        }
     }
 }

@@ -186,12 +186,21 @@ impl Targets {
         self.active.iter().map(row).collect()
     }
 
-    /// Stops every shard and waits for it. Returns what went wrong with any.
-    pub(crate) fn stop(&mut self) -> Vec<String> {
+    /// The first shard whose thread is over though nobody asked it to.
+    pub(crate) fn ended(&self) -> Option<usize> {
+        self.shards.iter().position(|shard| shard.handle.has_ended())
+    }
+
+    /// Stops every shard and waits for it. All are stopped, whatever went wrong with some.
+    pub(crate) fn stop(&mut self) -> Result<(), String> {
         for shard in &self.shards {
             shard.handle.request_stop();
         }
-        self.shards.drain(..).map(|shard| shard.handle).filter_map(|shard| shard.join().err()).collect()
+        let join = |(id, shard): (usize, Commanded)| {
+            shard.handle.join().err().map(|reason| format!("shard {id} died: {reason}"))
+        };
+        let died: Vec<_> = self.shards.drain(..).enumerate().filter_map(join).collect();
+        if died.is_empty() { Ok(()) } else { Err(died.join("; ")) }
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::SHARD_SCHEDULE_LAG,
     &catalogue::SHARD_MISSED_SLOTS,
     &catalogue::SHARD_STALLS,
+    &catalogue::SHARD_RECEIVE_OVERFLOW,
 ];
 
 /// Where the values of planned series come from.

@@ -13,6 +13,7 @@ use glommio::timer::sleep;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use relayscope_bridge::ShardId;
 
+use super::clock;
 use super::shard::ShardDriver;
 use super::udp::{BindError, UdpPort};
 use crate::preflight::{PreflightError, check};
@@ -26,6 +27,9 @@ const RING_DEPTH: usize = 128;
 const PREEMPT_INTERVAL: Duration = Duration::from_millis(5);
 /// Between two attempts at a socket that reports errors.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
+/// How long an executor may take to begin.
+const START_MAX: Duration = Duration::from_secs(10);
+const START_POLL: Duration = Duration::from_millis(1);
 /// Commands on their way to one shard.
 pub const COMMANDS_MAX: usize = 4096;
 
@@ -72,8 +76,26 @@ pub struct Executor {
 /// A running shard.
 pub struct ShardHandle {
     commands: rtrb::Producer<Command>,
-    stop: Arc<AtomicBool>,
+    life: Arc<Life>,
     thread: ExecutorJoinHandle<()>,
+}
+
+/// What a shard's thread and its handle tell each other. All relaxed: flags alone, nothing is published
+/// with them.
+#[derive(Default)]
+struct Life {
+    started: AtomicBool,
+    stop: AtomicBool,
+    ended: AtomicBool,
+}
+
+/// Moved into the shard's thread: however that ends, even before it began, this is dropped.
+struct EndsWithThread(Arc<Life>);
+
+impl Drop for EndsWithThread {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The queue to a shard is full; the command is given back.
@@ -92,21 +114,28 @@ pub fn spawn(executor: Executor, shard: Shard, reflectors: Vec<UdpPort>) -> Resu
     for port in driver.reflectors() {
         waits.push(port.duplicate().map_err(|source| SpawnError::Descriptors { shard: id, source })?);
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
+    let life = Arc::new(Life::default());
+    let ends = EndsWithThread(Arc::clone(&life));
     let thread = LocalExecutorBuilder::new(Placement::Fixed(executor.core))
         .name(&format!("shard-{}", id.0))
         .io_memory(IO_MEMORY_LEN)
         .ring_depth(RING_DEPTH)
         .preempt_timer(PREEMPT_INTERVAL)
         .spin_before_park(executor.spin_before_park)
-        .spawn(move || run(driver, waits, stopped))
+        .spawn(move || run(driver, waits, ends))
         .map_err(|error| SpawnError::Executor {
             shard: id,
             core: executor.core,
             reason: error.to_string(),
         })?;
-    Ok(ShardHandle { commands, stop, thread })
+    let handle = ShardHandle { commands, life, thread };
+    if let Err(reason) = handle.wait_started() {
+        // Dead already, or it would not have ended: joining does not wait.
+        let said = if handle.has_ended() { handle.join().err() } else { None };
+        let reason = said.unwrap_or(reason);
+        return Err(SpawnError::Executor { shard: id, core: executor.core, reason });
+    }
+    Ok(handle)
 }
 
 impl ShardHandle {
@@ -120,8 +149,26 @@ impl ShardHandle {
 
     /// Asks the shard to stop on its next tick.
     pub fn request_stop(&self) {
-        // Relaxed: a flag alone, nothing is published with it.
-        self.stop.store(true, Ordering::Relaxed);
+        self.life.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the shard's thread is over, asked to or not.
+    pub fn has_ended(&self) -> bool {
+        self.life.ended.load(Ordering::Relaxed)
+    }
+
+    fn wait_started(&self) -> Result<(), String> {
+        let deadline = clock::monotonic() + START_MAX;
+        while !self.life.started.load(Ordering::Relaxed) {
+            if self.has_ended() {
+                return Err("it ended before it began".to_owned());
+            }
+            if clock::monotonic() > deadline {
+                return Err(format!("it did not begin within {START_MAX:?}"));
+            }
+            std::thread::park_timeout(START_POLL);
+        }
+        Ok(())
     }
 
     /// Waits until the shard has stopped.
@@ -134,7 +181,9 @@ impl ShardHandle {
     }
 }
 
-async fn run(driver: ShardDriver, waits: Vec<socket2::Socket>, stop: Arc<AtomicBool>) {
+async fn run(driver: ShardDriver, waits: Vec<socket2::Socket>, ends: EndsWithThread) {
+    let EndsWithThread(life) = &ends;
+    life.started.store(true, Ordering::Relaxed);
     let driver = Rc::new(RefCell::new(driver));
     let readers: Vec<_> = waits
         .into_iter()
@@ -144,8 +193,7 @@ async fn run(driver: ShardDriver, waits: Vec<socket2::Socket>, stop: Arc<AtomicB
             glommio::spawn_local(async move { reflect(driver, reflector, waitable(socket)).await })
         })
         .collect();
-    // Relaxed: see `request_stop`.
-    while !stop.load(Ordering::Relaxed) {
+    while !life.stop.load(Ordering::Relaxed) {
         let pause = driver.borrow_mut().turn();
         if pause.is_zero() {
             glommio::executor().yield_task_queue_now().await;

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::clock;
 use super::udp::{BindError, UdpPort};
-use crate::clock::Monotonic;
+use crate::clock::{Monotonic, nanos};
 use crate::probe::stamp::{ProbeEvent, Session, SessionConfig};
 use crate::stall::Stalls;
 
@@ -54,14 +54,15 @@ pub fn run(
     let mut port = UdpPort::ephemeral(target.is_ipv6())?;
     let mut session = Session::new(SessionConfig { interval, timeout, ssid: 1 });
     let mut stalls = Stalls::default();
-    let started = clock::monotonic();
+    let mut started = clock::monotonic();
     let mut deadlines = std::collections::VecDeque::new();
+    let began = started;
     let mut planned = started;
     let mut sent = 0;
     while (sent < count || !deadlines.is_empty()) && !stop() {
         let now = clock::now();
         // A wake that replies brought early is no stall; a late one is.
-        stalls.handle_wake(planned.max(started), now.monotonic);
+        stalls.handle_wake(planned.max(began), now.monotonic);
         read(&mut port, &mut session, &mut report);
         while let Some(&(sequence, at)) = deadlines.front() {
             if session.is_in_flight(sequence) && at > now.monotonic {
@@ -72,6 +73,10 @@ pub fn run(
         }
         let next_send = started + interval.saturating_mul(sent);
         if sent < count && next_send <= now.monotonic {
+            // Slots that passed unserved are not made up for: a burst measures nothing.
+            let late = now.monotonic.since(next_send);
+            let missed = nanos(late) / nanos(interval).max(1);
+            started = started + Duration::from_nanos(missed.saturating_mul(nanos(interval)));
             let stamped = clock::now();
             let probe = session.transmit(stamped, &mut report);
             let result = port.send(&probe.packet, target);

@@ -46,7 +46,7 @@ slot = {slot}
 spin_before_park = {spin}
 
 [reflector]
-# Where STAMP probes are answered: a list of IP:PORT. Default [\"127.0.0.1:8620\"] if no target is configured.
+# Where STAMP probes are answered: a list of IP:PORT. Default none in a file; without file and flags [\"127.0.0.1:8620\"].
 listen = [{reflect}]
 # \"stateful\" counts replies per session, \"stateless\" keeps nothing. Default stateful.
 mode = {mode}
