@@ -108,7 +108,7 @@ impl TargetSeries {
                 if reordered {
                     self.reordered.add(1);
                 }
-                self.rtt_ms.set(rtt.as_secs_f64() * 1e3);
+                self.rtt_ms.set(rtt.as_nanos() as f64 / 1e6);
                 self.last_reply.set(now.realtime.0 as f64 / 1e9);
                 publisher.record(MetricSample {
                     metric_id: self.rtt_seconds,

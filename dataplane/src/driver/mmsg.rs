@@ -181,9 +181,12 @@ fn ancillary(mut control: &[u8]) -> Ancillary {
                     .map(|info| Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into());
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                found.destination =
-                    read::<libc::in6_pktinfo>(data).map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                found.destination = read::<libc::in6_pktinfo>(data)
+                    .map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr))
+                    .filter(|ip| !ip.is_multicast())
+                    .map(IpAddr::from);
             }
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => found.dropped = read::<u32>(data),
             _ => {}
         }
         let next = header.cmsg_len.next_multiple_of(mem::align_of::<libc::cmsghdr>());

@@ -81,3 +81,37 @@ fn attack_the_sender(relay: &Relay, target: &UdpSocket) {
     assert_eq!(relay.wait_sample(&reason("unknown_sequence"), 1.0), 1.0);
     assert_eq!(relay.wait_sample(&reason("unknown_source"), 1.0), 1.0);
 }
+
+/// More than any receive buffer holds, faster than anybody reads: bounded in packets.
+const FLOOD_PACKETS: u32 = 300_000;
+
+pub(crate) fn flood() {
+    let (ip, target_ip) = (loopback(), loopback());
+    let target = UdpSocket::bind((target_ip, 8621)).unwrap();
+    let arguments = [
+        "--reflect",
+        &format!("{ip}:8620"),
+        "--probe",
+        &format!("self={ip}:8620"),
+        "--probe",
+        &format!("shows-the-port={target_ip}:8621"),
+    ];
+    let relay = Relay::start(ip, &arguments);
+    relay.wait_state("self", "up");
+    let (_, prober) = target.recv_from(&mut [0; 64]).unwrap();
+    let attacker = UdpSocket::bind((ip, 0)).unwrap();
+    for _ in 0..FLOOD_PACKETS {
+        attacker.send_to(&[0; 44], prober).unwrap();
+    }
+    relay.wait_sample("relay_probe_refused_packets_total{reason=\"unknown_source\"}", 1.0);
+    let received = relay.sample("relay_probe_received_total{target=\"self\"}").unwrap();
+    relay.wait_sample("relay_probe_received_total{target=\"self\"}", received + 2.0);
+    relay.wait_state("self", "up");
+    assert_eq!(relay.sample("relay_probe_lost_total{target=\"self\"}"), Some(0.0));
+    // What was refused and what the kernel dropped is all there was.
+    let refused = relay.sample("relay_probe_refused_packets_total{reason=\"unknown_source\"}").unwrap();
+    let dropped = relay.sample("relay_shard_receive_overflow_total{shard=\"0\"}").unwrap();
+    // Of the dropped some may have been replies to the one target that answers.
+    let all = f64::from(FLOOD_PACKETS);
+    assert!((all..all + 100.0).contains(&(refused + dropped)), "{refused} refused, {dropped} dropped");
+}

@@ -42,6 +42,9 @@ fn main() {
     add("promtool_complains_of_the_two_ms_names_only", Some(Peer::Promtool), prometheus::promtool_is_content);
     add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
     add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
+    add("a_reload_there_is_no_room_for_keeps_the_targets", None, reload::no_room);
+    add("a_flood_at_a_probing_socket_is_counted_and_is_not_loss", None, hostile::flood);
+    add("a_log_nobody_reads_does_not_end_the_relay", None, mesh::log_is_gone);
     add("hostile_packets_are_counted_by_reason_and_change_nothing_else", None, hostile::both_roles);
     add("scapy_reflects_our_probes_field_by_field", Some(Peer::Scapy), scapy::as_reflector);
     add("scapy_probes_our_reflector_field_by_field", Some(Peer::Scapy), scapy::as_sender);

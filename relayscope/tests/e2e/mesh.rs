@@ -1,11 +1,12 @@
 //! Two relays on loopback, and what each sees of the other.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::relay::{Relay, loopback, relayscope, run, sample, wait_for};
+use crate::relay::{Process, Relay, loopback, relayscope, run, sample, wait_for};
 
 /// What the relays are started with, and what a DOWN may take: interval + Tmax + 1 s.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -98,4 +99,21 @@ pub(crate) fn signals_drain() {
         assert_eq!(status.code(), Some(0), "{signal}");
         wait_for("the port to be free", || std::net::TcpListener::bind(relay.http).ok());
     }
+}
+
+/// As with `2>&1 | tee log` when tee is gone.
+pub(crate) fn log_is_gone() {
+    let ip = loopback();
+    let mut command = relayscope();
+    let (listen, reflect) = (format!("{ip}:9862"), format!("{ip}:8620"));
+    command.args(["run", "--listen", &listen, "--reflect", &reflect]).stderr(Stdio::piped());
+    let mut process = Process::start(&mut command);
+    drop(process.stderr());
+    let mut relay = Relay { process, http: listen.parse().unwrap() };
+    relay.wait_ready();
+    // Each of these is logged.
+    relay.process.signal(Signal::SIGHUP);
+    wait_for("the relay to go on", || relay.sample("relay_mesh_running"));
+    relay.process.signal(Signal::SIGTERM);
+    assert_eq!(relay.process.wait().code(), Some(0));
 }

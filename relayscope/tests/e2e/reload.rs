@@ -60,3 +60,34 @@ pub(crate) fn bad_file() {
     relay.wait_sample("relay_probe_received_total{target=\"kept\"}", received + 3.0);
     relay.wait_state("kept", "up");
 }
+
+/// Cells of removed targets are free only when their shard has let go, a tick later: of reloads in quick
+/// succession some find no room. They must change nothing; a later one succeeds.
+pub(crate) fn no_room() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    let write = |interval_ms: u32| {
+        let mut text = format!(
+            "targets_max = 20\n[reflector]\nlisten = [\"{ip}:8620\"]\n[probe]\ninterval = \"{interval_ms}ms\"\n"
+        );
+        for target in 0..20 {
+            text += &format!("[[target]]\nname = \"t{target}\"\naddress = \"{ip}:8620\"\n");
+        }
+        std::fs::write(&file, text).unwrap();
+    };
+    write(100);
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    for interval_ms in 101..111 {
+        write(interval_ms);
+        relay.process.signal(Signal::SIGHUP);
+        let mesh = relay.get("/mesh");
+        assert!(mesh.contains("of 20 targets up"), "{mesh}");
+    }
+    write(50);
+    wait_for("a reload with room", || {
+        relay.process.signal(Signal::SIGHUP);
+        (relay.sample(RELOADED) == Some(1.0)).then_some(())
+    });
+    relay.wait_state("t0", "up");
+    relay.wait_state("t19", "up");
+}
