@@ -8,6 +8,7 @@ use crate::clock::{Arrival, Monotonic, Now};
 use crate::probe::stamp::{Outgoing, ProbeEvent, Refusal, SendError, Session, SessionConfig};
 use crate::schedule::{Schedule, SlotQueue};
 use crate::stall::Stalls;
+use crate::wire::stamp;
 
 /// Most sessions of one shard: SSIDs tell them apart and are 16 bits wide, 0 taken out.
 pub const SESSIONS_MAX: usize = 65_535;
@@ -187,18 +188,41 @@ impl Prober {
         datagram: &[u8],
         event: &mut impl FnMut(SessionKey, ProbeEvent),
     ) -> Result<SessionKey, Refusal> {
-        let keys = self.by_address.get(&source).ok_or(Refusal::UnknownSource)?;
+        // A reflector that knows RFC 8972 names the session itself, which spares the look by address.
+        if let Some(key) = self.session_named_in(datagram, source) {
+            return self.handle_reply(key, arrival, datagram, event);
+        }
+        // Targets that share one address are told apart by the T1 only one of them sent.
         let mut refusal = Refusal::UnknownSource;
-        // Targets that share one address are told apart by SSID, or by the T1 only one of them sent.
-        for &key in keys {
-            let Some(slot) = self.sessions[key as usize].as_mut() else { continue };
-            let mut event = tell(SessionKey(key), &mut self.in_flight[key as usize], event);
-            match slot.session.handle_reply(arrival, datagram, &mut event) {
-                Ok(()) => return Ok(SessionKey(key)),
+        let mut i = 0;
+        while let Some(&key) = self.by_address.get(&source).and_then(|keys| keys.get(i)) {
+            match self.handle_reply(key, arrival, datagram, event) {
+                Ok(key) => return Ok(key),
                 Err(reason) => refusal = reason,
             }
+            i += 1;
         }
         Err(refusal)
+    }
+
+    /// The session whose SSID the datagram carries, if that probes its source.
+    fn session_named_in(&self, datagram: &[u8], source: SocketAddr) -> Option<u32> {
+        let key = u32::from(stamp::peek_ssid(datagram)?).checked_sub(1)?;
+        let slot = self.sessions.get(key as usize)?.as_ref()?;
+        (slot.address == source).then_some(key)
+    }
+
+    fn handle_reply(
+        &mut self,
+        key: u32,
+        arrival: Arrival,
+        datagram: &[u8],
+        event: &mut impl FnMut(SessionKey, ProbeEvent),
+    ) -> Result<SessionKey, Refusal> {
+        let Some(slot) = self.sessions[key as usize].as_mut() else { return Err(Refusal::UnknownSource) };
+        let mut event = tell(SessionKey(key), &mut self.in_flight[key as usize], event);
+        slot.session.handle_reply(arrival, datagram, &mut event)?;
+        Ok(SessionKey(key))
     }
 
     /// Settles what has passed its deadline. Call it after everything readable has been read.

@@ -62,7 +62,7 @@ struct Out {
     publisher: Publisher,
     series: ShardSeries,
     /// By [`SessionKey::index`].
-    targets: Vec<Option<Box<TargetSeries>>>,
+    targets: Vec<Option<TargetSeries>>,
     /// Targets whose gauges are behind their session.
     touched: Vec<SessionKey>,
 }
@@ -121,7 +121,7 @@ impl Shard {
         if key.index() >= self.out.targets.len() {
             self.out.targets.resize_with(key.index() + 1, || None);
         }
-        self.out.targets[key.index()] = Some(series);
+        self.out.targets[key.index()] = Some(*series);
         self.keys.insert(id, key);
     }
 

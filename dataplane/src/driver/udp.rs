@@ -81,7 +81,12 @@ impl UdpPort {
     /// As [`bind`](Self::bind); where the host has no such family, for one.
     pub fn ephemeral(ipv6: bool) -> Result<Self, BindError> {
         let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        Self::bind(SocketAddr::new(any, 0))
+        let address = SocketAddr::new(any, 0);
+        let port = Self::bind(address)?;
+        if !ipv6 {
+            mmsg::set_dont_fragment(port.as_fd()).map_err(|source| BindError { address, source })?;
+        }
+        Ok(port)
     }
 
     /// The address bound.

@@ -180,6 +180,11 @@ impl ReflectorPacket {
     }
 }
 
+/// The SSID of a packet of either role; `None` where it is too short to be one.
+pub fn peek_ssid(datagram: &[u8]) -> Option<u16> {
+    first_octets(datagram).ok().map(|packet| u16::from_be_bytes(get(packet, SSID)))
+}
+
 /// Writes T3 into an encoded reflector packet. A reflector calls it last, just before it sends.
 pub fn stamp_transmit(packet: &mut [u8], at: Timestamp) {
     put(packet, TIMESTAMP, at.0.to_be_bytes());
