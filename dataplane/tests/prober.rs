@@ -225,6 +225,36 @@ fn a_reply_without_the_kernels_stamp_or_from_before_its_probe_is_no_measurement(
 }
 
 #[test]
+fn a_forged_reply_without_our_timestamp_is_refused_and_the_true_one_still_counts() {
+    let mut network = Network::new(|_| vec![ms(5)]);
+    network.add("192.0.2.9:862", 1000, 500);
+    network.run_until(2_001);
+    let Reverse((arrived, source, octets)) = network.in_flight.pop().unwrap();
+    let mut forged = octets.clone();
+    // The last octet of the sender timestamp.
+    forged[35] ^= 1;
+    let mut events = Vec::new();
+    let mut note = |_, event| events.push(event);
+    let arrival = Arrival::exact(Monotonic(arrived));
+    let refused = network.prober.handle_datagram(source, arrival, &forged, &mut note);
+    assert_eq!(refused, Err(Refusal::TimestampMismatch));
+    network.prober.handle_datagram(source, arrival, &octets, &mut note).unwrap();
+    assert_eq!(events, [ProbeEvent::Answered { sequence: 0, rtt: ms(5), reordered: false }]);
+}
+
+#[test]
+fn a_reply_that_came_after_the_timeout_is_late_though_we_read_it_before_the_deadline_was_served() {
+    let mut network = Network::new(|_| vec![ms(5)]);
+    network.add("192.0.2.9:862", 1000, 500);
+    network.run_until(2_001);
+    let Reverse((_, source, octets)) = network.in_flight.pop().unwrap();
+    let mut events = Vec::new();
+    let arrival = Arrival::exact(Monotonic(2_501 * MS));
+    network.prober.handle_datagram(source, arrival, &octets, &mut |_, event| events.push(event)).unwrap();
+    assert_eq!(events, [ProbeEvent::Lost { sequence: 0 }, ProbeEvent::Late { sequence: 0 }]);
+}
+
+#[test]
 fn a_target_of_which_nothing_is_known_any_more_is_neither_up_nor_down() {
     let mut prober = Prober::new(SLOT);
     let target = TargetConfig {
