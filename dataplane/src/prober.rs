@@ -59,10 +59,9 @@ pub struct SessionsFull;
 
 /// The sessions of one shard.
 ///
-/// Replies wake nobody: the kernel stamps their arrival, so the RTT is the same whenever they are read, and
-/// one without a stamp is discarded. The
-/// first wake after a send is one slot later, and until a reply or its deadline comes, those that follow
-/// for other reasons look, too.
+/// Replies wake nobody: the kernel stamps their arrival, so the RTT is the same whenever they are read,
+/// and one without a stamp is discarded. The first wake after a send is one slot later; every wake for
+/// another reason looks for replies, too.
 ///
 /// Verbs, in the order a driver calls them on each wake: [`handle_wake`](Self::handle_wake), then
 /// [`handle_datagram`](Self::handle_datagram) for all that is readable, then
@@ -259,7 +258,7 @@ impl Prober {
         Some(Transmit { key, destination: slot.address, lag: due.lag, missed: due.missed, probe })
     }
 
-    /// How the send of a probe went, and how long the call took.
+    /// How the send of a probe went, and how long after its stamp the call returned.
     pub fn handle_sent(
         &mut self,
         transmit: &Transmit,

@@ -15,8 +15,8 @@ use crate::prober::{Prober, SessionKey, TargetConfig, Transmit};
 use crate::reflector::{self, Reflector, Request};
 use crate::telemetry::{ShardSeries, TargetSeries};
 
-/// How often a shard wakes without a probe due: polls commands, signs life. 5 wakes a second are about
-/// 0.02 % of a core.
+/// How often a shard wakes without a probe due: polls commands, signs life. 5 wakes a second are less
+/// than 0.1 % of a core.
 pub const TICK: Duration = Duration::from_millis(200);
 /// The schedule lag's high water covers this long, and as long again before it: longer than any scrape
 /// interval.
@@ -191,19 +191,13 @@ impl Shard {
         out.refresh(&self.prober);
     }
 
-    /// Requests dropped because a reflector's socket was full.
-    pub fn handle_reflector_overflow(&mut self, dropped: u64) {
+    /// The kernel dropped datagrams because a socket of this shard was full.
+    pub fn handle_overflow(&mut self, dropped: u64) {
         self.out.series.overflow.add(dropped);
     }
 
-    /// Replies, or what came with them, dropped because a socket was full, between these moments.
-    pub fn handle_overflow(&mut self, from: Monotonic, to: Monotonic, dropped: u64) {
-        self.out.series.overflow.add(dropped);
-        self.prober.handle_blind(from, to);
-    }
-
-    /// Something was left unread between these moments, and more is to be done first.
-    pub fn handle_unread(&mut self, from: Monotonic, to: Monotonic) {
+    /// Replies may have been dropped or left unread between these moments; see [`Prober::handle_blind`].
+    pub fn handle_blind(&mut self, from: Monotonic, to: Monotonic) {
         self.prober.handle_blind(from, to);
     }
 
@@ -217,7 +211,7 @@ impl Shard {
         Some(transmit)
     }
 
-    /// How the send of a probe went, and how long the call took.
+    /// How the send of a probe went, and how long after its stamp the call returned.
     pub fn handle_sent(
         &mut self,
         now: Now,

@@ -207,3 +207,25 @@ fn count<T: PartialEq>(all: &[T], one: T, cells: &mut [CounterCell]) {
         cell.add(u64::from(*candidate == one));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use relayscope_bridge::{HubConfig, hub};
+
+    use super::*;
+
+    #[test]
+    fn a_shard_and_a_target_take_as_many_cells_and_series_as_they_say() {
+        let cells_per_shard = ShardSeries::CELLS + TargetSeries::CELLS;
+        let max_series = ShardSeries::CELLS + TargetSeries::SERIES;
+        let sizes = HubConfig { cells_per_shard, max_series, ..HubConfig::default() };
+        let (_publishers, collector) = hub(sizes).unwrap();
+        let mut interned = Vec::new();
+        let shard = ShardSeries::intern(collector.registry(), ShardId(0));
+        let target = TargetSeries::intern(collector.registry(), ShardId(0), "b", &mut interned);
+        assert!(shard.is_ok() && target.is_ok());
+        assert_eq!(interned.len(), TargetSeries::SERIES, "all ids are there to be retired");
+        let room = collector.registry().room(ShardId(0)).unwrap();
+        assert_eq!((room.cells, room.series), (0, 0));
+    }
+}

@@ -50,13 +50,7 @@ impl Network {
     }
 
     fn add(&mut self, address: &str, interval_ms: u64, timeout_ms: u64) -> SessionKey {
-        let target = TargetConfig {
-            address: address.parse().unwrap(),
-            interval: Duration::from_millis(interval_ms),
-            timeout: Duration::from_millis(timeout_ms),
-            phase_hash: 0,
-        };
-        self.prober.add(Monotonic(self.now), target).unwrap()
+        self.prober.add(Monotonic(self.now), target(address, interval_ms, timeout_ms)).unwrap()
     }
 
     /// Lets time jump from wake to wake until `end_ms`.
@@ -119,6 +113,15 @@ impl Network {
 
     fn lost(&self) -> usize {
         self.count(|event| matches!(event, ProbeEvent::Lost { .. }))
+    }
+}
+
+fn target(address: &str, interval_ms: u64, timeout_ms: u64) -> TargetConfig {
+    TargetConfig {
+        address: address.parse().unwrap(),
+        interval: ms(interval_ms),
+        timeout: ms(timeout_ms),
+        phase_hash: 0,
     }
 }
 
@@ -257,12 +260,7 @@ fn a_reply_that_came_after_the_timeout_is_late_though_we_read_it_before_the_dead
 #[test]
 fn a_target_of_which_nothing_is_known_any_more_is_neither_up_nor_down() {
     let mut prober = Prober::new(SLOT);
-    let target = TargetConfig {
-        address: "192.0.2.9:862".parse().unwrap(),
-        interval: ms(1000),
-        timeout: ms(500),
-        phase_hash: 0,
-    };
+    let target = target("192.0.2.9:862", 1000, 500);
     let key = prober.add(Monotonic(0), target).unwrap();
     let mut ups = Vec::new();
     for second in 1..100u64 {
@@ -281,12 +279,7 @@ fn a_target_of_which_nothing_is_known_any_more_is_neither_up_nor_down() {
 fn a_turn_ends_though_sending_takes_longer_than_the_interval() {
     let mut prober = Prober::new(SLOT);
     for port in 1..=300 {
-        let target = TargetConfig {
-            address: format!("192.0.2.9:{port}").parse().unwrap(),
-            interval: ms(1),
-            timeout: ms(500),
-            phase_hash: 0,
-        };
+        let target = target(&format!("192.0.2.9:{port}"), 1, 500);
         prober.add(Monotonic(0), target).unwrap();
     }
     let due_by = Monotonic(5 * MS);
@@ -346,12 +339,7 @@ fn a_removed_target_sends_nothing_and_its_replies_are_strangers() {
 fn an_unreachable_target_is_down_and_a_full_queue_of_ours_is_not() {
     for (reason, up) in [(SendError::Unreachable, Some(false)), (SendError::WouldBlock, None)] {
         let mut prober = Prober::new(SLOT);
-        let target = TargetConfig {
-            address: "192.0.2.9:862".parse().unwrap(),
-            interval: ms(1000),
-            timeout: ms(500),
-            phase_hash: 0,
-        };
+        let target = target("192.0.2.9:862", 1000, 500);
         let key = prober.add(Monotonic(0), target).unwrap();
         let mut events = Vec::new();
         let mut note = |_, event| events.push(event);

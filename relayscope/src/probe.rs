@@ -34,17 +34,19 @@ pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
     let mut summary = Summary::default();
     let mut said = Ok(());
     // Relaxed: a flag alone, nothing is published with it.
-    oneshot::run(
+    let sent = oneshot::run(
         oneshot,
         || stop.load(Ordering::Relaxed),
         |event| {
             summary.note(event);
-            said = std::mem::replace(&mut said, Ok(())).and_then(|()| say(&(line(event) + "\n")));
+            if said.is_ok() {
+                said = say(&(line(event) + "\n"));
+            }
         },
     )
     .map_err(Failure::host)?;
     said?;
-    say(&summary.text(&target.to_string()))?;
+    say(&summary.text(&target.to_string(), sent))?;
     Ok(if summary.rtts.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -106,14 +108,18 @@ impl Summary {
         }
     }
 
-    fn text(&mut self, target: &str) -> String {
+    fn text(&mut self, target: &str, sent: u32) -> String {
         let received = self.rtts.len();
         let settled = received + self.lost as usize;
-        let mut text = format!("--- {target} ---\n{received} received, {} lost", self.lost);
+        // Each probe settles once; what has not was in flight when the probing was stopped.
+        let ended = received + (self.lost + self.discarded + self.unsent) as usize;
+        let in_flight = (sent as usize).saturating_sub(ended);
+        let mut text = format!("--- {target} ---\n{sent} sent, {received} received, {} lost", self.lost);
         if settled > 0 {
             text += &format!(" ({:.1} % loss)", 100.0 * f64::from(self.lost) / settled as f64);
         }
         for (count, what) in [
+            (u32::try_from(in_flight).unwrap_or(u32::MAX), "in flight"),
             (self.discarded, "discarded"),
             (self.late, "late"),
             (self.duplicate, "duplicate"),
@@ -157,8 +163,8 @@ mod tests {
         summary.note(ProbeEvent::Lost { sequence: 3 });
         summary.note(ProbeEvent::Late { sequence: 3 });
         assert_eq!(
-            summary.text("h"),
-            "--- h ---\n2 received, 2 lost (50.0 % loss), 1 late\n\
+            summary.text("h", 5),
+            "--- h ---\n5 sent, 2 received, 2 lost (50.0 % loss), 1 in flight, 1 late\n\
              rtt min/median/mean/max = 0.100/0.300/0.200/0.300 ms\n"
         );
     }
@@ -167,6 +173,6 @@ mod tests {
     fn without_a_reply_there_is_no_rtt() {
         let mut summary = Summary::default();
         summary.note(ProbeEvent::Lost { sequence: 0 });
-        assert_eq!(summary.text("h"), "--- h ---\n0 received, 1 lost (100.0 % loss)\n");
+        assert_eq!(summary.text("h", 1), "--- h ---\n1 sent, 0 received, 1 lost (100.0 % loss)\n");
     }
 }

@@ -1,6 +1,6 @@
 //! `relayscope run`: wires both planes together, and takes them down in order.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,9 @@ use relayscope_bridge::{Account, HubConfig, Publisher, SeriesRegistry, ShardId, 
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
 use relayscope_dataplane::driver::glommio::{Executor, ShardHandle, spawn};
 use relayscope_dataplane::driver::udp::{BindError, UdpPort};
-use relayscope_dataplane::placement::{available_cores, check_available, control_core, default_cores};
+use relayscope_dataplane::placement::{
+    available_cores, check_available, control_core, default_cores, format_cores,
+};
 use relayscope_dataplane::preflight;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
 use relayscope_dataplane::shard::Shard;
@@ -22,6 +24,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::RunArgs;
 use crate::config::{self, Config};
 use crate::failure::Failure;
+use crate::output::say;
 use crate::reload::Reload;
 use crate::supervisor::Supervisor;
 use crate::targets::{self, Targets, lock};
@@ -29,6 +32,8 @@ use crate::targets::{self, Targets, lock};
 /// How long a port of a relay that just ended may stay busy.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// Targets named at start; of more only the number is said.
+const TARGETS_ANNOUNCED_MAX: usize = 10;
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = config::load(args.config.as_deref())?.resolve(args)?;
@@ -179,7 +184,7 @@ fn start_shards(
     Ok(shards)
 }
 
-/// Says what runs and where to look. What reads stdout may be gone: that is no reason to stop.
+/// Says what runs and where to look. That it cannot be said is no reason to stop.
 fn announce(
     config: &Config,
     cores: &[usize],
@@ -187,29 +192,28 @@ fn announce(
     reflecting: &[SocketAddr],
     http: SocketAddr,
 ) {
-    let mut out = std::io::stdout().lock();
-    let mut say = |line: String| writeln!(out, "{line}").unwrap_or_default();
-    let shards: Vec<_> = cores.iter().map(usize::to_string).collect();
+    let shards = format_cores(cores);
     let control = spare.map_or("shares them".to_owned(), |core| format!("on core {core}"));
-    say(format!(
-        "relayscope {}: shards on cores {}, control plane {control}",
-        env!("CARGO_PKG_VERSION"),
-        shards.join(",")
-    ));
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("relayscope {version}: shards on cores {shards}, control plane {control}\n");
     for address in reflecting {
-        say(format!("reflecting STAMP on {address}"));
+        text += &format!("reflecting STAMP on {address}\n");
     }
-    for target in config.targets.iter().take(10) {
+    for target in config.targets.iter().take(TARGETS_ANNOUNCED_MAX) {
         let (interval, timeout) =
             (humantime::format_duration(target.interval), humantime::format_duration(target.timeout));
-        say(format!("probing {} at {} every {interval}, lost after {timeout}", target.name, target.address));
+        let (name, address) = (&target.name, &target.address);
+        text += &format!("probing {name} at {address} every {interval}, lost after {timeout}\n");
     }
-    if config.targets.len() > 10 {
-        say(format!("and {} more targets", config.targets.len() - 10));
+    if let Some(more @ 1..) = config.targets.len().checked_sub(TARGETS_ANNOUNCED_MAX) {
+        text += &format!("and {more} more targets\n");
     }
-    say(format!("metrics  http://{http}/metrics"));
-    say(format!("mesh     http://{http}/mesh"));
-    say(format!("health   http://{http}/healthz"));
+    for (what, path) in [("metrics", "metrics"), ("mesh", "mesh"), ("health", "healthz")] {
+        text += &format!("{what:8} http://{http}/{path}\n");
+    }
+    if let Err(failure) = say(&text) {
+        tracing::warn!("{failure}");
+    }
 }
 
 fn log_accounts(accounts: &[(ShardId, Account)]) {

@@ -106,6 +106,7 @@ pub struct CommandsFull(pub Command);
 /// # Errors
 /// [`SpawnError`].
 pub fn spawn(executor: Executor, shard: Shard, reflectors: Vec<UdpPort>) -> Result<ShardHandle, SpawnError> {
+    // Whoever runs several has checked for all of them; this keeps glommio from panicking for anybody.
     check(1)?;
     let id = executor.shard;
     let (commands, queue) = rtrb::RingBuffer::new(COMMANDS_MAX);

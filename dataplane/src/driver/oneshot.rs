@@ -41,7 +41,8 @@ pub enum OneshotError {
     Wait(#[source] io::Error),
 }
 
-/// Sends all probes on time and hands each event to `report`, until the last has settled or `stop` says so.
+/// Sends all probes on time and hands each event to `report`, until the last has settled or `stop` says
+/// so. Returns how many were sent: those without an event are still in flight.
 ///
 /// # Errors
 /// [`OneshotError`]; replies that are none are not errors.
@@ -49,7 +50,7 @@ pub fn run(
     oneshot: Oneshot,
     stop: impl Fn() -> bool,
     mut report: impl FnMut(ProbeEvent),
-) -> Result<(), OneshotError> {
+) -> Result<u32, OneshotError> {
     let Oneshot { target, count, interval, timeout } = oneshot;
     let mut port = UdpPort::ephemeral(target.is_ipv6())?;
     let mut session = Session::new(SessionConfig { interval, timeout, ssid: 1 });
@@ -91,7 +92,7 @@ pub fn run(
         planned = next;
         wait(&port, next)?;
     }
-    Ok(())
+    Ok(sent)
 }
 
 fn read(port: &mut UdpPort, session: &mut Session, report: &mut impl FnMut(ProbeEvent)) {

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::clock;
-use super::udp::{BindError, UdpPort};
+use super::udp::{BindError, Readout, UdpPort};
 use crate::clock::Monotonic;
 use crate::probe::stamp::SendError;
 use crate::reflector::Request;
@@ -104,14 +104,14 @@ impl ShardDriver {
                 let arrival = arrivals.arrival(datagram.ancillary.received_at);
                 shard.handle_reply(now, arrival, datagram.source, datagram.truncated, datagram.octets);
             });
-            // An error read from a socket is about an earlier send, which times out by itself.
-            let readout = result.unwrap_or_default();
-            if readout.dropped > 0 {
-                shard.handle_overflow(*read_at, now, readout.dropped.into());
+            // An error is about an earlier send, which times out by itself; but something may be left.
+            let whole = matches!(result, Ok(Readout { more: false, dropped: 0 }));
+            if !whole {
+                shard.handle_blind(*read_at, now);
             }
-            if readout.more {
-                shard.handle_unread(*read_at, now);
-            } else {
+            let readout = result.unwrap_or_default();
+            shard.handle_overflow(readout.dropped.into());
+            if !readout.more {
                 *read_at = now;
             }
             more |= readout.more;
@@ -119,12 +119,12 @@ impl ShardDriver {
         more
     }
 
-    /// Answers what is there at one reflector. Returns whether some may be left.
+    /// Answers what is there at one reflector.
     ///
     /// # Errors
     /// What the socket reports: about an earlier reply, so there is nothing to do for it.
-    pub fn reflect(&mut self, reflector: usize) -> io::Result<bool> {
-        let Some(port) = self.reflectors.get_mut(reflector) else { return Ok(false) };
+    pub fn reflect(&mut self, reflector: usize) -> io::Result<()> {
+        let Some(port) = self.reflectors.get_mut(reflector) else { return Ok(()) };
         let (shard, local) = (&mut self.shard, port.local_address());
         let readout = port.read(|now, _, datagram, replies| {
             let ancillary = datagram.ancillary;
@@ -143,9 +143,7 @@ impl ShardDriver {
                 |reply| replies.send(reply, request.source, from),
             );
         })?;
-        if readout.dropped > 0 {
-            shard.handle_reflector_overflow(readout.dropped.into());
-        }
-        Ok(readout.more)
+        shard.handle_overflow(readout.dropped.into());
+        Ok(())
     }
 }

@@ -50,8 +50,9 @@ pub struct UdpPort {
     local: SocketAddr,
     arrivals: ArrivalClock,
     batch: RecvBatch,
-    /// What the kernel said last, see [`Readout::dropped`].
+    /// What the kernel said last, and what of it was handed on; see [`Readout::dropped`].
     dropped: u32,
+    reported: u32,
     /// The last read left nothing behind.
     drained: bool,
 }
@@ -116,7 +117,6 @@ impl UdpPort {
         if self.drained {
             self.arrivals.look(now);
         }
-        let dropped_before = self.dropped;
         self.drained = false;
         for _ in 0..BATCHES_PER_READ_MAX {
             let count = self.batch.recv(replies.socket)?;
@@ -130,7 +130,9 @@ impl UdpPort {
                 break;
             }
         }
-        Ok(Readout { more: !self.drained, dropped: self.dropped.wrapping_sub(dropped_before) })
+        // Not since this read began: one that ended in an error has reported nothing.
+        let reported = std::mem::replace(&mut self.reported, self.dropped);
+        Ok(Readout { more: !self.drained, dropped: self.dropped.wrapping_sub(reported) })
     }
 
     /// Sends one datagram without waiting.
@@ -194,7 +196,7 @@ fn open(address: SocketAddr) -> io::Result<UdpPort> {
     // our own calls say MSG_DONTWAIT.
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
     let (arrivals, batch) = (ArrivalClock::default(), RecvBatch::new());
-    Ok(UdpPort { socket, local, arrivals, batch, dropped: 0, drained: true })
+    Ok(UdpPort { socket, local, arrivals, batch, dropped: 0, reported: 0, drained: true })
 }
 
 fn send_error(error: &io::Error) -> SendError {

@@ -279,8 +279,8 @@ impl Session {
         Outgoing { sequence, deadline: now.monotonic + self.config.timeout, packet: packet.encode() }
     }
 
-    /// How the send of a probe went, and how long after its stamp the call returned. A probe the kernel did not take makes
-    /// the target down, unless our own full queue was the reason.
+    /// How the send of a probe went, and how long after its stamp the call returned. A probe the kernel
+    /// did not take makes the target down, unless our own full queue was the reason.
     pub fn handle_sent(
         &mut self,
         sequence: u32,
