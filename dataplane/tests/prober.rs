@@ -197,6 +197,17 @@ fn a_stall_of_ours_is_neither_loss_nor_down() {
 }
 
 #[test]
+fn what_was_dropped_at_our_own_socket_is_neither_loss_nor_down() {
+    let mut network = Network::new(|sequence| if sequence == 2 { vec![] } else { vec![ms(20)] });
+    let key = network.add("192.0.2.9:862", 1000, 500);
+    network.run_until(4_100);
+    network.prober.handle_blind(Monotonic(4_050 * MS), Monotonic(4_060 * MS));
+    network.run_until(5_900);
+    assert_eq!(network.count(|event| matches!(event, ProbeEvent::Discarded { sequence: 2 })), 1);
+    assert_eq!((network.lost(), network.prober.session(key).unwrap().up()), (0, Some(true)));
+}
+
+#[test]
 fn a_reply_that_waited_out_our_stall_in_the_socket_keeps_its_rtt() {
     let mut network = Network::new(|_| vec![ms(20)]);
     network.add("192.0.2.9:862", 1000, 500);
