@@ -3,6 +3,9 @@
 //! Names here have no prefix; exposition adds the configured one (`relay` by default), except to
 //! the `process_*` families, whose names are Prometheus's own convention.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use crate::sample::MetricKind;
 
 /// One metric family.
@@ -20,10 +23,11 @@ use crate::sample::MetricKind;
 ///     unit: Unit::None,
 ///     help: "Packets forwarded.",
 ///     labels: &["room"],
+///     prefixed: true,
 /// };
 /// assert_eq!(FORWARDED.full_name("relay"), "relay_forwarded_packets_total");
 /// ```
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Family {
     /// The name without prefix, unit and `_total` included.
     pub name: &'static str,
@@ -35,10 +39,63 @@ pub struct Family {
     pub help: &'static str,
     /// Label names, in the order in which values are given.
     pub labels: &'static [&'static str],
+    /// Whether the configured prefix goes before the name.
+    pub prefixed: bool,
+}
+
+/// A family read from a segment, before it is known to be one of ours or interned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FamilyText {
+    pub(crate) name: String,
+    pub(crate) kind: MetricKind,
+    pub(crate) unit: Unit,
+    pub(crate) help: String,
+    pub(crate) labels: Vec<String>,
+    pub(crate) prefixed: bool,
+}
+
+/// Families that were made at run time in one process: by readers of others' segments, and by the
+/// `metrics` facade. They live as long as the process, so their number is bounded.
+const INTERNED_MAX: usize = 4096;
+
+/// The one family that says what `text` says; `None` when 4096 others were made already.
+pub(crate) fn intern(text: FamilyText) -> Option<&'static Family> {
+    static INTERNED: Mutex<Option<HashSet<&'static Family>>> = Mutex::new(None);
+    if let Some(family) = ALL.iter().find(|family| text.is(family)) {
+        return Some(family);
+    }
+    let mut interned = INTERNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let interned = interned.get_or_insert_default();
+    if let Some(family) = interned.iter().find(|family| text.is(family)) {
+        return Some(family);
+    }
+    if interned.len() >= INTERNED_MAX {
+        return None;
+    }
+    let labels: Vec<&'static str> = text.labels.into_iter().map(|label| &*label.leak()).collect();
+    let family: &'static Family = Box::leak(Box::new(Family {
+        name: text.name.leak(),
+        kind: text.kind,
+        unit: text.unit,
+        help: text.help.leak(),
+        labels: labels.leak(),
+        prefixed: text.prefixed,
+    }));
+    interned.insert(family);
+    Some(family)
+}
+
+impl FamilyText {
+    fn is(&self, family: &Family) -> bool {
+        (self.kind, self.unit, self.prefixed) == (family.kind, family.unit, family.prefixed)
+            && self.name == family.name
+            && self.help == family.help
+            && self.labels == family.labels
+    }
 }
 
 /// What a family's values are measured in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// A plain number of whatever the name counts.
     None,
@@ -56,10 +113,44 @@ pub enum Unit {
     Samples,
 }
 
+impl Unit {
+    const ALL: [Self; 7] = [
+        Self::None,
+        Self::Seconds,
+        Self::Milliseconds,
+        Self::Ratio,
+        Self::Percent,
+        Self::Bytes,
+        Self::Samples,
+    ];
+
+    /// Its number in a segment.
+    pub(crate) fn code(self) -> u64 {
+        Self::ALL.iter().position(|unit| *unit == self).map_or(0, |index| index as u64)
+    }
+
+    pub(crate) fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(code).ok()?).copied()
+    }
+}
+
+/// `process_*` families have the names that Prometheus's own convention gives them.
+const fn takes_prefix(name: &str) -> bool {
+    let (name, own) = (name.as_bytes(), b"process_");
+    let mut i = 0;
+    while i < own.len() {
+        if i >= name.len() || name[i] != own[i] {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
 impl Family {
-    /// The name as scraped. `process_*` families take no prefix.
+    /// The name as scraped.
     pub fn full_name(&self, prefix: &str) -> String {
-        if prefix.is_empty() || self.name.starts_with("process_") {
+        if prefix.is_empty() || !self.prefixed {
             return self.name.to_owned();
         }
         format!("{prefix}_{}", self.name)
@@ -77,6 +168,7 @@ macro_rules! families {
                 unit: Unit::$unit,
                 help: $help,
                 labels: &[$($label),*],
+                prefixed: takes_prefix($name),
             };
         )*
         /// All families, in the order of exposition.

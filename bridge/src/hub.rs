@@ -1,21 +1,25 @@
-//! N publishers, one per shard, and the one collector that reads them.
+//! N publishers, one per shard, the registry of what they write, and the collector that reads it.
 
-use std::sync::Arc;
+#[cfg(not(loom))]
+use std::path::Path;
 
-use crossbeam_utils::CachePadded;
-
-use crate::ring::{Account, Consumer, Drained, Producer, Start, TelemetryRing};
+use crate::ring::{Account, CapacityError, Consumer, Drained, Mark, Producer, Start};
 use crate::sample::{MetricId, MetricSample, ShardId};
-use crate::series::{RetireTicket, SeriesRegistry};
+use crate::segment::layout::{Layout, RING_CAPACITY_MAX, RING_CAPACITY_MIN, Sizes, shard};
+use crate::segment::{Attachment, Segment, SegmentError, SegmentOwner};
+use crate::series::Table;
+use crate::series::directory::SeriesDirectory;
+use crate::series::registry::{RetireTicket, SeriesRegistry};
 use crate::sync::{AtomicU64, Ordering, Site, ordering};
-use crate::words::{CapacityError, CellWords};
+use crate::words::{LINE_WORDS, One, Run};
 
-/// Most shards a hub takes: more cores than any host has.
-const SHARDS_MAX: usize = 1024;
-/// Most series or cells: ids are 32 bits wide.
-const SERIES_MAX: usize = 1 << 28;
+/// Words for strings per series: most series share theirs with others of their target.
+const STRING_WORDS_PER_SERIES: usize = 4;
+/// Words for strings besides: names and helps of families.
+const STRING_WORDS_BESIDES: usize = 32_768;
+const FAMILY_ROWS: usize = 1024;
 
-/// Sizes of a hub. All memory is allocated from them at once.
+/// Sizes of a hub. All memory is taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HubConfig {
     /// Shards, each with a publisher of its own: 1..=1024.
@@ -24,23 +28,48 @@ pub struct HubConfig {
     pub ring_capacity: usize,
     /// Cells per shard, 8 bytes each: 1..=268435456.
     pub cells_per_shard: usize,
-    /// Series over all shards: 1..=268435456.
+    /// Series over all shards, some 100 bytes each: 1..=268435456.
     pub max_series: usize,
 }
 
 impl Default for HubConfig {
     fn default() -> Self {
-        Self { shards: 1, ring_capacity: 65_536, cells_per_shard: 65_536, max_series: 1 << 20 }
+        Self { shards: 1, ring_capacity: 65_536, cells_per_shard: 65_536, max_series: 65_536 }
     }
 }
 
-/// A hub size out of range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+impl HubConfig {
+    fn sizes(&self) -> Result<Sizes, HubError> {
+        if !(RING_CAPACITY_MIN..=RING_CAPACITY_MAX).contains(&self.ring_capacity) {
+            return Err(CapacityError(self.ring_capacity).into());
+        }
+        let string_words = self.max_series.saturating_mul(STRING_WORDS_PER_SERIES);
+        let besides = if cfg!(loom) { 64 } else { STRING_WORDS_BESIDES };
+        let sizes = Sizes {
+            shards: self.shards,
+            ring_slots: self.ring_capacity.next_power_of_two(),
+            cells_per_shard: self.cells_per_shard,
+            series_rows: self.max_series,
+            family_rows: if cfg!(loom) { 2 } else { FAMILY_ROWS },
+            string_words: string_words.min(1 << 27) + besides,
+        };
+        let wrong = |error: crate::segment::layout::SizeError| HubError::Size {
+            what: error.what,
+            value: error.value,
+            max: error.max,
+        };
+        sizes.check().map_err(wrong)?;
+        Ok(sizes)
+    }
+}
+
+/// Why there is no hub.
+#[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// See [`HubConfig::ring_capacity`].
     #[error(transparent)]
     Capacity(#[from] CapacityError),
-    /// Another size.
+    /// Another size is out of range.
     #[error("{what} {value} is invalid; expected 1..={max}")]
     Size {
         /// Which.
@@ -50,61 +79,100 @@ pub enum HubError {
         /// The most it can be.
         max: usize,
     },
+    /// No memory, or no file, to hold it.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
 }
 
-/// What a shard says of itself, beside its ring: written by the shard, read by the collector.
-struct Pulse {
-    /// `CLOCK_MONOTONIC` nanoseconds; 0 before the first beat.
-    heartbeat_ns: AtomicU64,
-    /// The newest retirement let go of. Stored after `released_at`.
-    acknowledged: AtomicU64,
-    /// The ring position at that moment.
-    released_at: AtomicU64,
+/// All that belongs to one segment in the process that made it.
+pub struct Hub {
+    /// In order of shard.
+    pub publishers: Vec<Publisher>,
+    /// Gives shards what they write.
+    pub registry: SeriesRegistry,
+    /// Reads it.
+    pub collector: Collector,
+    /// Closes the segment when dropped.
+    pub owner: SegmentOwner,
 }
 
-/// Makes the publishers, in order of shard, and their collector.
+/// Makes a hub in memory of this process.
 ///
 /// # Errors
-/// [`HubError`] names the size that is out of range.
-pub fn hub(config: HubConfig) -> Result<(Vec<Publisher>, Collector), HubError> {
-    for (what, value, max) in [
-        ("shards", config.shards, SHARDS_MAX),
-        ("cells_per_shard", config.cells_per_shard, SERIES_MAX),
-        ("max_series", config.max_series, SERIES_MAX),
-    ] {
-        if !(1..=max).contains(&value) {
-            return Err(HubError::Size { what, value, max });
-        }
+/// [`HubError`] names the size that is out of range, or says why there is no memory.
+pub fn hub(config: HubConfig) -> Result<Hub, HubError> {
+    Ok(Hub::new(Segment::in_memory(config.sizes()?)?))
+}
+
+/// Makes a hub in the file `path`, which other processes may [`attach`] to. It replaces the segment of a
+/// process that is gone; one that crashed is kept beside it, as `path` with `.crashed` appended.
+///
+/// The file should lie in memory (tmpfs, such as `/run` or `/dev/shm`): where a disk writes it back, the
+/// kernel makes the shards wait for their pages.
+///
+/// # Errors
+/// [`HubError`]: a size out of range, a file that is in use or no segment, no room for it.
+#[cfg(not(loom))]
+pub fn create(path: &Path, config: HubConfig) -> Result<Hub, HubError> {
+    Ok(Hub::new(Segment::create(path, config.sizes()?)?))
+}
+
+/// Maps the segment at `path` read-only. The collector's account begins with the first sample ever
+/// recorded: what is overwritten already is lost to it.
+///
+/// # Errors
+/// [`SegmentError`] says what is wrong with the file.
+#[cfg(not(loom))]
+pub fn attach(path: &Path) -> Result<Collector, SegmentError> {
+    let (words, layout, attachment) = crate::segment::attach(path)?;
+    Ok(Collector::new(&words, &layout, attachment))
+}
+
+impl Hub {
+    fn new(segment: Segment) -> Self {
+        let Segment { words, layout, owner, attachment } = segment;
+        let publisher = |shard| Publisher::new(&words, &layout, shard);
+        let publishers = shard_ids().take(layout.sizes.shards).map(publisher).collect();
+        let registry = SeriesRegistry::new(Table::new(&words, &layout));
+        let collector = Collector::new(&words, &layout, attachment);
+        Self { publishers, registry, collector, owner }
     }
-    let mut publishers = Vec::with_capacity(config.shards);
-    let mut shards = Vec::with_capacity(config.shards);
-    let mut cells = Vec::with_capacity(config.shards);
-    for shard in (0..=u16::MAX).map(ShardId).take(config.shards) {
-        let (producer, consumer) = TelemetryRing::try_with_capacity(config.ring_capacity)?;
-        let pulse = Arc::new(CachePadded::new(Pulse {
-            heartbeat_ns: AtomicU64::new(0),
-            acknowledged: AtomicU64::new(0),
-            released_at: AtomicU64::new(0),
-        }));
-        let acknowledged = RetireTicket(0);
-        publishers.push(Publisher { shard, producer, pulse: Arc::clone(&pulse), acknowledged });
-        shards.push(ShardReader { consumer, pulse, high_water: 0 });
-        cells.push(CellWords::on_heap(config.cells_per_shard));
-    }
-    let registry = SeriesRegistry::new(cells, config.cells_per_shard, config.max_series);
-    Ok((publishers, Collector { shards, registry }))
+}
+
+fn shard_ids() -> impl Iterator<Item = ShardId> {
+    (0..=u16::MAX).map(ShardId)
+}
+
+/// What a shard says of itself, beside its ring: written by the shard, read by everyone.
+pub(crate) type Pulse = One<[AtomicU64; LINE_WORDS]>;
+
+pub(crate) fn pulse(words: &Run<AtomicU64>, layout: &Layout, shard: ShardId) -> Pulse {
+    let at = layout.shard(usize::from(shard.0));
+    One::at(words, at).unwrap_or_else(|| unreachable!("the layout has every shard it is asked for"))
+}
+
+fn ring(words: &Run<AtomicU64>, layout: &Layout, shard: ShardId) -> crate::ring::RingWords {
+    let at = layout.shard(usize::from(shard.0));
+    crate::ring::RingWords::new(words, at + shard::RING, at + layout.slots, layout.sizes.ring_slots)
+        .unwrap_or_else(|| unreachable!("the layout has room for every ring"))
 }
 
 /// A shard's one way out: its ring and its sign of life. Every method is wait-free.
 pub struct Publisher {
     shard: ShardId,
     producer: Producer,
-    pulse: Arc<CachePadded<Pulse>>,
+    pulse: Pulse,
     /// What `pulse` says. Tickets start at 1.
-    acknowledged: RetireTicket,
+    acknowledged: u64,
 }
 
 impl Publisher {
+    fn new(words: &Run<AtomicU64>, layout: &Layout, shard: ShardId) -> Self {
+        let pulse = pulse(words, layout, shard);
+        pulse[shard::WRITER].store(u64::from(std::process::id()), Ordering::Relaxed);
+        Self { shard, producer: Producer::new(ring(words, layout, shard)), pulse, acknowledged: 0 }
+    }
+
     /// The shard this publisher belongs to.
     pub fn shard(&self) -> ShardId {
         self.shard
@@ -130,48 +198,60 @@ impl Publisher {
     /// Signs that the shard runs at `now_ns` of `CLOCK_MONOTONIC`.
     #[inline]
     pub fn beat(&mut self, now_ns: u64) {
-        self.pulse.heartbeat_ns.store(now_ns, Ordering::Relaxed);
+        self.pulse[shard::HEARTBEAT_NS].store(now_ns, Ordering::Relaxed);
     }
 
     /// Says that every handle of the series retired under `ticket`, and under those before it on this
-    /// shard, has been dropped: nothing recorded from now on carries their ids. A ticket older than one
-    /// acknowledged already says nothing new.
+    /// shard, has been dropped: nothing recorded from now on carries their ids. A ticket of another
+    /// shard, or older than one acknowledged already, says nothing new.
     pub fn acknowledge(&mut self, ticket: RetireTicket) {
-        if ticket <= self.acknowledged {
+        if ticket.shard != self.shard || ticket.number <= self.acknowledged {
             return;
         }
-        self.acknowledged = ticket;
-        self.pulse.released_at.store(self.producer.recorded(), Ordering::Relaxed);
-        // Release: with the acquire load in `ShardReader::acknowledged`. Whoever sees the ticket
-        // sees a position at or past the one stored above.
+        self.acknowledged = ticket.number;
+        self.pulse[shard::RELEASED_AT].store(self.producer.recorded(), Ordering::Relaxed);
+        // Release: with the acquire load in `SeriesRegistry`'s reclaim. Whoever sees the ticket sees a
+        // position at or past the one stored above.
         let order = ordering(Site::AcknowledgeStore, Ordering::Release);
-        self.pulse.acknowledged.store(ticket.0, order);
+        self.pulse[shard::ACKNOWLEDGED].store(ticket.number, order);
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // Another writer may claim the shard from here on.
+        self.pulse[shard::WRITER].store(0, Ordering::Release);
     }
 }
 
 /// A shard's sign of life, to be read whatever the collector is doing. Wait-free.
 #[derive(Clone)]
-pub struct Heartbeat(Arc<CachePadded<Pulse>>);
+pub struct Heartbeat(Pulse);
 
 impl Heartbeat {
     /// When the shard last signed life: nanoseconds of `CLOCK_MONOTONIC`; `None` before the first.
     pub fn last_ns(&self) -> Option<u64> {
-        let at = self.0.heartbeat_ns.load(Ordering::Relaxed);
+        let at = self.0[shard::HEARTBEAT_NS].load(Ordering::Relaxed);
         (at != 0).then_some(at)
     }
 }
 
-/// The control plane's view of one shard.
+/// A collector's view of one shard.
 pub struct ShardReader {
     consumer: Consumer,
-    pulse: Arc<CachePadded<Pulse>>,
+    pulse: Pulse,
     high_water: u64,
 }
 
 impl ShardReader {
     /// The shard's sign of life.
     pub fn heartbeat(&self) -> Heartbeat {
-        Heartbeat(Arc::clone(&self.pulse))
+        Heartbeat(self.pulse.clone())
+    }
+
+    /// The process that writes this shard; `None` while none does.
+    pub fn writer(&self) -> Option<u32> {
+        u32::try_from(self.pulse[shard::WRITER].load(Ordering::Relaxed)).ok().filter(|pid| *pid != 0)
     }
 
     /// The collector's account of this shard's ring.
@@ -184,6 +264,11 @@ impl ShardReader {
         self.consumer.capacity()
     }
 
+    /// Records that were announced and not published: what was in flight when a dead shard died.
+    pub fn in_flight(&self) -> u64 {
+        self.consumer.in_flight()
+    }
+
     /// The fullest the ring was found just before a drain, in samples up to its capacity; starts over.
     pub fn take_high_water(&mut self) -> u64 {
         std::mem::take(&mut self.high_water)
@@ -194,29 +279,51 @@ impl ShardReader {
         self.consumer.tap(start)
     }
 
-    fn acknowledged(&self) -> (RetireTicket, u64) {
-        // Acquire: with the release store in `Publisher::acknowledge`.
-        let order = ordering(Site::AcknowledgeLoad, Ordering::Acquire);
-        let ticket = RetireTicket(self.pulse.acknowledged.load(order));
-        (ticket, self.pulse.released_at.load(Ordering::Relaxed))
+    /// Goes on with the account of a reader that ended: what it had delivered and lost.
+    ///
+    /// `false`, and nothing changes, if the ring has not recorded as much or this reader has begun.
+    pub fn resume(&mut self, delivered: u64, lost: u64) -> bool {
+        self.consumer.resume(delivered, lost)
     }
 }
 
-/// The control plane's one handle to all shards.
+/// Reads all shards of one segment.
 pub struct Collector {
     shards: Vec<ShardReader>,
-    registry: SeriesRegistry,
+    directory: SeriesDirectory,
+    attachment: Attachment,
 }
 
 impl Collector {
-    /// The table of series.
-    pub fn registry(&self) -> &SeriesRegistry {
-        &self.registry
+    fn new(words: &Run<AtomicU64>, layout: &Layout, attachment: Attachment) -> Self {
+        let reader = |shard| ShardReader {
+            consumer: Consumer::attach(ring(words, layout, shard), Start::First),
+            pulse: pulse(words, layout, shard),
+            high_water: 0,
+        };
+        let shards = shard_ids().take(layout.sizes.shards).map(reader).collect();
+        let directory = SeriesDirectory::new(Table::new(words, layout));
+        Self { shards, directory, attachment }
+    }
+
+    /// Which series there are, and their cells.
+    pub fn directory(&self) -> &SeriesDirectory {
+        &self.directory
+    }
+
+    /// The segment behind it.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
     }
 
     /// The shards, in order.
     pub fn shards(&self) -> impl Iterator<Item = (ShardId, &ShardReader)> {
-        (0..=u16::MAX).map(ShardId).zip(&self.shards)
+        shard_ids().zip(&self.shards)
+    }
+
+    /// One shard.
+    pub fn shard(&self, shard: ShardId) -> Option<&ShardReader> {
+        self.shards.get(usize::from(shard.0))
     }
 
     /// One shard, to take its high water.
@@ -224,35 +331,41 @@ impl Collector {
         self.shards.get_mut(usize::from(shard.0))
     }
 
-    /// Drains one shard's ring; see [`Consumer::drain`]. An unknown shard brings nothing.
-    pub fn drain(&mut self, shard: ShardId, deliver: impl FnMut(MetricSample)) -> Drained {
+    /// How far one shard's ring is written now. Every series of the samples up to there is in the
+    /// directory from here on. An unknown shard has nothing.
+    pub fn mark(&self, shard: ShardId) -> Mark {
+        self.shard(shard).map_or(Mark::default(), |reader| reader.consumer.mark())
+    }
+
+    /// Drains one shard's ring up to `mark`, handing on each sample with its position; see
+    /// [`Consumer::drain_to`]. An unknown shard brings nothing.
+    pub fn drain_to(
+        &mut self,
+        shard: ShardId,
+        mark: Mark,
+        deliver: impl FnMut(u64, MetricSample),
+    ) -> Drained {
         let Some(reader) = self.shards.get_mut(usize::from(shard.0)) else {
             return Drained::default();
         };
         let waiting = reader.consumer.account().unread.min(reader.consumer.capacity());
         reader.high_water = reader.high_water.max(waiting);
-        reader.consumer.drain(deliver)
+        reader.consumer.drain_to(mark, deliver)
     }
 
-    /// Frees the ids that `shard` has let go of and whose last samples are drained; returns them, so
-    /// that what was folded under them can be dropped. Call it after [`drain`](Self::drain).
-    pub fn reclaim(&mut self, shard: ShardId) -> Vec<MetricId> {
-        let Some(reader) = self.shards.get(usize::from(shard.0)) else {
-            return Vec::new();
-        };
-        let (acknowledged, released_at) = reader.acknowledged();
-        let account = reader.account();
-        let drained_to = account.delivered + account.lost;
-        self.registry.reclaim(shard, acknowledged, released_at, drained_to)
+    /// Drains one shard's ring; see [`Consumer::drain`]. An unknown shard brings nothing.
+    pub fn drain(&mut self, shard: ShardId, mut deliver: impl FnMut(MetricSample)) -> Drained {
+        let mark = self.mark(shard);
+        self.drain_to(shard, mark, |_, sample| deliver(sample))
     }
 
-    /// The sum of a counter's cells over its shards.
+    /// The value of one shard's counter cell; see [`SeriesView::counter`](crate::SeriesView::counter).
     pub fn counter(&self, id: MetricId) -> Option<u64> {
-        self.registry.read(|series| series.counter(id))
+        self.directory.read(|series| series.counter(id))
     }
 
     /// A gauge's value, unless absent.
     pub fn gauge(&self, id: MetricId) -> Option<f64> {
-        self.registry.read(|series| series.gauge(id))
+        self.directory.read(|series| series.gauge(id))
     }
 }

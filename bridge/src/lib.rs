@@ -13,10 +13,9 @@
 //!   unit what it missed.
 //!
 //! ```
-//! use relayscope_bridge::{catalogue, hub, HubConfig, MetricSample, MetricValue, ShardId};
+//! use relayscope_bridge::{catalogue, hub, Hub, HubConfig, MetricSample, MetricValue, ShardId};
 //!
-//! let (mut publishers, mut collector) = hub(HubConfig { shards: 1, ..HubConfig::default() })?;
-//! let registry = collector.registry().clone();
+//! let Hub { mut publishers, registry, mut collector, .. } = hub(HubConfig::default())?;
 //! let shard = ShardId(0);
 //!
 //! // Control plane: give the shard the series it will write.
@@ -39,21 +38,25 @@
 //! assert_eq!(collector.counter(sent.id()), Some(1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod catalogue;
 mod cell;
 mod hub;
 mod ring;
 mod sample;
+pub mod segment;
 mod series;
 #[doc(hidden)]
 pub mod sync;
 mod words;
 
 pub use cell::{CounterCell, GaugeCell};
-pub use hub::{Collector, Heartbeat, HubConfig, HubError, Publisher, ShardReader, hub};
-pub use ring::{Account, Consumer, Drained, Producer, Start, TelemetryRing};
+pub use hub::{Collector, Heartbeat, Hub, HubConfig, HubError, Publisher, ShardReader, hub};
+#[cfg(not(loom))]
+pub use hub::{attach, create};
+pub use ring::{Account, CapacityError, Consumer, Drained, Mark, Producer, Start, TelemetryRing};
 pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS, ShardId};
-pub use series::{RetireTicket, Room, SeriesError, SeriesRegistry, SeriesView};
-pub use words::{CapacityError, RING_CAPACITY_MAX, RING_CAPACITY_MIN};
+pub use segment::layout::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
+pub use series::directory::{SeriesDirectory, SeriesRef, SeriesView};
+pub use series::registry::{RetireTicket, Room, SeriesError, SeriesRegistry};

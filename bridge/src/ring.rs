@@ -20,8 +20,9 @@
 //! is mapped read-only.
 
 use crate::sample::{MetricSample, SAMPLE_WORDS};
-use crate::sync::{Ordering, Site, fence, intact, ordering};
-use crate::words::{CapacityError, RingWords, Slot};
+use crate::segment::layout::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
+use crate::sync::{AtomicU64, Ordering, Site, fence, intact, ordering};
+use crate::words::{LINE_WORDS, OfWords, One, Run, Slot};
 
 /// Records copied between two looks at the head. Bounds the stack buffer at 1.5 KiB. Small under
 /// loom, so that its small rings are drained in several chunks too.
@@ -30,6 +31,58 @@ const CHUNK: usize = if cfg!(loom) { 2 } else { 64 };
 const BATCH_MAX: u64 = 64;
 /// After being lapped, a reader resumes this fraction of the ring ahead of what is clobbered next.
 const SLACK_DIVISOR: u64 = 8;
+
+/// A ring capacity out of range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("ring capacity {0} is invalid; expected {RING_CAPACITY_MIN}..={RING_CAPACITY_MAX}")]
+pub struct CapacityError(pub usize);
+
+/// What the producer tells its readers: two words of a line of their own.
+type RingHeader = [AtomicU64; 2];
+/// Records published since the ring was made. Positions are never reused: u64 does not wrap.
+const HEAD: usize = 0;
+/// The end of the last batch announced, whether published or in flight.
+const CLAIMED: usize = 1;
+
+/// One ring's header and slots. The number of slots is a power of two.
+#[derive(Clone)]
+pub(crate) struct RingWords {
+    header: One<RingHeader>,
+    slots: Run<Slot>,
+}
+
+impl RingWords {
+    /// The ring with its header at word `header` and `capacity` slots, a power of two, from word `slots`
+    /// on; `None` where `words` has no such place.
+    pub(crate) fn new(words: &Run<AtomicU64>, header: usize, slots: usize, capacity: usize) -> Option<Self> {
+        Some(Self { header: One::at(words, header)?, slots: words.part(slots, capacity)? })
+    }
+
+    /// Rounds `capacity` up to a power of two and allocates, once.
+    fn on_heap(capacity: usize) -> Result<Self, CapacityError> {
+        if !(RING_CAPACITY_MIN..=RING_CAPACITY_MAX).contains(&capacity) {
+            return Err(CapacityError(capacity));
+        }
+        let capacity = capacity.next_power_of_two();
+        let words = Run::on_heap(LINE_WORDS + capacity * <Slot as OfWords>::WORDS);
+        Ok(Self::new(&words, 0, LINE_WORDS, capacity).unwrap_or_else(|| unreachable!("it was just made so")))
+    }
+
+    #[inline]
+    fn head(&self) -> &AtomicU64 {
+        &self.header[HEAD]
+    }
+
+    #[inline]
+    fn claimed(&self) -> &AtomicU64 {
+        &self.header[CLAIMED]
+    }
+
+    #[inline]
+    fn capacity(&self) -> u64 {
+        self.slots.len() as u64
+    }
+}
 
 /// Makes a ring. See the module's words on how it works; in short:
 ///
@@ -94,7 +147,7 @@ impl TelemetryRing {
     pub fn try_with_capacity(capacity: usize) -> Result<(Producer, Consumer), CapacityError> {
         let words = RingWords::on_heap(capacity)?;
         let consumer = Consumer::attach(words.clone(), Start::Oldest);
-        Ok((Producer { words, head: 0 }, consumer))
+        Ok((Producer::new(words), consumer))
     }
 }
 
@@ -106,13 +159,19 @@ pub struct Producer {
 }
 
 impl Producer {
+    /// Goes on where the last producer of these words ended.
+    pub(crate) fn new(words: RingWords) -> Self {
+        let head = words.head().load(Ordering::Relaxed);
+        Self { words, head }
+    }
+
     /// Records one sample. Wait-free: one fence, four stores, no load of anything shared.
     #[inline]
     pub fn record(&mut self, sample: MetricSample) {
         // Release: with the reader's exit fence. A reader that copied a word stored below also sees,
         // at its second look, the head this thread stored before.
         fence(Site::ProducerFence, Ordering::Release);
-        write(self.words.slots(), self.head, sample);
+        write(&self.words.slots, self.head, sample);
         self.publish(self.head + 1);
     }
 
@@ -129,12 +188,12 @@ impl Producer {
         for batch in samples.chunks(most as usize) {
             let end = self.head + batch.len() as u64;
             if intact(Site::BatchClaim) {
-                self.words.header().claimed.store(end, Ordering::Relaxed);
+                self.words.claimed().store(end, Ordering::Relaxed);
             }
             // Release: with the reader's exit fence, as in `record`; it carries `claimed` too.
             fence(Site::ProducerFence, Ordering::Release);
             // Looked up once per batch: the compiler cannot know that the stores leave it alone.
-            let slots = self.words.slots();
+            let slots = &*self.words.slots;
             for (position, sample) in (self.head..).zip(batch) {
                 write(slots, position, *sample);
             }
@@ -151,18 +210,24 @@ impl Producer {
     fn publish(&mut self, head: u64) {
         self.head = head;
         // Release: with the reader's entry fence. Whoever sees this head sees the words before it.
-        self.words.header().head.store(head, ordering(Site::HeadStore, Ordering::Release));
+        self.words.head().store(head, ordering(Site::HeadStore, Ordering::Release));
     }
 }
 
 /// Where a reader that attaches to a ring begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
+    /// With the first record ever: those overwritten already are lost to this reader.
+    First,
     /// With the oldest record that can still be read.
     Oldest,
     /// With the next record.
     Now,
 }
+
+/// How far a ring was written when [`Consumer::mark`] looked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark(u64);
 
 /// What one drain brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -200,10 +265,11 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    fn attach(words: RingWords, start: Start) -> Self {
-        let head = words.header().head.load(Ordering::Relaxed);
+    pub(crate) fn attach(words: RingWords, start: Start) -> Self {
+        let head = words.head().load(Ordering::Relaxed);
         let start = match start {
-            Start::Oldest => (head + 1).saturating_sub(words.capacity()),
+            Start::First => 0,
+            Start::Oldest => head.saturating_add(1).saturating_sub(words.capacity()),
             Start::Now => head,
         };
         Self { words, start, cursor: start, delivered: 0, lost: 0 }
@@ -220,10 +286,25 @@ impl Consumer {
     /// If `deliver` panics, the rest of its chunk (at most 64 samples) counts as delivered.
     #[inline]
     pub fn drain(&mut self, mut deliver: impl FnMut(MetricSample)) -> Drained {
-        // Bounded by this first look: a busy producer cannot keep us here.
-        let end = self.words.header().head.load(Ordering::Relaxed);
-        // Acquire: with the release store of head. The records below `end` are whole, if still there.
+        self.drain_to(self.mark(), |_, sample| deliver(sample))
+    }
+
+    /// How far the ring is written now. What the producer's thread did before it recorded a sample below
+    /// the mark is visible to this one from here on.
+    #[inline]
+    pub fn mark(&self) -> Mark {
+        let mark = Mark(self.words.head().load(Ordering::Relaxed));
+        // Acquire: with the release store of head. The records below the mark are whole, if still there.
         fence(Site::ReaderEntryFence, Ordering::Acquire);
+        mark
+    }
+
+    /// As [`drain`](Self::drain), but only what lies below `mark`, and with each sample's position: the
+    /// number of samples ever recorded before it.
+    #[inline]
+    pub fn drain_to(&mut self, mark: Mark, mut deliver: impl FnMut(u64, MetricSample)) -> Drained {
+        // Bounded by the earlier look: a busy producer cannot keep us here.
+        let Mark(end) = mark;
         let mut total = Drained::default();
         // One look at the head per chunk, and no more: each takes its cache line from the producer.
         let mut oldest = self.oldest_readable(end, 0);
@@ -241,12 +322,12 @@ impl Consumer {
     /// Copies up to [`CHUNK`] records, discards those clobbered meanwhile, delivers the rest. Returns
     /// also the oldest position that could still be read after the copy.
     #[inline]
-    fn drain_chunk(&mut self, end: u64, deliver: &mut impl FnMut(MetricSample)) -> (Drained, u64) {
+    fn drain_chunk(&mut self, end: u64, deliver: &mut impl FnMut(u64, MetricSample)) -> (Drained, u64) {
         let count = CHUNK.min(usize::try_from(end.saturating_sub(self.cursor)).unwrap_or(CHUNK));
         let first = self.cursor;
 
         let mut copy = [[0u64; SAMPLE_WORDS]; CHUNK];
-        let slots = self.words.slots();
+        let slots = &*self.words.slots;
         for (position, record) in (first..).zip(&mut copy[..count]) {
             let slot = &slots[slot_index(position, slots.len())];
             for (word, shared) in record.iter_mut().zip(slot) {
@@ -256,9 +337,8 @@ impl Consumer {
         // Acquire: with the producer's release fence. If a word above was clobbered, the look below
         // sees the head (or the claim) that the producer stored before it clobbered.
         fence(Site::ReaderExitFence, Ordering::Acquire);
-        let header = self.words.header();
-        let head = header.head.load(Ordering::Relaxed);
-        let oldest = self.oldest_readable(head, header.claimed.load(Ordering::Relaxed));
+        let head = self.words.head().load(Ordering::Relaxed);
+        let oldest = self.oldest_readable(head, self.words.claimed().load(Ordering::Relaxed));
         let clobbered = usize::try_from(oldest.saturating_sub(first)).unwrap_or(count).min(count);
 
         let mut malformed = 0;
@@ -267,9 +347,9 @@ impl Consumer {
         self.cursor += count as u64;
         self.delivered += good.len() as u64;
         self.lost += clobbered as u64;
-        for words in good {
+        for (position, words) in (first + clobbered as u64..).zip(good) {
             match MetricSample::decode(*words) {
-                Ok(sample) => deliver(sample),
+                Ok(sample) => deliver(position, sample),
                 Err(_) => malformed += 1,
             }
         }
@@ -297,19 +377,34 @@ impl Consumer {
     /// The oldest position that no write, finished or in flight, has touched.
     #[inline]
     fn oldest_readable(&self, head: u64, claimed: u64) -> u64 {
-        let in_flight = if intact(Site::DiscardBound) { head + 1 } else { head };
+        let in_flight = if intact(Site::DiscardBound) { head.saturating_add(1) } else { head };
         in_flight.max(claimed).saturating_sub(self.words.capacity())
     }
 
     /// The account since this reader attached.
     pub fn account(&self) -> Account {
-        let head = self.words.header().head.load(Ordering::Relaxed).max(self.cursor);
+        let head = self.words.head().load(Ordering::Relaxed).max(self.cursor);
         Account {
             recorded: head - self.start,
             delivered: self.delivered,
             lost: self.lost,
             unread: head - self.cursor,
         }
+    }
+
+    /// Goes on with another reader's account; see [`ShardReader::resume`](crate::ShardReader::resume).
+    pub(crate) fn resume(&mut self, delivered: u64, lost: u64) -> bool {
+        let head = self.words.head().load(Ordering::Relaxed);
+        let cursor = delivered.checked_add(lost).filter(|cursor| *cursor <= head);
+        let (Some(cursor), true) = (cursor, self.cursor == self.start) else { return false };
+        (self.start, self.cursor, self.delivered, self.lost) = (0, cursor, delivered, lost);
+        true
+    }
+
+    /// Records announced by a batch and not published.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let claimed = self.words.claimed().load(Ordering::Relaxed);
+        claimed.saturating_sub(self.words.head().load(Ordering::Relaxed))
     }
 
     /// Slots of the ring; one fewer can be read at any time.
@@ -342,10 +437,10 @@ mod tests {
         let words = RingWords::on_heap(8).unwrap();
         let mut consumer = Consumer::attach(words.clone(), Start::Oldest);
         // As a damaged or hostile segment may hold them: kinds 0, 1 (a counter), 4 and all bits.
-        for (slot, first_word) in words.slots().iter().zip([0, 1 << 32 | 7, 4 << 32, u64::MAX]) {
+        for (slot, first_word) in words.slots.iter().zip([0, 1 << 32 | 7, 4 << 32, u64::MAX]) {
             slot[0].store(first_word, Ordering::Relaxed);
         }
-        words.header().head.store(4, Ordering::Relaxed);
+        words.head().store(4, Ordering::Relaxed);
         let mut ids = Vec::new();
         let drained = consumer.drain(|sample| ids.push(sample.metric_id.0));
         assert_eq!(ids, [7]);
@@ -357,12 +452,12 @@ mod tests {
     fn a_batch_in_flight_takes_its_whole_reach_from_readers() {
         let words = RingWords::on_heap(8).unwrap();
         let mut consumer = Consumer::attach(words.clone(), Start::Oldest);
-        let mut producer = Producer { words: words.clone(), head: 0 };
+        let mut producer = Producer::new(words.clone());
         let sample =
             |n| MetricSample { metric_id: MetricId(n), timestamp_ns: 0, value: MetricValue::Counter(0) };
         (0..7).for_each(|n| producer.record(sample(n)));
         // Announced, as `record_batch` does before it writes: positions 7..11 go over -1, 0, 1 and 2.
-        words.header().claimed.store(11, Ordering::Relaxed);
+        words.claimed().store(11, Ordering::Relaxed);
         let mut ids = Vec::new();
         let drained = consumer.drain(|sample| ids.push(sample.metric_id.0));
         assert_eq!((ids, drained.lost), (vec![3, 4, 5, 6], 3));
@@ -373,9 +468,9 @@ mod tests {
         let words = RingWords::on_heap(4).unwrap();
         let mut consumer = Consumer::attach(words.clone(), Start::Oldest);
         // Only a hostile segment does this.
-        words.header().head.store(1_000, Ordering::Relaxed);
+        words.head().store(1_000, Ordering::Relaxed);
         consumer.drain(|_| {});
-        words.header().head.store(5, Ordering::Relaxed);
+        words.head().store(5, Ordering::Relaxed);
         assert_eq!(consumer.drain(|_| {}), Drained::default());
         let account = consumer.account();
         assert_eq!(account.delivered + account.lost + account.unread, account.recorded);

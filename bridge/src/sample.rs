@@ -55,6 +55,21 @@ impl MetricKind {
     }
 }
 
+impl MetricKind {
+    /// Its number in a segment: the same as a sample of this kind carries.
+    pub(crate) fn code(self) -> u64 {
+        match self {
+            Self::Counter => KIND_COUNTER,
+            Self::Gauge => KIND_GAUGE,
+            Self::Histogram => KIND_HISTOGRAM,
+        }
+    }
+
+    pub(crate) fn from_code(code: u64) -> Option<Self> {
+        [Self::Counter, Self::Gauge, Self::Histogram].into_iter().find(|kind| kind.code() == code)
+    }
+}
+
 /// One measurement of one series at one moment.
 ///
 /// ```

@@ -27,8 +27,12 @@ pub enum Site {
     DiscardBound,
     /// Shard: the release store by which a retirement is acknowledged.
     AcknowledgeStore,
-    /// Control plane: the acquire load that reads an acknowledgement.
+    /// Registry: the acquire load that reads an acknowledgement.
     AcknowledgeLoad,
+    /// Registry: the release fence between taking a row out of the table and giving its cell away.
+    RetireFence,
+    /// Reader: the acquire fence between reading a cell and looking again whose it is.
+    CellFence,
 }
 
 #[cfg(not(loom))]

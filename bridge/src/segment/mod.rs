@@ -1,0 +1,319 @@
+//! A segment: the rings, cells and series of all shards of one process, in one run of words.
+//!
+//! It lies in memory of the process, or in a file that other processes map read-only: they see what the
+//! shards write as they write it, and the shards do not know that they are there. Whoever maps a file
+//! treats it as hostile: every length is checked, every offset computed or bounded, every text decoded
+//! fallibly, and a file that shrinks while mapped is noticed (see [`Attachment::state`]).
+//!
+//! `docs/segment.md` in the repository describes the layout for other languages.
+
+#[cfg(not(loom))]
+mod file;
+pub(crate) mod layout;
+#[cfg(not(loom))]
+pub(crate) mod map;
+
+use std::fmt;
+use std::io;
+#[cfg(not(loom))]
+use std::os::fd::OwnedFd;
+#[cfg(not(loom))]
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::sync::{AtomicU64, Ordering};
+use crate::words::{One, Run};
+use layout::{Layout, Sizes, header};
+
+const RUNNING: u64 = 1;
+const CLOSED: u64 = 2;
+
+/// Why a segment cannot be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// The system refused.
+    #[error("cannot {doing} segment {}: {source}", .path.display())]
+    File {
+        /// The segment's path.
+        path: PathBuf,
+        /// What was attempted.
+        doing: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Something that cannot be mapped.
+    #[error("{} is no regular file; name a file to hold the segment", .path.display())]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// A file of another kind: never replaced, never read.
+    #[error("{} is no relayscope segment: it does not begin as one; name another file", .path.display())]
+    NotASegment {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// Made on a machine of the other byte order.
+    #[error("segment {} is of a machine with the other byte order; read it on one like that", .path.display())]
+    ForeignEndian {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// Its maker has not written the last word of the header.
+    #[error("segment {} is unfinished: its maker is at it, or died; start the data plane again", .path.display())]
+    Unfinished {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// Another release made it.
+    #[error(
+        "segment {} has layout version {found}, this release reads {}; run the same release on both sides",
+        .path.display(), layout::VERSION
+    )]
+    Version {
+        /// What was named.
+        path: PathBuf,
+        /// The version it says it has.
+        found: u64,
+    },
+    /// A field of the header is out of range, or does not agree with the others.
+    #[error("segment {} is damaged: {what} in its header is out of range", .path.display())]
+    Header {
+        /// What was named.
+        path: PathBuf,
+        /// The field.
+        what: &'static str,
+    },
+    /// It was cut off, or grew.
+    #[error("segment {} is damaged: {found} bytes long, {expected} expected", .path.display())]
+    Length {
+        /// What was named.
+        path: PathBuf,
+        /// Bytes there are.
+        found: u64,
+        /// Bytes the header speaks of.
+        expected: u64,
+    },
+    /// A living process holds it.
+    #[error("segment {} is in use by process {pid}; stop that, or name another file", .path.display())]
+    InUse {
+        /// What was named.
+        path: PathBuf,
+        /// Who made it.
+        pid: u64,
+    },
+    /// No memory for a segment without a file.
+    #[error("cannot have {bytes} bytes of memory for telemetry: {source}; choose smaller sizes")]
+    Memory {
+        /// How many.
+        bytes: u64,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The clocks cannot be read.
+    #[error("cannot read the clocks: {source}")]
+    Clock {
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Which segment this is: what its maker wrote once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Segments made under this name so far; from 1.
+    pub generation: u64,
+    /// The maker's process.
+    pub pid: u32,
+    /// When it was made: nanoseconds since the Unix epoch.
+    pub start_unix_ns: u64,
+    /// The same moment: nanoseconds of `CLOCK_MONOTONIC`.
+    pub start_monotonic_ns: u64,
+    /// Whether that was since the machine was last booted. Times of another boot compare to nothing.
+    pub this_boot: bool,
+    /// Shards in it.
+    pub shards: usize,
+    /// Samples in each ring.
+    pub ring_capacity: usize,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What became of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentState {
+    /// Its maker lives.
+    Running,
+    /// Its maker ended in good order: what is in it is all there will be.
+    Closed,
+    /// Its maker died. What it recorded to the last can still be read.
+    Dead,
+    /// Its file shrank, or lost its header, while mapped: nothing read from it can be trusted.
+    Damaged,
+}
+
+impl fmt::Display for SegmentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Closed => "closed",
+            Self::Dead => "dead",
+            Self::Damaged => "damaged",
+        })
+    }
+}
+
+/// A segment as one of its readers holds it: which it is and what became of it. Clones share it.
+#[derive(Clone)]
+pub struct Attachment(std::sync::Arc<Attached>);
+
+struct Attached {
+    words: Run<AtomicU64>,
+    info: SegmentInfo,
+    /// None where maker and reader are one process without a file between them.
+    #[cfg(not(loom))]
+    file: Option<file::AttachedFile>,
+}
+
+impl Attachment {
+    /// What the maker wrote once.
+    pub fn info(&self) -> SegmentInfo {
+        self.0.info
+    }
+
+    /// What became of it by now. For a file: three system calls.
+    ///
+    /// A value read from the segment is the maker's if this is not [`SegmentState::Damaged`] *after*
+    /// it was read.
+    pub fn state(&self) -> SegmentState {
+        let words = &self.0.words;
+        let read = |word: usize| words[word].load(Ordering::Relaxed);
+        #[cfg(not(loom))]
+        if let Some(file) = &self.0.file {
+            let mapped = words.mapping().is_none_or(map::Mapping::is_whole);
+            let named = read(header::MAGIC) == layout::MAGIC && read(header::VERSION) == layout::VERSION;
+            if !mapped || !named || !file.is_whole() {
+                return SegmentState::Damaged;
+            }
+            if read(header::STATE) != CLOSED && !(self.0.info.this_boot && file.is_held()) {
+                return SegmentState::Dead;
+            }
+        }
+        if read(header::STATE) == CLOSED { SegmentState::Closed } else { SegmentState::Running }
+    }
+
+    /// Whether another segment has taken the name: time to attach to that.
+    #[cfg(not(loom))]
+    pub fn is_replaced(&self) -> bool {
+        self.0.file.as_ref().is_some_and(file::AttachedFile::is_replaced)
+    }
+
+    /// Where it lies, if it is a file.
+    #[cfg(not(loom))]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.file.as_ref().map(file::AttachedFile::path)
+    }
+
+    /// Whether the configuration the maker read last is in force; `None` before it read one again.
+    pub fn last_reload_successful(&self) -> Option<bool> {
+        match self.0.words[header::RELOAD].load(Ordering::Relaxed) {
+            1 => Some(true),
+            2 => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// The maker's hold on a segment. Dropping it closes the segment: readers are told that it is complete.
+///
+/// Keep it until every publisher is done.
+pub struct SegmentOwner {
+    header: One<[AtomicU64; layout::header::RELOAD + 1]>,
+    info: SegmentInfo,
+    /// Whose lock says that the maker lives.
+    #[cfg(not(loom))]
+    _file: OwnedFd,
+}
+
+impl SegmentOwner {
+    /// What is in the header.
+    pub fn info(&self) -> SegmentInfo {
+        self.info
+    }
+
+    /// Notes whether the configuration read last is in force.
+    pub fn note_reload(&self, successful: bool) {
+        self.header[header::RELOAD].store(if successful { 1 } else { 2 }, Ordering::Relaxed);
+    }
+}
+
+impl Drop for SegmentOwner {
+    fn drop(&mut self) {
+        // Release: whoever sees the segment closed sees all that the dropping thread knows of it.
+        self.header[header::STATE].store(CLOSED, Ordering::Release);
+    }
+}
+
+/// A segment just made: its words, where things are, its owner and its own reader.
+pub(crate) struct Segment {
+    pub(crate) words: Run<AtomicU64>,
+    pub(crate) layout: Layout,
+    pub(crate) owner: SegmentOwner,
+    pub(crate) attachment: Attachment,
+}
+
+#[cfg(not(loom))]
+impl Segment {
+    pub(crate) fn in_memory(sizes: Sizes) -> Result<Self, SegmentError> {
+        Self::made(file::in_memory(sizes)?)
+    }
+
+    pub(crate) fn create(path: &Path, sizes: Sizes) -> Result<Self, SegmentError> {
+        Self::made(file::create(path, sizes)?)
+    }
+
+    fn made(made: file::Made) -> Result<Self, SegmentError> {
+        let info = file::info_of(&made);
+        let file::Made { words, layout, file } = made;
+        let header = One::at(&words, 0).unwrap_or_else(|| unreachable!("a segment has a header"));
+        let owner = SegmentOwner { header, info, _file: file };
+        let attachment = Attachment(std::sync::Arc::new(Attached { words: words.clone(), info, file: None }));
+        Ok(Self { words, layout, owner, attachment })
+    }
+}
+
+/// Maps the segment at `path` read-only.
+#[cfg(not(loom))]
+pub(crate) fn attach(path: &Path) -> Result<(Run<AtomicU64>, Layout, Attachment), SegmentError> {
+    let file::Attached { words, layout, info, file } = file::attach(path)?;
+    let attachment =
+        Attachment(std::sync::Arc::new(Attached { words: words.clone(), info, file: Some(file) }));
+    Ok((words, layout, attachment))
+}
+
+/// Where the segment of a maker that died is kept when the next one takes its name.
+#[cfg(not(loom))]
+pub fn crashed_segment_path(path: &Path) -> PathBuf {
+    file::kept_path(path)
+}
+
+#[cfg(loom)]
+impl Segment {
+    pub(crate) fn in_memory(sizes: Sizes) -> Result<Self, SegmentError> {
+        let layout = Layout::new(sizes);
+        let words = Run::on_heap(layout.words);
+        let info = SegmentInfo {
+            generation: 1,
+            pid: 1,
+            start_unix_ns: 0,
+            start_monotonic_ns: 0,
+            this_boot: true,
+            shards: sizes.shards,
+            ring_capacity: sizes.ring_slots,
+            bytes: layout.bytes(),
+        };
+        let header = One::at(&words, 0).unwrap_or_else(|| unreachable!("a segment has a header"));
+        let attachment = Attachment(std::sync::Arc::new(Attached { words: words.clone(), info }));
+        Ok(Self { words, layout, owner: SegmentOwner { header, info }, attachment })
+    }
+}

@@ -1,0 +1,256 @@
+//! The table of series in a segment: families, series and their texts, as rows of words.
+//!
+//! One writer, the [`registry`]; any number of readers, each with a [`directory`]. A row's first word is
+//! its sequence: odd while the row is being written, and never the same twice. Who reads a row, its
+//! texts or its cell looks at the sequence before and after; if it stayed, what lay between was the row's.
+
+pub(crate) mod directory;
+pub(crate) mod registry;
+
+use crate::catalogue::{Family, FamilyText, Unit};
+use crate::cell::CellWords;
+use crate::hub::{Pulse, pulse};
+use crate::sample::{MetricId, MetricKind, ShardId};
+use crate::segment::layout::{LABELS_MAX, Layout, ROW_WORDS, STRING_MAX, header, shard};
+use crate::sync::{AtomicU64, Ordering, Site, fence};
+use crate::words::{One, Run};
+
+type Row = [AtomicU64; ROW_WORDS];
+
+/// Words of a row, by name. What follows is each label's text, 32 bits each.
+const SEQUENCE: usize = 0;
+/// Series: family | shard << 16 | state << 32 | labels << 40. Family: kind | unit << 8 | prefixed << 16 |
+/// labels << 24.
+const WHAT: usize = 1;
+/// Series: cell | shared cell << 32. Family: name | help << 32.
+const WHERE: usize = 2;
+/// Series: the first ring position that can be this series'.
+const SINCE: usize = 3;
+const LABELS: usize = 4;
+
+/// No cell: the series travels in the ring, or is written by its owner alone.
+const NO_CELL: u32 = u32::MAX;
+
+const STATE_LIVE: u64 = 1;
+const STATE_RETIRED: u64 = 2;
+
+/// Where a text lies: the number of its first word among the string words.
+type Text = u32;
+
+/// The words of the table, of the pulses and of the cells.
+pub(crate) struct Table {
+    header: One<[AtomicU64; header::RELOAD + 1]>,
+    families: Run<Row>,
+    series: Run<Row>,
+    strings: Run<AtomicU64>,
+    shards: Vec<TableShard>,
+}
+
+struct TableShard {
+    cells: CellWords,
+    cells_len: u32,
+    pulse: Pulse,
+}
+
+/// A series as its row tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SeriesRow {
+    family: u16,
+    shard: ShardId,
+    live: bool,
+    cell: Option<u32>,
+    shared_cell: Option<u32>,
+    since: u64,
+    labels: Vec<Text>,
+}
+
+impl Table {
+    pub(crate) fn new(words: &Run<AtomicU64>, layout: &Layout) -> Self {
+        let sizes = layout.sizes;
+        let shards = (0..sizes.shards).map(|number| TableShard {
+            cells: CellWords::new(part(words, layout.shard(number) + shard::CELLS, sizes.cells_per_shard)),
+            cells_len: u32::try_from(sizes.cells_per_shard).unwrap_or(u32::MAX),
+            pulse: pulse(words, layout, ShardId(u16::try_from(number).unwrap_or(u16::MAX))),
+        });
+        Self {
+            header: One::at(words, 0).unwrap_or_else(|| unreachable!("a segment has a header")),
+            families: part(words, layout.families, sizes.family_rows),
+            series: part(words, layout.series, sizes.series_rows),
+            strings: part(words, layout.strings, sizes.string_words),
+            shards: shards.collect(),
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        // Acquire: with the release store in `changed`. Rows written before it are seen whole.
+        self.header[header::TABLE_GENERATION].load(Ordering::Acquire)
+    }
+
+    /// Tells readers that rows changed.
+    fn changed(&self) {
+        let generation = &self.header[header::TABLE_GENERATION];
+        // Release: with the acquire load in `generation`.
+        generation.store(generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
+
+    fn used(&self, word: usize, rows: usize) -> usize {
+        usize::try_from(self.header[word].load(Ordering::Acquire)).unwrap_or(rows).min(rows)
+    }
+
+    fn set_used(&self, word: usize, used: usize) {
+        self.header[word].store(used as u64, Ordering::Release);
+    }
+
+    /// Changes a row; readers that look meanwhile, or looked before, find out.
+    fn write_row(&self, row: &Row, write: impl FnOnce()) {
+        let sequence = row[SEQUENCE].load(Ordering::Relaxed);
+        row[SEQUENCE].store(sequence | 1, Ordering::Relaxed);
+        // Release: with the reader's fence in `SeriesView::unchanged`. Who sees a word stored after it
+        // (of this row, of a text or cell given away since) sees the odd sequence too.
+        fence(Site::RetireFence, Ordering::Release);
+        write();
+        // Release: with the acquire load in `sequence`. Who sees the even sequence sees the row.
+        row[SEQUENCE].store((sequence | 1).wrapping_add(1), Ordering::Release);
+    }
+
+    /// A row's sequence; `None` while it is being written or was never.
+    fn sequence(row: &Row) -> Option<u64> {
+        // Acquire: with the release store in `write_row`.
+        let sequence = row[SEQUENCE].load(Ordering::Acquire);
+        (sequence != 0 && sequence.is_multiple_of(2)).then_some(sequence)
+    }
+
+    /// Whether what was read since the row had `sequence` was all the row's.
+    fn unchanged(row: &Row, sequence: u64) -> bool {
+        // Acquire: with the registry's fence in `write_row`.
+        fence(Site::CellFence, Ordering::Acquire);
+        row[SEQUENCE].load(Ordering::Relaxed) == sequence
+    }
+
+    fn write_series(&self, id: MetricId, series: &SeriesRow) {
+        let row = &self.series[id.index()];
+        self.write_row(row, || {
+            let state = if series.live { STATE_LIVE } else { STATE_RETIRED };
+            let what = u64::from(series.family)
+                | u64::from(series.shard.0) << 16
+                | state << 32
+                | (series.labels.len() as u64) << 40;
+            let place = |cell: Option<u32>| u64::from(cell.unwrap_or(NO_CELL));
+            row[WHAT].store(what, Ordering::Relaxed);
+            row[WHERE].store(place(series.cell) | place(series.shared_cell) << 32, Ordering::Relaxed);
+            row[SINCE].store(series.since, Ordering::Relaxed);
+            write_labels(row, &series.labels);
+        });
+    }
+
+    /// What the row says, unchecked: it may be torn until its sequence is looked at again.
+    fn read_series(row: &Row) -> Option<SeriesRow> {
+        let [what, place] = [WHAT, WHERE].map(|word| row[word].load(Ordering::Relaxed));
+        let cell = |cell: u32| (cell != NO_CELL).then_some(cell);
+        let state = what >> 32 & 0xff;
+        Some(SeriesRow {
+            family: low16(what),
+            shard: ShardId(low16(what >> 16)),
+            live: state == STATE_LIVE,
+            cell: cell(low32(place)),
+            shared_cell: cell(low32(place >> 32)),
+            since: row[SINCE].load(Ordering::Relaxed),
+            labels: read_labels(row, usize::from(low16(what >> 40 & 0xff)))?,
+        })
+    }
+
+    fn write_family(&self, index: u16, family: &Family, name: Text, help: Text, labels: &[Text]) {
+        let row = &self.families[usize::from(index)];
+        self.write_row(row, || {
+            let what = family.kind.code()
+                | family.unit.code() << 8
+                | u64::from(family.prefixed) << 16
+                | (labels.len() as u64) << 24;
+            row[WHAT].store(what, Ordering::Relaxed);
+            row[WHERE].store(u64::from(name) | u64::from(help) << 32, Ordering::Relaxed);
+            write_labels(row, labels);
+        });
+    }
+
+    /// The family of a row; `None` where the row is not whole or makes no sense.
+    fn read_family(&self, index: usize) -> Option<FamilyText> {
+        let row = &self.families[index];
+        let sequence = Self::sequence(row)?;
+        let [what, texts] = [WHAT, WHERE].map(|word| row[word].load(Ordering::Relaxed));
+        let labels = read_labels(row, usize::from(low16(what >> 24 & 0xff)))?;
+        let family = FamilyText {
+            name: self.read_text(low32(texts))?,
+            kind: MetricKind::from_code(what & 0xff)?,
+            unit: Unit::from_code(what >> 8 & 0xff)?,
+            help: self.read_text(low32(texts >> 32))?,
+            labels: labels.into_iter().map(|at| self.read_text(at)).collect::<Option<_>>()?,
+            prefixed: what >> 16 & 1 == 1,
+        };
+        Self::unchanged(row, sequence).then_some(family)
+    }
+
+    /// Words a text takes: its length, then its octets in the order of memory.
+    fn text_words(text: &str) -> usize {
+        1 + text.len().div_ceil(8)
+    }
+
+    fn write_text(&self, at: Text, text: &str) {
+        let words = &self.strings[at as usize..];
+        words[0].store(text.len() as u64, Ordering::Relaxed);
+        for (word, octets) in words[1..].iter().zip(text.as_bytes().chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..octets.len()].copy_from_slice(octets);
+            word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+        }
+    }
+
+    fn read_text(&self, at: Text) -> Option<String> {
+        let words = self.strings.get(at as usize..)?;
+        let len = usize::try_from(words.first()?.load(Ordering::Relaxed)).ok()?;
+        if len > STRING_MAX {
+            return None;
+        }
+        let words = words.get(1..1 + len.div_ceil(8))?;
+        let mut octets: Vec<u8> =
+            words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
+        octets.truncate(len);
+        String::from_utf8(octets).ok()
+    }
+
+    fn cell(&self, shard: ShardId, cell: Option<u32>) -> Option<&AtomicU64> {
+        let side = self.shards.get(usize::from(shard.0))?;
+        let cell = cell.filter(|cell| *cell < side.cells_len)?;
+        Some(side.cells.word(cell))
+    }
+}
+
+fn part<T: crate::words::OfWords>(words: &Run<AtomicU64>, at: usize, len: usize) -> Run<T> {
+    words.part(at, len).unwrap_or_else(|| unreachable!("the layout lies within its segment"))
+}
+
+fn write_labels(row: &Row, labels: &[Text]) {
+    for (word, pair) in row[LABELS..].iter().zip(labels.chunks(2)) {
+        let second = pair.get(1).copied().unwrap_or(0);
+        word.store(u64::from(pair[0]) | u64::from(second) << 32, Ordering::Relaxed);
+    }
+}
+
+fn read_labels(row: &Row, len: usize) -> Option<Vec<Text>> {
+    if len > LABELS_MAX {
+        return None;
+    }
+    let pairs = row[LABELS..].iter().flat_map(|word| {
+        let pair = word.load(Ordering::Relaxed);
+        [low32(pair), low32(pair >> 32)]
+    });
+    Some(pairs.take(len).collect())
+}
+
+/// The low half: the mask keeps what fits, so the cast drops nothing.
+fn low32(word: u64) -> u32 {
+    (word & u64::from(u32::MAX)) as u32
+}
+
+fn low16(word: u64) -> u16 {
+    (word & u64::from(u16::MAX)) as u16
+}

@@ -1,0 +1,562 @@
+//! Which series exist, which cell or ring id each has, and when an id may be used again.
+//!
+//! The registry belongs to the process that made the segment: it locks. A shard never sees it; it is
+//! handed cells and ids together with the target they belong to.
+//!
+//! A retired id is free once its shard acknowledged that it dropped its handles, saying at which ring
+//! position. Samples that carry it may still be in the ring: whoever reads them tells by their position
+//! whose they were (see [`SeriesRef::since`](crate::SeriesRef::since)). An id stays with its shard, whose
+//! ring gives those positions their meaning.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{SeriesRow, Table, Text};
+use crate::catalogue::Family;
+use crate::cell::{CounterCell, GaugeCell};
+use crate::sample::{MetricId, MetricKind, ShardId};
+use crate::segment::layout::{LABELS_MAX, STRING_MAX, header, shard};
+use crate::sync::{Ordering, Site, ordering};
+
+/// Why a series cannot be had or given back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SeriesError {
+    /// The family is of another kind than what was asked for.
+    #[error("family {family} is a {}; asked for a {}", .is.as_str(), .asked.as_str())]
+    Kind {
+        /// The family's name.
+        family: &'static str,
+        /// What it is.
+        is: MetricKind,
+        /// What was asked for.
+        asked: MetricKind,
+    },
+    /// Not one value for each of the family's labels.
+    #[error("family {family} has {expected} labels; got {got} values")]
+    Labels {
+        /// The family's name.
+        family: &'static str,
+        /// Labels it has.
+        expected: usize,
+        /// Values given.
+        got: usize,
+    },
+    /// The series already has a writer: on this shard, or on any for gauges.
+    #[error("series {family}{values:?} already has a writer; retire it first")]
+    Taken {
+        /// The family's name.
+        family: &'static str,
+        /// The label values.
+        values: Vec<String>,
+    },
+    /// The series table is full.
+    #[error("series table is full at {max}; raise max_series or probe fewer targets")]
+    TableFull {
+        /// Its size.
+        max: usize,
+    },
+    /// The shard has no free cell.
+    #[error("shard {} has all its {max} cells in use; raise cells_per_shard", .shard.0)]
+    CellsFull {
+        /// The shard.
+        shard: ShardId,
+        /// Cells it has.
+        max: usize,
+    },
+    /// No such shard.
+    #[error("shard {} does not exist; there are {shards}", .shard.0)]
+    NoShard {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Shards there are.
+        shards: usize,
+    },
+    /// A table of the segment other than that of series is full.
+    #[error("no room for another {what} in the segment; raise max_series")]
+    Full {
+        /// A family, or a text.
+        what: &'static str,
+    },
+    /// More labels, or a longer text, than a row holds.
+    #[error("family {family}: {what} is {len} long; at most {max} fit")]
+    TooLong {
+        /// The family's name.
+        family: String,
+        /// Which of its parts.
+        what: &'static str,
+        /// Its length.
+        len: usize,
+        /// The most it may be.
+        max: usize,
+    },
+    /// The id is not live on that shard.
+    #[error("series {} is not held by shard {}; it cannot be retired there", .id.0, .shard.0)]
+    NotHeld {
+        /// The id.
+        id: MetricId,
+        /// The shard.
+        shard: ShardId,
+    },
+}
+
+/// What can still be interned on one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Cells of the shard in nobody's hands.
+    pub cells: usize,
+    /// Rows of the table in nobody's hands: those never used, which all shards share, and those this
+    /// shard has used before.
+    pub series: usize,
+}
+
+/// Orders the retirements of one shard. Hand it to the shard together with the command to let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetireTicket {
+    pub(crate) shard: ShardId,
+    /// From 1.
+    pub(crate) number: u64,
+}
+
+/// The table of series, for who gives shards what they write. Clones share it. Locks: not for a shard.
+#[derive(Clone)]
+pub struct SeriesRegistry(Arc<Mutex<Registry>>);
+
+struct Registry {
+    table: Table,
+    families: HashMap<&'static Family, u16>,
+    entries: Vec<Entry>,
+    by_key: HashMap<(u16, Vec<String>), Vec<MetricId>>,
+    texts: Texts,
+    shards: Vec<ShardSide>,
+}
+
+struct Entry {
+    row: SeriesRow,
+    values: Vec<String>,
+}
+
+#[derive(Default)]
+struct ShardSide {
+    /// From the first on.
+    cells_used: u32,
+    /// Those other threads write too, from the last down: as far from the shard's own as can be.
+    cells_shared: u32,
+    cells_free: Vec<u32>,
+    cells_shared_free: Vec<u32>,
+    rows_free: Vec<MetricId>,
+    tickets: u64,
+    /// In order of ticket.
+    retiring: VecDeque<(u64, Vec<MetricId>)>,
+}
+
+/// The string words: each text once, however many rows name it.
+#[derive(Default)]
+struct Texts {
+    by_text: HashMap<String, (Text, u32)>,
+    used: usize,
+    /// By length in words.
+    free: HashMap<usize, Vec<Text>>,
+}
+
+/// What a series is written through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Ring,
+    Cell,
+    /// A cell for the shard and one for every other thread.
+    CellAndShared,
+}
+
+impl SeriesRegistry {
+    pub(crate) fn new(table: Table) -> Self {
+        let shards = table.shards.iter().map(|_| ShardSide::default()).collect();
+        Self(Arc::new(Mutex::new(Registry {
+            table,
+            families: HashMap::new(),
+            entries: Vec::new(),
+            by_key: HashMap::new(),
+            texts: Texts::default(),
+            shards,
+        })))
+    }
+
+    /// A counter cell for `shard`. Several shards may each hold one of the same series; readers see
+    /// their sum. O(1).
+    ///
+    /// # Errors
+    /// [`SeriesError`] when the family is no counter, the values do not fit its labels, this shard
+    /// already has the series, or a table is full.
+    pub fn counter(
+        &self,
+        shard: ShardId,
+        family: &'static Family,
+        values: &[&str],
+    ) -> Result<CounterCell, SeriesError> {
+        let mut registry = self.lock();
+        let id = registry.intern(shard, family, values, MetricKind::Counter, Writing::Cell)?;
+        let (cells, cell) = registry.place(id);
+        Ok(CounterCell::new(cells, cell, id))
+    }
+
+    /// A gauge cell for `shard`, which becomes the series' only writer. O(1).
+    ///
+    /// # Errors
+    /// As [`counter`](Self::counter); [`SeriesError::Taken`] if any shard already writes it.
+    pub fn gauge(
+        &self,
+        shard: ShardId,
+        family: &'static Family,
+        values: &[&str],
+    ) -> Result<GaugeCell, SeriesError> {
+        let mut registry = self.lock();
+        let id = registry.intern(shard, family, values, MetricKind::Gauge, Writing::Cell)?;
+        let (cells, cell) = registry.place(id);
+        Ok(GaugeCell::new(cells, cell, id))
+    }
+
+    /// An id for a histogram series whose observations travel in `shard`'s ring. Several shards may each
+    /// hold one of the same series; readers merge them. O(1).
+    ///
+    /// # Errors
+    /// As [`counter`](Self::counter).
+    pub fn stream(
+        &self,
+        shard: ShardId,
+        family: &'static Family,
+        values: &[&str],
+    ) -> Result<MetricId, SeriesError> {
+        self.lock().intern(shard, family, values, MetricKind::Histogram, Writing::Ring)
+    }
+
+    /// Takes series out of the table: they vanish from exposition now, their ids and cells return when
+    /// the shard has acknowledged the ticket. All or none.
+    ///
+    /// # Errors
+    /// [`SeriesError::NotHeld`] if an id is unknown, already retired or held by another shard.
+    pub fn retire(&self, shard: ShardId, ids: &[MetricId]) -> Result<RetireTicket, SeriesError> {
+        let mut registry = self.lock();
+        registry.check_shard(shard)?;
+        for &id in ids {
+            let held = registry.entries.get(id.index()).is_some_and(|e| e.row.live && e.row.shard == shard);
+            if !held {
+                return Err(SeriesError::NotHeld { id, shard });
+            }
+        }
+        let mut retired = Vec::with_capacity(ids.len());
+        for &id in ids {
+            // An id named twice is retired once.
+            if registry.entries[id.index()].row.live {
+                registry.retire(id);
+                retired.push(id);
+            }
+        }
+        registry.table.changed();
+        let side = &mut registry.shards[usize::from(shard.0)];
+        side.tickets += 1;
+        let number = side.tickets;
+        side.retiring.push_back((number, retired));
+        Ok(RetireTicket { shard, number })
+    }
+
+    /// What can still be interned on `shard`: lets a caller see beforehand that many series will fit.
+    ///
+    /// # Errors
+    /// [`SeriesError::NoShard`].
+    pub fn room(&self, shard: ShardId) -> Result<Room, SeriesError> {
+        let mut registry = self.lock();
+        registry.check_shard(shard)?;
+        registry.reclaim();
+        let side = &registry.shards[usize::from(shard.0)];
+        let cells_used = (side.cells_used + side.cells_shared) as usize;
+        Ok(Room {
+            cells: registry.cells_max(shard) as usize - cells_used
+                + side.cells_free.len()
+                + side.cells_shared_free.len(),
+            series: registry.table.series.len() - registry.entries.len() + side.rows_free.len(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        // A panic while the lock was held left whole entries: nothing here panics half-way through.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registry {
+    fn check_shard(&self, shard: ShardId) -> Result<(), SeriesError> {
+        let shards = self.shards.len();
+        if usize::from(shard.0) >= shards {
+            return Err(SeriesError::NoShard { shard, shards });
+        }
+        Ok(())
+    }
+
+    fn cells_max(&self, shard: ShardId) -> u32 {
+        self.table.shards[usize::from(shard.0)].cells_len
+    }
+
+    /// Where the cell of a series written through one lies.
+    fn place(&self, id: MetricId) -> (crate::cell::CellWords, u32) {
+        let row = &self.entries[id.index()].row;
+        let cell = row.cell.unwrap_or_else(|| unreachable!("{id:?} was interned with a cell"));
+        (self.table.shards[usize::from(row.shard.0)].cells.clone(), cell)
+    }
+
+    fn check(
+        &self,
+        shard: ShardId,
+        family: &'static Family,
+        values: &[&str],
+        asked: MetricKind,
+    ) -> Result<(), SeriesError> {
+        self.check_shard(shard)?;
+        if family.kind != asked {
+            return Err(SeriesError::Kind { family: family.name, is: family.kind, asked });
+        }
+        let (expected, got) = (family.labels.len(), values.len());
+        if expected != got {
+            return Err(SeriesError::Labels { family: family.name, expected, got });
+        }
+        check_lengths(family, values)?;
+        let held = self.families.get(family).and_then(|index| self.by_key.get(&(*index, owned(values))));
+        let taken = held.is_some_and(|ids| {
+            asked == MetricKind::Gauge || ids.iter().any(|id| self.entries[id.index()].row.shard == shard)
+        });
+        if taken {
+            return Err(SeriesError::Taken { family: family.name, values: owned(values) });
+        }
+        Ok(())
+    }
+
+    fn intern(
+        &mut self,
+        shard: ShardId,
+        family: &'static Family,
+        values: &[&str],
+        asked: MetricKind,
+        writing: Writing,
+    ) -> Result<MetricId, SeriesError> {
+        self.check(shard, family, values, asked)?;
+        self.reclaim();
+        let family = self.intern_family(family)?;
+        let id = self.take_row(shard)?;
+        let row = self.take_cells(shard, writing).and_then(|(cell, shared_cell)| {
+            let since = self.entries[id.index()].row.since;
+            let mut row =
+                SeriesRow { family, shard, live: true, cell, shared_cell, since, labels: Vec::new() };
+            self.take_texts(values, &mut row.labels)
+                .map(|()| row.clone())
+                .inspect_err(|_| self.give_back(&row))
+        });
+        let row = row.inspect_err(|_| self.shards[usize::from(shard.0)].rows_free.push(id))?;
+        self.clear_cells(&row, asked);
+        self.table.write_series(id, &row);
+        self.table.set_used(header::SERIES_USED, self.entries.len());
+        self.table.changed();
+        self.by_key.entry((family, owned(values))).or_default().push(id);
+        self.entries[id.index()] = Entry { row, values: owned(values) };
+        Ok(id)
+    }
+
+    /// A row for `shard`; its entry says since which position it can be a new series'.
+    fn take_row(&mut self, shard: ShardId) -> Result<MetricId, SeriesError> {
+        if let Some(id) = self.shards[usize::from(shard.0)].rows_free.pop() {
+            return Ok(id);
+        }
+        let max = self.table.series.len();
+        if self.entries.len() >= max {
+            return Err(SeriesError::TableFull { max });
+        }
+        let unused = SeriesRow {
+            family: 0,
+            shard,
+            live: false,
+            cell: None,
+            shared_cell: None,
+            since: 0,
+            labels: Vec::new(),
+        };
+        self.entries.push(Entry { row: unused, values: Vec::new() });
+        // The table has at most 2^28 rows.
+        Ok(MetricId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)))
+    }
+
+    fn take_cells(
+        &mut self,
+        shard: ShardId,
+        writing: Writing,
+    ) -> Result<(Option<u32>, Option<u32>), SeriesError> {
+        let max = self.cells_max(shard);
+        let side = &mut self.shards[usize::from(shard.0)];
+        let full = SeriesError::CellsFull { shard, max: max as usize };
+        let room = |side: &ShardSide| side.cells_used + side.cells_shared < max;
+        let cell = match (writing, side.cells_free.pop()) {
+            (Writing::Ring, unneeded) => {
+                side.cells_free.extend(unneeded);
+                return Ok((None, None));
+            }
+            (_, Some(cell)) => cell,
+            (_, None) if room(side) => {
+                side.cells_used += 1;
+                side.cells_used - 1
+            }
+            (_, None) => return Err(full),
+        };
+        if writing == Writing::Cell {
+            return Ok((Some(cell), None));
+        }
+        let shared = match side.cells_shared_free.pop() {
+            Some(shared) => shared,
+            None if room(side) => {
+                side.cells_shared += 1;
+                max - side.cells_shared
+            }
+            None => {
+                side.cells_free.push(cell);
+                return Err(full);
+            }
+        };
+        Ok((Some(cell), Some(shared)))
+    }
+
+    /// Before the row is in the table: whoever sees the series sees it begin at nothing.
+    fn clear_cells(&self, row: &SeriesRow, kind: MetricKind) {
+        let cells = &self.table.shards[usize::from(row.shard.0)].cells;
+        for cell in [row.cell, row.shared_cell].into_iter().flatten() {
+            match kind {
+                MetricKind::Gauge => cells.clear_gauge(cell),
+                MetricKind::Counter | MetricKind::Histogram => cells.clear_counter(cell),
+            }
+        }
+    }
+
+    fn intern_family(&mut self, family: &'static Family) -> Result<u16, SeriesError> {
+        if let Some(index) = self.families.get(family) {
+            return Ok(*index);
+        }
+        let full = SeriesError::Full { what: "family" };
+        let index = self.families.len();
+        if index >= self.table.families.len() {
+            return Err(full);
+        }
+        let index = u16::try_from(index).map_err(|_| full)?;
+        let mut texts = Vec::new();
+        let all: Vec<&str> =
+            [family.name, family.help].into_iter().chain(family.labels.iter().copied()).collect();
+        self.take_texts(&all, &mut texts)?;
+        self.table.write_family(index, family, texts[0], texts[1], &texts[2..]);
+        self.families.insert(family, index);
+        self.table.set_used(header::FAMILIES_USED, self.families.len());
+        Ok(index)
+    }
+
+    /// All texts, or none.
+    fn take_texts(&mut self, texts: &[&str], taken: &mut Vec<Text>) -> Result<(), SeriesError> {
+        for text in texts {
+            match self.texts.take(&self.table, text) {
+                Some(at) => taken.push(at),
+                None => {
+                    let done = &texts[..taken.len()];
+                    done.iter().for_each(|text| self.texts.give_back(text));
+                    taken.clear();
+                    return Err(SeriesError::Full { what: "text" });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, row: &SeriesRow) {
+        let side = &mut self.shards[usize::from(row.shard.0)];
+        side.cells_free.extend(row.cell);
+        side.cells_shared_free.extend(row.shared_cell);
+    }
+
+    /// Out of the table. Cells and texts are still the row's.
+    fn retire(&mut self, id: MetricId) {
+        let entry = &mut self.entries[id.index()];
+        entry.row.live = false;
+        self.table.write_series(id, &entry.row);
+        let key = (entry.row.family, entry.values.clone());
+        if let Some(ids) = self.by_key.get_mut(&key) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_key.remove(&key);
+            }
+        }
+    }
+
+    /// Takes back what shards have let go of since the last time.
+    fn reclaim(&mut self) {
+        for number in 0..self.shards.len() {
+            let pulse = &self.table.shards[number].pulse;
+            // Acquire: with the release store in `Publisher::acknowledge`.
+            let order = ordering(Site::AcknowledgeLoad, Ordering::Acquire);
+            let acknowledged = pulse[shard::ACKNOWLEDGED].load(order);
+            let released_at = pulse[shard::RELEASED_AT].load(Ordering::Relaxed);
+            while let Some((_, ids)) =
+                self.shards[number].retiring.pop_front_if(|(ticket, _)| *ticket <= acknowledged)
+            {
+                ids.into_iter().for_each(|id| self.free(id, released_at));
+            }
+        }
+    }
+
+    fn free(&mut self, id: MetricId, released_at: u64) {
+        let entry = &mut self.entries[id.index()];
+        let values = std::mem::take(&mut entry.values);
+        entry.row.since = released_at;
+        let row = entry.row.clone();
+        self.give_back(&row);
+        values.iter().for_each(|text| self.texts.give_back(text));
+        self.shards[usize::from(row.shard.0)].rows_free.push(id);
+    }
+}
+
+impl Texts {
+    fn take(&mut self, table: &Table, text: &str) -> Option<Text> {
+        if let Some((at, uses)) = self.by_text.get_mut(text) {
+            *uses += 1;
+            return Some(*at);
+        }
+        let words = Table::text_words(text);
+        let at = match self.free.get_mut(&words).and_then(Vec::pop) {
+            Some(at) => at,
+            None if self.used + words <= table.strings.len() => {
+                self.used += words;
+                u32::try_from(self.used - words).ok()?
+            }
+            None => return None,
+        };
+        table.write_text(at, text);
+        self.by_text.insert(text.to_owned(), (at, 1));
+        Some(at)
+    }
+
+    fn give_back(&mut self, text: &str) {
+        let Some((at, uses)) = self.by_text.get_mut(text) else { return };
+        *uses -= 1;
+        if *uses == 0 {
+            self.free.entry(Table::text_words(text)).or_default().push(*at);
+            self.by_text.remove(text);
+        }
+    }
+}
+
+fn check_lengths(family: &Family, values: &[&str]) -> Result<(), SeriesError> {
+    let too_long = |what, len, max| SeriesError::TooLong { family: family.name.to_owned(), what, len, max };
+    if family.labels.len() > LABELS_MAX {
+        return Err(too_long("the list of labels", family.labels.len(), LABELS_MAX));
+    }
+    let own = [("the name", family.name), ("the help", family.help)].into_iter();
+    let labels = family.labels.iter().map(|label| ("a label's name", *label));
+    let values = values.iter().map(|value| ("a label's value", *value));
+    match own.chain(labels).chain(values).find(|(_, text)| text.len() > STRING_MAX) {
+        Some((what, text)) => Err(too_long(what, text.len(), STRING_MAX)),
+        None => Ok(()),
+    }
+}
+
+fn owned(values: &[&str]) -> Vec<String> {
+    values.iter().map(|v| (*v).to_owned()).collect()
+}
