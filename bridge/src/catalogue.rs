@@ -225,12 +225,20 @@ families! {
         "Samples recorded to the shard's ring.";
     RING_OVERWRITTEN = "ring_overwritten_samples_total", Counter, Samples, ["shard"],
         "Samples overwritten before the control plane drained them.";
+    RING_DRAINED = "ring_drained_samples_total", Counter, Samples, ["shard"],
+        "Samples the control plane drained from the shard's ring.";
     RING_CAPACITY = "ring_capacity_samples", Gauge, Samples, ["shard"],
         "Samples the shard's ring holds.";
     RING_OCCUPANCY = "ring_occupancy_ratio", Gauge, Ratio, ["shard"],
         "High water of the ring just before a drain, over the last one to two minutes.";
     DRAIN_REFUSED = "drain_refused_samples_total", Counter, Samples, ["reason"],
         "Samples drained and not folded: of no live series, of another kind than theirs, or no valid observation.";
+    DATAPLANE_UP = "dataplane_up", Gauge, None, [],
+        "Whether the data plane's process lives.";
+    DATAPLANE_GENERATION = "dataplane_generation", Gauge, None, [],
+        "Data planes started under this segment's name so far: with each, counters begin anew.";
+    DATAPLANE_START = "dataplane_start_time_seconds", Gauge, Seconds, [],
+        "Unix time at which the data plane started.";
     SHARD_HEARTBEAT = "shard_heartbeat_timestamp_seconds", Gauge, Seconds, ["shard"],
         "Unix time of the shard's last sign of life.";
     SHARD_LAST_DRAIN = "shard_last_drain_timestamp_seconds", Gauge, Seconds, ["shard"],

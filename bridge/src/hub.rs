@@ -2,6 +2,7 @@
 
 #[cfg(not(loom))]
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::ring::{Account, CapacityError, Consumer, Drained, Mark, Producer, Start};
 use crate::sample::{MetricId, MetricSample, ShardId};
@@ -92,8 +93,6 @@ pub struct Hub {
     pub registry: SeriesRegistry,
     /// Reads it.
     pub collector: Collector,
-    /// Closes the segment when dropped.
-    pub owner: SegmentOwner,
 }
 
 /// Makes a hub in memory of this process.
@@ -131,11 +130,12 @@ pub fn attach(path: &Path) -> Result<Collector, SegmentError> {
 impl Hub {
     fn new(segment: Segment) -> Self {
         let Segment { words, layout, owner, attachment } = segment;
-        let publisher = |shard| Publisher::new(&words, &layout, shard);
+        let owner = Arc::new(owner);
+        let publisher = |shard| Publisher::new(&words, &layout, shard, Arc::clone(&owner));
         let publishers = shard_ids().take(layout.sizes.shards).map(publisher).collect();
-        let registry = SeriesRegistry::new(Table::new(&words, &layout));
+        let registry = SeriesRegistry::new(Table::new(&words, &layout), Arc::clone(&owner));
         let collector = Collector::new(&words, &layout, attachment);
-        Self { publishers, registry, collector, owner }
+        Self { publishers, registry, collector }
     }
 }
 
@@ -164,13 +164,15 @@ pub struct Publisher {
     pulse: Pulse,
     /// What `pulse` says. Tickets start at 1.
     acknowledged: u64,
+    _owner: Arc<SegmentOwner>,
 }
 
 impl Publisher {
-    fn new(words: &Run<AtomicU64>, layout: &Layout, shard: ShardId) -> Self {
+    fn new(words: &Run<AtomicU64>, layout: &Layout, shard: ShardId, owner: Arc<SegmentOwner>) -> Self {
         let pulse = pulse(words, layout, shard);
         pulse[shard::WRITER].store(u64::from(std::process::id()), Ordering::Relaxed);
-        Self { shard, producer: Producer::new(ring(words, layout, shard)), pulse, acknowledged: 0 }
+        let producer = Producer::new(ring(words, layout, shard));
+        Self { shard, producer, pulse, acknowledged: 0, _owner: owner }
     }
 
     /// The shard this publisher belongs to.

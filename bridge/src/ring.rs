@@ -328,7 +328,8 @@ impl Consumer {
 
         let mut copy = [[0u64; SAMPLE_WORDS]; CHUNK];
         let slots = &*self.words.slots;
-        for (position, record) in (first..).zip(&mut copy[..count]) {
+        // The positions come second: behind the last of all there is none to look ahead to.
+        for (record, position) in copy[..count].iter_mut().zip(first..) {
             let slot = &slots[slot_index(position, slots.len())];
             for (word, shared) in record.iter_mut().zip(slot) {
                 *word = shared.load(Ordering::Relaxed);
@@ -347,7 +348,7 @@ impl Consumer {
         self.cursor += count as u64;
         self.delivered += good.len() as u64;
         self.lost += clobbered as u64;
-        for (position, words) in (first + clobbered as u64..).zip(good) {
+        for (words, position) in good.iter().zip(first + clobbered as u64..) {
             match MetricSample::decode(*words) {
                 Ok(sample) => deliver(position, sample),
                 Err(_) => malformed += 1,
@@ -474,5 +475,18 @@ mod tests {
         assert_eq!(consumer.drain(|_| {}), Drained::default());
         let account = consumer.account();
         assert_eq!(account.delivered + account.lost + account.unread, account.recorded);
+    }
+
+    #[test]
+    fn a_head_at_the_end_of_all_positions_ends_the_drain() {
+        let words = RingWords::on_heap(4).unwrap();
+        let mut consumer = Consumer::attach(words.clone(), Start::First);
+        // Only a hostile segment does this.
+        words.head().store(u64::MAX, Ordering::Relaxed);
+        words.claimed().store(u64::MAX, Ordering::Relaxed);
+        let drained = consumer.drain(|_| {});
+        assert_eq!((drained.delivered, drained.lost), (0, u64::MAX));
+        let account = Account { recorded: u64::MAX, delivered: 0, lost: u64::MAX, unread: 0 };
+        assert_eq!(consumer.account(), account);
     }
 }

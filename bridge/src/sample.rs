@@ -19,7 +19,7 @@ impl MetricId {
 }
 
 /// A shard's number, from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
 /// One value, with what kind of value it is.

@@ -1,9 +1,9 @@
 //! What was drained, folded into one column per series.
 //!
-//! Memory is bounded by the registry's `max_series`: a column exists while its series is live, takes
+//! Memory is bounded by the segment's rows of series: a column exists while its series is live, takes
 //! what arrives in place and keeps no history, so nothing grows when nobody scrapes.
 
-use relayscope_bridge::{MetricId, MetricKind, MetricSample, MetricValue, SeriesRegistry, ShardId};
+use relayscope_bridge::{MetricId, MetricKind, MetricSample, MetricValue, SeriesDirectory, ShardId};
 
 use crate::histogram::{ExponentialHistogram, Refusal};
 
@@ -29,30 +29,33 @@ pub(crate) struct Refused {
     pub(crate) negative: u64,
 }
 
-/// One series' state. What no sample has reached costs no allocation.
-enum Column {
+/// One series' state, and whose samples may change it. What no sample has reached costs no allocation.
+#[derive(Default)]
+struct Column {
+    /// See [`SeriesRef::incarnation`](relayscope_bridge::SeriesRef::incarnation); 0 for none.
+    incarnation: u64,
+    shard: ShardId,
+    /// Samples at earlier positions were another series'.
+    since: u64,
+    value: Value,
+}
+
+#[derive(Default)]
+enum Value {
+    /// No live series has this id.
+    #[default]
     Vacant,
-    /// The newest total of each shard that sent one.
-    Counter(Vec<(ShardId, u64)>),
+    Counter(Option<u64>),
     Gauge(Option<Reading>),
     Histogram(Option<Box<ExponentialHistogram>>),
 }
 
-impl Column {
+impl Value {
     fn of_kind(kind: MetricKind) -> Self {
         match kind {
-            MetricKind::Counter => Self::Counter(Vec::new()),
+            MetricKind::Counter => Self::Counter(None),
             MetricKind::Gauge => Self::Gauge(None),
             MetricKind::Histogram => Self::Histogram(None),
-        }
-    }
-
-    fn is(&self, kind: MetricKind) -> bool {
-        match self {
-            Self::Vacant => false,
-            Self::Counter(_) => kind == MetricKind::Counter,
-            Self::Gauge(_) => kind == MetricKind::Gauge,
-            Self::Histogram(_) => kind == MetricKind::Histogram,
         }
     }
 }
@@ -61,48 +64,54 @@ impl Column {
 #[derive(Default)]
 pub(crate) struct Aggregate {
     columns: Vec<Column>,
-    /// The registry's generation that `columns` reflects.
+    /// The directory's generation that `columns` reflects.
     generation: Option<u64>,
     refused: Refused,
 }
 
 impl Aggregate {
-    /// Makes a column for every live series and drops those of retired ones. O(1) while the registry
+    /// Makes a column for every live series and drops those of retired ones. O(1) while the directory
     /// stands still, O(series) after it changed.
-    pub(crate) fn sync(&mut self, registry: &SeriesRegistry) {
-        registry.read(|series| {
+    ///
+    /// Call it between marking a ring and draining it to the mark: the series of every sample below the
+    /// mark are known then, and each sample's position tells whose it is.
+    pub(crate) fn sync(&mut self, directory: &SeriesDirectory) {
+        directory.read(|series| {
             if self.generation == Some(series.generation()) {
                 return;
             }
             let mut old = std::mem::take(&mut self.columns);
-            for (id, family, _) in series.series() {
-                self.columns.resize_with(id.index() + 1, || Column::Vacant);
-                let kept = old.get_mut(id.index()).map(|c| std::mem::replace(c, Column::Vacant));
-                self.columns[id.index()] =
-                    kept.filter(|c| c.is(family.kind)).unwrap_or_else(|| Column::of_kind(family.kind));
+            for live in series.series() {
+                self.columns.resize_with(live.id.index() + 1, Column::default);
+                let kept = old.get_mut(live.id.index()).map(std::mem::take);
+                self.columns[live.id.index()] =
+                    kept.filter(|column| column.incarnation == live.incarnation).unwrap_or(Column {
+                        incarnation: live.incarnation,
+                        shard: live.shard,
+                        since: live.since,
+                        value: Value::of_kind(live.family.kind),
+                    });
             }
             self.generation = Some(series.generation());
         });
     }
 
-    /// Folds one sample in, or counts why not. O(1), but for the first sample of a series interned
-    /// since the last [`sync`](Self::sync), which syncs again.
-    pub(crate) fn fold(&mut self, registry: &SeriesRegistry, shard: ShardId, sample: MetricSample) {
-        if self.is_vacant(sample.metric_id) {
-            self.sync(registry);
-        }
-        let Some(column) = self.columns.get_mut(sample.metric_id.index()) else {
+    /// Folds in the sample at `position` of `shard`'s ring, or counts why not. O(1).
+    pub(crate) fn fold(&mut self, shard: ShardId, position: u64, sample: MetricSample) {
+        let column = self.columns.get_mut(sample.metric_id.index());
+        let own = column.filter(|column| column.shard == shard && position >= column.since);
+        let Some(column) = own else {
             self.refused.no_series += 1;
             return;
         };
-        match (column, sample.value) {
-            (Column::Vacant, _) => self.refused.no_series += 1,
-            (Column::Counter(totals), MetricValue::Counter(total)) => set_total(totals, shard, total),
-            (Column::Gauge(reading), MetricValue::Gauge(value)) => {
+        match (&mut column.value, sample.value) {
+            (Value::Vacant, _) => self.refused.no_series += 1,
+            (Value::Counter(newest), MetricValue::Counter(total)) => *newest = Some(total),
+            (Value::Gauge(reading), MetricValue::Gauge(value)) => {
                 let value = (!value.is_nan()).then_some(value);
                 *reading = Some(Reading { value, timestamp_ns: sample.timestamp_ns });
             }
-            (Column::Histogram(histogram), MetricValue::Histogram(value)) => {
+            (Value::Histogram(histogram), MetricValue::Histogram(value)) => {
                 match histogram.get_or_insert_default().record(value) {
                     Ok(()) => {}
                     Err(Refusal::NotFinite) => self.refused.not_finite += 1,
@@ -113,37 +122,26 @@ impl Aggregate {
         }
     }
 
-    /// Drops the columns of ids that may be given to other series from now on.
-    pub(crate) fn forget(&mut self, ids: &[MetricId]) {
-        for id in ids {
-            if let Some(column) = self.columns.get_mut(id.index()) {
-                *column = Column::Vacant;
-            }
-        }
-    }
-
-    /// The sum of the shards' totals; `None` when no such sample came.
+    /// The newest total; `None` when no such sample came.
     pub(crate) fn counter(&self, id: MetricId) -> Option<u64> {
-        match self.columns.get(id.index())? {
-            Column::Counter(totals) if !totals.is_empty() => {
-                Some(totals.iter().fold(0, |sum, (_, total)| sum.wrapping_add(*total)))
-            }
+        match self.columns.get(id.index())?.value {
+            Value::Counter(newest) => newest,
             _ => None,
         }
     }
 
     /// The newest reading; `None` when no such sample came.
     pub(crate) fn gauge(&self, id: MetricId) -> Option<Reading> {
-        match self.columns.get(id.index())? {
-            Column::Gauge(reading) => *reading,
+        match self.columns.get(id.index())?.value {
+            Value::Gauge(reading) => reading,
             _ => None,
         }
     }
 
     /// The distribution; `None` when no such sample came.
     pub(crate) fn histogram(&self, id: MetricId) -> Option<&ExponentialHistogram> {
-        match self.columns.get(id.index())? {
-            Column::Histogram(histogram) => histogram.as_deref(),
+        match &self.columns.get(id.index())?.value {
+            Value::Histogram(histogram) => histogram.as_deref(),
             _ => None,
         }
     }
@@ -152,31 +150,27 @@ impl Aggregate {
     pub(crate) fn refused(&self) -> Refused {
         self.refused
     }
-
-    fn is_vacant(&self, id: MetricId) -> bool {
-        matches!(self.columns.get(id.index()), None | Some(Column::Vacant))
-    }
-}
-
-fn set_total(totals: &mut Vec<(ShardId, u64)>, shard: ShardId, total: u64) {
-    match totals.iter_mut().find(|(of, _)| *of == shard) {
-        Some((_, old)) => *old = total,
-        None => totals.push((shard, total)),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use relayscope_bridge::catalogue::{PROBE_RTT_SECONDS, PROBE_SENT, PROBE_UP};
-    use relayscope_bridge::{Collector, HubConfig, Publisher, hub};
+    use relayscope_bridge::{Hub, HubConfig, hub};
 
     use super::*;
 
-    const SHARD: ShardId = ShardId(0);
+    const ZERO: ShardId = ShardId(0);
+    const ONE: ShardId = ShardId(1);
 
-    fn two_shards() -> (Vec<Publisher>, Collector) {
+    fn two_shards() -> Hub {
         let sizes = HubConfig { shards: 2, ring_capacity: 64, cells_per_shard: 16, max_series: 16 };
         hub(sizes).unwrap()
+    }
+
+    fn synced(hub: &Hub) -> Aggregate {
+        let mut aggregate = Aggregate::default();
+        aggregate.sync(hub.collector.directory());
+        aggregate
     }
 
     fn sample(metric_id: MetricId, value: MetricValue) -> MetricSample {
@@ -184,88 +178,78 @@ mod tests {
     }
 
     #[test]
-    fn totals_of_one_counter_from_two_shards_add_up() {
-        let (_publishers, collector) = two_shards();
-        let registry = collector.registry();
-        let id = registry.counter(SHARD, &PROBE_SENT, &["b"]).unwrap().id();
-        let mut aggregate = Aggregate::default();
-        for (shard, total) in [(0, 5), (1, 7), (0, 6)] {
-            aggregate.fold(registry, ShardId(shard), sample(id, MetricValue::Counter(total)));
+    fn the_newest_total_of_a_counter_stands() {
+        let hub = two_shards();
+        let id = hub.registry.counter(ZERO, &PROBE_SENT, &["b"]).unwrap().id();
+        let mut aggregate = synced(&hub);
+        assert_eq!(aggregate.counter(id), None);
+        for total in [5, 6] {
+            aggregate.fold(ZERO, 0, sample(id, MetricValue::Counter(total)));
         }
-        assert_eq!(aggregate.counter(id), Some(13));
+        assert_eq!(aggregate.counter(id), Some(6));
     }
 
     #[test]
     fn the_newest_gauge_reading_stands_and_nan_makes_it_absent() {
-        let (_publishers, collector) = two_shards();
-        let registry = collector.registry();
-        let id = registry.gauge(SHARD, &PROBE_UP, &["b"]).unwrap().id();
-        let mut aggregate = Aggregate::default();
+        let hub = two_shards();
+        let id = hub.registry.gauge(ZERO, &PROBE_UP, &["b"]).unwrap().id();
+        let mut aggregate = synced(&hub);
         assert_eq!(aggregate.gauge(id), None);
-        aggregate.fold(registry, SHARD, sample(id, MetricValue::Gauge(0.5)));
+        aggregate.fold(ZERO, 0, sample(id, MetricValue::Gauge(0.5)));
         assert_eq!(aggregate.gauge(id), Some(Reading { value: Some(0.5), timestamp_ns: 7 }));
-        aggregate.fold(registry, SHARD, sample(id, MetricValue::Gauge(f64::NAN)));
+        aggregate.fold(ZERO, 1, sample(id, MetricValue::Gauge(f64::NAN)));
         assert_eq!(aggregate.gauge(id), Some(Reading { value: None, timestamp_ns: 7 }));
     }
 
     #[test]
     fn samples_that_fit_no_series_are_counted_by_reason_and_change_nothing() {
-        let (_publishers, collector) = two_shards();
-        let registry = collector.registry();
-        let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
-        let mut aggregate = Aggregate::default();
-        for (id, value) in [
-            (MetricId(9), MetricValue::Histogram(1.0)),
-            (MetricId(u32::MAX), MetricValue::Counter(1)),
-            (rtt, MetricValue::Gauge(1.0)),
-            (rtt, MetricValue::Histogram(f64::NAN)),
-            (rtt, MetricValue::Histogram(-1.0)),
+        let hub = two_shards();
+        let rtt = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        let mut aggregate = synced(&hub);
+        for (shard, id, value) in [
+            (ZERO, MetricId(9), MetricValue::Histogram(1.0)),
+            (ZERO, MetricId(u32::MAX), MetricValue::Counter(1)),
+            (ONE, rtt, MetricValue::Histogram(1.0)),
+            (ZERO, rtt, MetricValue::Gauge(1.0)),
+            (ZERO, rtt, MetricValue::Histogram(f64::NAN)),
+            (ZERO, rtt, MetricValue::Histogram(-1.0)),
         ] {
-            aggregate.fold(registry, SHARD, sample(id, value));
+            aggregate.fold(shard, 0, sample(id, value));
         }
-        let expected = Refused { no_series: 2, wrong_kind: 1, not_finite: 1, negative: 1 };
+        let expected = Refused { no_series: 3, wrong_kind: 1, not_finite: 1, negative: 1 };
         assert_eq!(aggregate.refused(), expected);
         assert_eq!(aggregate.histogram(rtt).map(ExponentialHistogram::count), Some(0));
     }
 
     #[test]
-    fn a_series_interned_after_the_sync_is_known_at_its_first_sample() {
-        let (_publishers, collector) = two_shards();
-        let registry = collector.registry();
-        let mut aggregate = Aggregate::default();
-        aggregate.sync(registry);
-        let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
-        aggregate.fold(registry, SHARD, sample(rtt, MetricValue::Histogram(1.0)));
-        assert_eq!(aggregate.histogram(rtt).map(ExponentialHistogram::count), Some(1));
-    }
-
-    #[test]
     fn a_retired_series_loses_its_column_and_its_late_samples_are_counted() {
-        let (_publishers, collector) = two_shards();
-        let registry = collector.registry();
-        let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
-        let mut aggregate = Aggregate::default();
-        aggregate.fold(registry, SHARD, sample(rtt, MetricValue::Histogram(1.0)));
-        registry.retire(SHARD, &[rtt]).unwrap();
-        aggregate.sync(registry);
-        aggregate.fold(registry, SHARD, sample(rtt, MetricValue::Histogram(1.0)));
+        let hub = two_shards();
+        let rtt = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        let mut aggregate = synced(&hub);
+        aggregate.fold(ZERO, 0, sample(rtt, MetricValue::Histogram(1.0)));
+        hub.registry.retire(ZERO, &[rtt]).unwrap();
+        aggregate.sync(hub.collector.directory());
+        aggregate.fold(ZERO, 1, sample(rtt, MetricValue::Histogram(1.0)));
         assert!(aggregate.histogram(rtt).is_none());
         assert_eq!(aggregate.refused().no_series, 1);
     }
 
     #[test]
-    fn a_reused_id_starts_empty() {
-        let (mut publishers, mut collector) = two_shards();
-        let registry = collector.registry().clone();
-        let old = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old"]).unwrap();
-        let mut aggregate = Aggregate::default();
-        aggregate.fold(&registry, SHARD, sample(old, MetricValue::Histogram(1.0)));
-        let ticket = registry.retire(SHARD, &[old]).unwrap();
-        publishers[0].acknowledge(ticket);
-        aggregate.forget(&collector.reclaim(SHARD));
-        let new = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["new"]).unwrap();
-        aggregate.sync(&registry);
+    fn a_reused_id_starts_empty_and_takes_no_sample_of_the_series_before_it() {
+        let mut hub = two_shards();
+        let old = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["old"]).unwrap();
+        let mut aggregate = synced(&hub);
+        aggregate.fold(ZERO, 0, sample(old, MetricValue::Histogram(1.0)));
+        (0..2).for_each(|_| hub.publishers[0].record(sample(old, MetricValue::Histogram(1.0))));
+        let ticket = hub.registry.retire(ZERO, &[old]).unwrap();
+        hub.publishers[0].acknowledge(ticket);
+        let new = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["new"]).unwrap();
+        aggregate.sync(hub.collector.directory());
         assert_eq!(new, old);
         assert!(aggregate.histogram(new).is_none());
+        aggregate.fold(ZERO, 1, sample(new, MetricValue::Histogram(1.0)));
+        assert_eq!(aggregate.refused().no_series, 1, "recorded before the old series was let go");
+        aggregate.fold(ZERO, 2, sample(new, MetricValue::Histogram(1.0)));
+        assert_eq!(aggregate.histogram(new).map(ExponentialHistogram::count), Some(1));
     }
 }

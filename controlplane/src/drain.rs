@@ -4,24 +4,29 @@
 //! thread polls: it never wakes a shard, and a shard never waits for it.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use relayscope_bridge::{Account, Collector, SeriesRegistry, ShardId};
+use relayscope_bridge::{Account, Collector, ShardId};
 
 use crate::ControlPlane;
 use crate::aggregate::Aggregate;
 use crate::clock::Now;
 use crate::health::Clocks;
+use crate::ledger::{Ledger, ledger_path};
+use crate::source::{Attached, Watch};
 
 /// High water is kept for the current and the previous window, whoever scrapes and however often.
 const HIGH_WATER_WINDOW: Duration = Duration::from_secs(60);
 
-/// The collector, and what it brought so far.
+/// The collector, where there is one, and what it brought so far.
 pub(crate) struct Drain {
-    collector: Collector,
-    registry: SeriesRegistry,
+    collector: Option<Collector>,
+    watch: Option<Watch>,
+    /// Beside a watched segment; none where it cannot be kept.
+    ledger: Option<Ledger>,
     aggregate: Aggregate,
     shards: Vec<ShardProgress>,
     epoch: u64,
@@ -48,31 +53,88 @@ pub(crate) struct ShardReport {
 }
 
 impl Drain {
+    /// Drains a hub of this process.
     pub(crate) fn new(collector: Collector) -> Self {
-        let registry = collector.registry().clone();
-        let shards = vec![ShardProgress::default(); collector.shards().count()];
-        Self { collector, registry, aggregate: Aggregate::default(), shards, epoch: 0 }
+        Self { watch: None, ..Self::of(Some(collector)) }
     }
 
-    /// Drains every ring once, folds what came, frees what the shards let go of, and sets the clocks.
-    /// O(samples), at most one ring's worth per shard.
+    /// Drains the segment of another process, whenever there is one at `path`.
+    pub(crate) fn watching(path: PathBuf) -> Self {
+        Self { watch: Some(Watch::new(path)), ..Self::of(None) }
+    }
+
+    fn of(collector: Option<Collector>) -> Self {
+        let shards = collector.as_ref().map_or(0, |collector| collector.shards().count());
+        Self {
+            collector,
+            watch: None,
+            ledger: None,
+            aggregate: Aggregate::default(),
+            shards: vec![ShardProgress::default(); shards],
+            epoch: 0,
+        }
+    }
+
+    /// Follows the watched name: attaches to the segment that has it now, or lets go of one that was
+    /// replaced or is damaged. Gives what can be read from now on, where that changed.
+    pub(crate) fn follow(&mut self, attached: &Attached, now: Now) -> Option<Result<&Collector, String>> {
+        self.watch.as_ref()?;
+        if let Some(collector) = &self.collector {
+            let readable = attached.attachment().is_some() && attached.is_sound();
+            if readable && !collector.attachment().is_replaced() {
+                return None;
+            }
+            // A segment that was replaced is complete: its last samples are taken into account.
+            self.fold_all(now, &attached.clocks);
+            self.note_account();
+            self.log_accounts();
+            self.let_go();
+        }
+        let watch = self.watch.as_mut()?;
+        match watch.attach() {
+            Ok(mut collector) => {
+                self.ledger = resume(&mut collector, watch.path());
+                let shards = collector.shards().count();
+                let ledger = self.ledger.take();
+                *self = Self {
+                    watch: self.watch.take(),
+                    ledger,
+                    epoch: self.epoch + 1,
+                    shards: vec![ShardProgress::default(); shards],
+                    ..Self::of(Some(collector))
+                };
+                self.collector.as_ref().map(Ok)
+            }
+            Err(why) => Some(Err(why)),
+        }
+    }
+
+    /// Drops everything that came of the segment, as if it had never been read.
+    pub(crate) fn let_go(&mut self) {
+        *self = Self { watch: self.watch.take(), epoch: self.epoch + 1, ..Self::of(None) };
+    }
+
+    /// Drains every ring once, folds what came, and sets the clocks. O(samples), at most one ring's worth
+    /// per shard.
     pub(crate) fn tick(&mut self, now: Now, clocks: &Clocks) {
         self.fold_all(now, clocks);
-        self.reclaim_all();
-        self.note_heartbeats(clocks);
+        self.note_account();
         self.epoch += 1;
     }
 
     fn fold_all(&mut self, now: Now, clocks: &Clocks) {
-        self.aggregate.sync(&self.registry);
-        for (shard, progress) in shard_ids().zip(&mut self.shards) {
-            let (aggregate, registry) = (&mut self.aggregate, &self.registry);
+        let Some(collector) = &mut self.collector else { return };
+        let aggregate = &mut self.aggregate;
+        let marks: Vec<_> = shard_ids().zip(&self.shards).map(|(shard, _)| collector.mark(shard)).collect();
+        // After the marks: of every sample below them, the directory tells whose it is.
+        aggregate.sync(collector.directory());
+        for ((shard, progress), mark) in shard_ids().zip(&mut self.shards).zip(marks) {
             let newest = &mut progress.newest_sample_ns;
-            self.collector.drain(shard, |sample| {
+            collector.drain_to(shard, mark, |position, sample| {
                 *newest = (*newest).max(Some(sample.timestamp_ns));
-                aggregate.fold(registry, shard, sample);
+                aggregate.fold(shard, position, sample);
             });
-            if let Some(reader) = self.collector.shard_mut(shard) {
+            if let Some(reader) = collector.shard_mut(shard) {
                 progress.high_water.note(now.monotonic_ns, reader.take_high_water());
             }
             progress.last_drain_ns = Some(now.monotonic_ns);
@@ -80,17 +142,23 @@ impl Drain {
         }
     }
 
-    /// A freed id may be another series' from here on, before any sync has seen it go.
-    fn reclaim_all(&mut self) {
-        for (shard, _) in shard_ids().zip(&self.shards) {
-            self.aggregate.forget(&self.collector.reclaim(shard));
+    /// Before anybody can see what the drain brought: a successor must not count less.
+    fn note_account(&mut self) {
+        let (Some(ledger), Some(collector)) = (&mut self.ledger, &self.collector) else { return };
+        let deliveries: Vec<_> = (collector.shards())
+            .map(|(_, reader)| reader.account())
+            .map(|account| (account.delivered, account.lost))
+            .collect();
+        if let Err(error) = ledger.write(&collector.attachment().info(), &deliveries) {
+            tracing::warn!("the account of the segment is no longer kept: {error}");
+            self.ledger = None;
         }
     }
 
-    /// Copies every shard's heartbeat to the clocks.
-    pub(crate) fn note_heartbeats(&self, clocks: &Clocks) {
-        for (shard, reader) in self.collector.shards() {
-            clocks.recorded(shard, reader.heartbeat().last_ns());
+    fn log_accounts(&self) {
+        for report in self.shards() {
+            let Account { recorded, delivered, lost, .. } = report.account;
+            tracing::info!(shard = report.shard.0, recorded, delivered, lost, "let go of the segment");
         }
     }
 
@@ -105,7 +173,8 @@ impl Drain {
 
     /// In order of shard.
     pub(crate) fn shards(&self) -> impl Iterator<Item = ShardReport> {
-        self.collector.shards().zip(&self.shards).map(|((shard, reader), progress)| ShardReport {
+        let readers = self.collector.iter().flat_map(Collector::shards);
+        readers.zip(&self.shards).map(|((shard, reader), progress)| ShardReport {
             shard,
             heartbeat_ns: reader.heartbeat().last_ns(),
             last_drain_ns: progress.last_drain_ns,
@@ -114,6 +183,26 @@ impl Drain {
             high_water: progress.high_water.highest(),
         })
     }
+}
+
+/// Goes on with the account of the control plane before this one, and keeps it.
+fn resume(collector: &mut Collector, path: &Path) -> Option<Ledger> {
+    let mut ledger = match Ledger::open(path) {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            let file = ledger_path(path);
+            tracing::warn!("cannot keep the account in {}: {error}; it begins anew", file.display());
+            return None;
+        }
+    };
+    let deliveries = ledger.read(&collector.attachment().info()).unwrap_or_default();
+    for (shard, (delivered, lost)) in shard_ids().zip(deliveries) {
+        let resumed = collector.shard_mut(shard).is_some_and(|reader| reader.resume(delivered, lost));
+        if !resumed {
+            tracing::warn!(shard = shard.0, delivered, lost, "the account kept is not of this ring");
+        }
+    }
+    Some(ledger)
 }
 
 fn shard_ids() -> impl Iterator<Item = ShardId> {
@@ -226,7 +315,9 @@ fn run(plane: &ControlPlane, stopped: &Receiver<()>) {
 #[cfg(test)]
 mod tests {
     use relayscope_bridge::catalogue::PROBE_RTT_SECONDS;
-    use relayscope_bridge::{HubConfig, MetricId, MetricSample, MetricValue, Publisher, hub};
+    use relayscope_bridge::{
+        Hub, HubConfig, MetricId, MetricSample, MetricValue, Publisher, SeriesRegistry, hub,
+    };
 
     use super::*;
     use crate::ControlPlaneConfig;
@@ -238,12 +329,12 @@ mod tests {
         Now { monotonic_ns: seconds * SECOND, unix_ns: seconds * SECOND }
     }
 
-    fn one_shard() -> (Publisher, Drain, Clocks) {
+    fn one_shard() -> (Publisher, SeriesRegistry, Drain, Clocks) {
         let sizes =
             HubConfig { ring_capacity: 16, cells_per_shard: 16, max_series: 4, ..HubConfig::default() };
-        let (mut publishers, collector) = hub(sizes).unwrap();
+        let Hub { mut publishers, registry, collector } = hub(sizes).unwrap();
         let clocks = Clocks::new(1, Duration::from_secs(5), at(1));
-        (publishers.remove(0), Drain::new(collector), clocks)
+        (publishers.remove(0), registry, Drain::new(collector), clocks)
     }
 
     fn observation(metric_id: MetricId, timestamp_ns: u64) -> MetricSample {
@@ -252,8 +343,8 @@ mod tests {
 
     #[test]
     fn a_tick_reports_what_was_recorded_delivered_and_when() {
-        let (mut publisher, mut drain, clocks) = one_shard();
-        let rtt = drain.registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        let (mut publisher, registry, mut drain, clocks) = one_shard();
+        let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
         publisher.beat(3 * SECOND);
         publisher.record(observation(rtt, 3 * SECOND));
         publisher.record(observation(rtt, 2 * SECOND));
@@ -274,7 +365,7 @@ mod tests {
 
     #[test]
     fn high_water_lasts_one_to_two_minutes() {
-        let (mut publisher, mut drain, clocks) = one_shard();
+        let (mut publisher, _registry, mut drain, clocks) = one_shard();
         let high_water = |drain: &Drain| drain.shards().next().unwrap().high_water;
         drain.tick(at(100), &clocks);
         for n in 0..9 {
@@ -298,24 +389,25 @@ mod tests {
     }
 
     #[test]
-    fn an_id_retired_and_freed_within_one_tick_starts_empty() {
-        let (mut publisher, mut drain, clocks) = one_shard();
-        let old = drain.registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old"]).unwrap();
+    fn an_id_reused_between_two_drains_parts_the_samples_of_both_series() {
+        let (mut publisher, registry, mut drain, clocks) = one_shard();
+        let old = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old"]).unwrap();
         publisher.record(observation(old, 1));
-        drain.fold_all(at(2), &clocks);
-        let ticket = drain.registry.retire(SHARD, &[old]).unwrap();
+        drain.tick(at(2), &clocks);
+        publisher.record(observation(old, 2));
+        let ticket = registry.retire(SHARD, &[old]).unwrap();
         publisher.acknowledge(ticket);
-        drain.reclaim_all();
-        let new = drain.registry.stream(SHARD, &PROBE_RTT_SECONDS, &["new"]).unwrap();
-        publisher.record(observation(new, 2));
+        let new = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["new"]).unwrap();
+        publisher.record(observation(new, 3));
         drain.tick(at(3), &clocks);
         assert_eq!(new, old);
         assert_eq!(drain.aggregate().histogram(new).unwrap().count(), 1);
+        assert_eq!(drain.aggregate().refused().no_series, 1, "the last of the old series");
     }
 
     #[test]
     fn stopping_drains_what_was_recorded_before_it() {
-        let (mut publishers, collector) = hub(HubConfig::default()).unwrap();
+        let Hub { mut publishers, collector, .. } = hub(HubConfig::default()).unwrap();
         // So long an interval that only the first and the final drain happen.
         let drain_interval = Duration::from_secs(2);
         let config = ControlPlaneConfig { drain_interval, ..ControlPlaneConfig::default() };

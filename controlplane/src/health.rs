@@ -4,6 +4,7 @@
 //! data plane is silent; if the second does, the control plane is stuck. The clocks are atomics beside
 //! the drain's lock, so health answers even while a drain hangs with the lock held.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,18 +16,20 @@ use crate::clock::Now;
 /// The health of all shards. As JSON:
 ///
 /// ```json
-/// {"status":"failing",
+/// {"status":"failing","reason":null,
 ///  "shards":[{"shard":0,"verdict":"data plane silent",
 ///             "reason":"shard 0: data plane silent for 7.2 s",
 ///             "last_recorded_age_seconds":7.2,"last_drained_age_seconds":0.04,
 ///             "newest_sample_age_seconds":7.3}]}
 /// ```
 ///
-/// An age is `null` while the clock has never been set; `reason` is `null` while all is well.
+/// An age is `null` while the clock has never been set; a shard's `reason` is `null` while all is well.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Health {
-    /// Whether every shard's verdict is [`Verdict::Ok`].
+    /// Whether there is a data plane and every shard's verdict is [`Verdict::Ok`].
     pub status: Status,
+    /// Why there is no data plane to read from; `null` while there is one.
+    pub reason: Option<String>,
     /// In order of shard.
     pub shards: Vec<ShardHealth>,
 }
@@ -50,6 +53,9 @@ pub enum Verdict {
     /// The shard has signed no life for longer than the staleness.
     #[serde(rename = "data plane silent")]
     DataPlaneSilent,
+    /// The shard's process has ended.
+    #[serde(rename = "data plane ended")]
+    DataPlaneEnded,
     /// The shard's ring has not been drained for longer than the staleness. Of the shard itself
     /// nothing newer is known.
     #[serde(rename = "control plane stuck")]
@@ -97,12 +103,20 @@ pub(crate) struct Clocks {
     started_ns: u64,
     stale_after: Duration,
     shards: Box<[ShardClocks]>,
+    /// How the data plane's process ended, once it has. It does not come back: its successor has clocks
+    /// of its own.
+    ended: OnceLock<String>,
 }
 
 impl Clocks {
     pub(crate) fn new(shards: usize, stale_after: Duration, now: Now) -> Self {
         let shards = std::iter::repeat_with(ShardClocks::default).take(shards).collect();
-        Self { started_ns: now.monotonic_ns, stale_after, shards }
+        Self { started_ns: now.monotonic_ns, stale_after, shards, ended: OnceLock::new() }
+    }
+
+    /// Notes that no shard runs any more, and why. What is noted first stands.
+    pub(crate) fn end(&self, how: String) {
+        self.ended.get_or_init(|| how);
     }
 
     /// Notes a shard's heartbeat, if it has one.
@@ -120,9 +134,12 @@ impl Clocks {
         }
     }
 
-    /// Whether the shard has signed no life for longer than the staleness. What it wrote last is then
-    /// not shown as live. A shard that does not exist is silent.
+    /// Whether the shard has ended, or has signed no life for longer than the staleness. What it wrote
+    /// last is then not shown as live. A shard that does not exist is silent.
     pub(crate) fn is_silent(&self, shard: ShardId, now: Now) -> bool {
+        if self.ended.get().is_some() {
+            return true;
+        }
         let last = |clocks: &ShardClocks| get(&clocks.recorded_ns).unwrap_or(self.started_ns);
         self.of(shard).is_none_or(|clocks| now.since(last(clocks)) > self.stale_after)
     }
@@ -130,14 +147,15 @@ impl Clocks {
     /// Whether every shard has beaten and none is silent.
     pub(crate) fn all_running(&self, now: Now) -> bool {
         let beaten = |clocks: &ShardClocks| get(&clocks.recorded_ns).is_some();
-        self.numbered().all(|(shard, clocks)| beaten(clocks) && !self.is_silent(shard, now))
+        !self.shards.is_empty()
+            && self.numbered().all(|(shard, clocks)| beaten(clocks) && !self.is_silent(shard, now))
     }
 
     pub(crate) fn health(&self, now: Now) -> Health {
         let shards: Vec<_> =
             self.numbered().map(|(shard, clocks)| self.shard_health(shard, clocks, now)).collect();
         let ok = shards.iter().all(|shard| shard.verdict == Verdict::Ok);
-        Health { status: if ok { Status::Ok } else { Status::Failing }, shards }
+        Health { status: if ok { Status::Ok } else { Status::Failing }, reason: None, shards }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
@@ -148,6 +166,7 @@ impl Clocks {
         };
         let reason =
             self.numbered().find_map(|(shard, c)| Some(format!("shard {} {}", shard.0, missing(c)?)));
+        let reason = reason.or_else(|| self.ended.get().cloned());
         Readiness { ready: reason.is_none(), reason }
     }
 
@@ -162,6 +181,10 @@ impl Clocks {
                 undrained.as_secs_f64()
             );
             (Verdict::ControlPlaneStuck, Some(reason))
+        } else if let Some(how) = self.ended.get() {
+            let reason =
+                format!("shard {}: {how}, last sign of life {:.1} s ago", shard.0, silent.as_secs_f64());
+            (Verdict::DataPlaneEnded, Some(reason))
         } else if silent > self.stale_after {
             let reason = format!("shard {}: data plane silent for {:.1} s", shard.0, silent.as_secs_f64());
             (Verdict::DataPlaneSilent, Some(reason))
@@ -237,6 +260,23 @@ mod tests {
             health.shards[0].reason.as_deref(),
             Some("shard 0: control plane stuck, ring not drained for 8.0 s")
         );
+    }
+
+    #[test]
+    fn shards_of_a_process_that_ended_are_named_at_once_and_never_come_back() {
+        let clocks = started_at_100(1);
+        clocks.recorded(SHARD, Some(101 * SECOND));
+        clocks.drained(SHARD, 102 * SECOND, None);
+        clocks.end("data plane process 7 died".to_owned());
+        clocks.end("data plane process 7 has ended".to_owned());
+        let health = clocks.health(at(102));
+        assert_eq!(health.shards[0].verdict, Verdict::DataPlaneEnded);
+        assert_eq!(
+            health.shards[0].reason.as_deref(),
+            Some("shard 0: data plane process 7 died, last sign of life 1.0 s ago")
+        );
+        assert!(clocks.is_silent(SHARD, at(102)) && !clocks.all_running(at(102)));
+        assert_eq!(clocks.readiness().reason.as_deref(), Some("data plane process 7 died"));
     }
 
     #[test]

@@ -102,6 +102,16 @@ impl ExponentialHistogram {
         Ok(())
     }
 
+    /// Counts all that `other` has counted, exactly: both have the same buckets.
+    pub fn merge(&mut self, other: &Self) {
+        for (index, count) in other.buckets().filter(|(_, count)| *count > 0) {
+            *self.bucket_mut(index) += count;
+        }
+        self.zero += other.zero;
+        self.count += other.count;
+        self.sum += other.sum;
+    }
+
     /// Values counted.
     pub fn count(&self) -> u64 {
         self.count
@@ -234,6 +244,20 @@ mod tests {
 
     fn only_bucket(value: f64) -> i32 {
         of(&[value]).buckets().next().unwrap().0
+    }
+
+    #[test]
+    fn merging_counts_what_both_counted() {
+        let of = |values: &[f64]| {
+            let mut histogram = ExponentialHistogram::default();
+            values.iter().for_each(|value| histogram.record(*value).unwrap());
+            histogram
+        };
+        let mut merged = of(&[0.0, 1.0, 8.0]);
+        merged.merge(&of(&[0.25, 1.0, 0.0]));
+        assert_eq!(merged, of(&[0.0, 1.0, 8.0, 0.25, 1.0, 0.0]));
+        merged.merge(&ExponentialHistogram::default());
+        assert_eq!(merged.count(), 6);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! It polls and never wakes a shard: a scrape executes no instruction on a data-plane core. It opens
 //! no sockets to peers; what it knows of them it reads from the series their probes write.
 //!
-//! - [`ControlPlane`] holds the [`Collector`] and everything derived from it. Memory is bounded by the
+//! - [`ControlPlane`] holds the [`Collector`] and everything derived from it, or
+//!   [watches](ControlPlane::watch) for the segment of a data plane in another process. Memory is bounded by the
 //!   hub's sizes, whoever scrapes or does not.
 //! - [`ControlPlane::spawn_drain`] drains every 100 ms on a thread of its own and, when stopped, a last
 //!   time: each sample recorded is delivered or counted as lost, to the unit.
@@ -15,12 +16,12 @@
 //! [`ControlPlane::recorder`].
 //!
 //! ```
-//! use relayscope_bridge::{HubConfig, MetricSample, MetricValue, ShardId, catalogue, hub};
+//! use relayscope_bridge::{Hub, HubConfig, MetricSample, MetricValue, ShardId, catalogue, hub};
 //! use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
 //!
-//! let (mut publishers, collector) = hub(HubConfig::default())?;
+//! let Hub { mut publishers, registry, collector } = hub(HubConfig::default())?;
 //! let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
-//! let rtt = plane.registry().stream(ShardId(0), &catalogue::PROBE_RTT_SECONDS, &["relay-b"])?;
+//! let rtt = registry.stream(ShardId(0), &catalogue::PROBE_RTT_SECONDS, &["relay-b"])?;
 //!
 //! let drain = plane.spawn_drain()?;
 //! publishers[0].record(MetricSample {
@@ -46,10 +47,12 @@ mod exposition;
 mod health;
 mod histogram;
 mod http;
+mod ledger;
 mod mesh;
 mod own;
 mod plane;
 mod process;
+mod source;
 
 pub use drain::{DrainPanicked, DrainThread};
 pub use health::{Health, Readiness, ShardHealth, Status, Verdict};

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use relayscope_bridge::catalogue::{self, Family};
-use relayscope_bridge::{SeriesView, ShardId};
+use relayscope_bridge::{SeriesRef, SeriesView, ShardId};
 use serde::Serialize;
 
 use crate::clock::Now;
@@ -18,7 +18,7 @@ pub struct MeshTarget {
     /// Where it is probed.
     pub address: SocketAddr,
     /// How it is probed.
-    pub protocol: &'static str,
+    pub protocol: String,
     /// The shard that probes it.
     pub shard: ShardId,
 }
@@ -57,7 +57,7 @@ pub struct MeshRow {
     /// See [`MeshTarget::address`].
     pub address: SocketAddr,
     /// See [`MeshTarget::protocol`].
-    pub protocol: &'static str,
+    pub protocol: String,
     /// See [`MeshTarget::shard`].
     pub shard: u16,
     /// Whether it answers.
@@ -147,7 +147,7 @@ impl MeshRow {
             count(self.sent),
             count(self.received),
             Some(self.address.to_string()),
-            Some(self.protocol.to_owned()),
+            Some(self.protocol.clone()),
             Some(self.shard.to_string()),
         ];
         cells.map(|cell| cell.unwrap_or_else(|| "-".to_owned()))
@@ -167,6 +167,27 @@ fn align(table: &[[String; COLUMNS]]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The targets that shards say they probe, sorted by name: of two of one name the first stays.
+pub(crate) fn read_targets(series: &SeriesView<'_>) -> Vec<MeshTarget> {
+    let mut targets: Vec<_> = series.series().filter_map(|series| read_target(&series)).collect();
+    targets.sort_by(|a, b| a.name.cmp(&b.name));
+    targets.dedup_by(|a, b| a.name == b.name);
+    targets
+}
+
+fn read_target(series: &SeriesRef<'_>) -> Option<MeshTarget> {
+    if *series.family != catalogue::TARGET_INFO {
+        return None;
+    }
+    let [name, address, _, protocol] = series.values else { return None };
+    Some(MeshTarget {
+        name: name.clone(),
+        address: address.parse().ok()?,
+        protocol: protocol.clone(),
+        shard: series.shard,
+    })
 }
 
 /// Reads the mesh from the cells of `series`. `targets` are sorted by name.
@@ -196,11 +217,11 @@ pub(crate) fn read_state(
 fn read_row(target: &MeshTarget, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> MeshRow {
     let state = read_state(target, series, clocks, now);
     let live = |family| gauge(series, family, &target.name).filter(|_| state != MeshState::Stale);
-    let count = |family| series.counter(series.find(family, &[&target.name])?);
+    let count = |family| series.total(family, &[&target.name]);
     MeshRow {
         name: target.name.clone(),
         address: target.address,
-        protocol: target.protocol,
+        protocol: target.protocol.clone(),
         shard: target.shard.0,
         state,
         rtt_ms: live(&catalogue::PROBE_RTT_MS),
@@ -214,14 +235,14 @@ fn read_row(target: &MeshTarget, series: &SeriesView<'_>, clocks: &Clocks, now: 
 }
 
 fn gauge(series: &SeriesView<'_>, family: &Family, target: &str) -> Option<f64> {
-    series.gauge(series.find(family, &[target])?)
+    series.gauge(*series.find(family, &[target]).first()?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use relayscope_bridge::{GaugeCell, HubConfig, SeriesRegistry, hub};
+    use relayscope_bridge::{GaugeCell, Hub, HubConfig, SeriesDirectory, SeriesRegistry, hub};
 
     use super::*;
 
@@ -233,7 +254,7 @@ mod tests {
 
     fn target(name: &str, port: u16) -> MeshTarget {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        MeshTarget { name: name.to_owned(), address, protocol: "stamp", shard: SHARD }
+        MeshTarget { name: name.to_owned(), address, protocol: "stamp".to_owned(), shard: SHARD }
     }
 
     fn set(registry: &SeriesRegistry, family: &'static Family, target: &str, value: f64) -> GaugeCell {
@@ -243,9 +264,8 @@ mod tests {
     }
 
     /// `b` answers, `c` is lost, `d` has no settled probe; the shard beat at 10 s.
-    fn three_targets() -> (SeriesRegistry, Clocks, Vec<MeshTarget>) {
-        let (_publishers, collector) = hub(HubConfig::default()).unwrap();
-        let registry = collector.registry().clone();
+    fn three_targets() -> (SeriesDirectory, Clocks, Vec<MeshTarget>) {
+        let Hub { registry, collector, .. } = hub(HubConfig::default()).unwrap();
         set(&registry, &catalogue::PROBE_UP, "b", 1.0);
         set(&registry, &catalogue::PROBE_RTT_MS, "b", 0.1824);
         set(&registry, &catalogue::PROBE_LOSS_PCT, "b", 0.0);
@@ -257,13 +277,13 @@ mod tests {
         set(&registry, &catalogue::PROBE_LOSS_PCT, "c", 100.0);
         let clocks = Clocks::new(1, Duration::from_secs(5), at(1));
         clocks.recorded(SHARD, Some(at(10).monotonic_ns));
-        (registry, clocks, vec![target("b", 8621), target("c", 8622), target("d", 8623)])
+        (collector.directory().clone(), clocks, vec![target("b", 8621), target("c", 8622), target("d", 8623)])
     }
 
     #[test]
     fn the_table_shows_a_dash_for_what_is_not_known() {
-        let (registry, clocks, targets) = three_targets();
-        let mesh = registry.read(|series| read(&targets, series, &clocks, at(10)));
+        let (directory, clocks, targets) = three_targets();
+        let mesh = directory.read(|series| read(&targets, series, &clocks, at(10)));
         let expected = "\
 TARGET  STATE    RTT       LOSS     JITTER    LAST REPLY  SENT  RECEIVED  ADDRESS         PROTOCOL  SHARD
 b       UP       0.182 ms  0.0 %    0.021 ms  0.5 s ago   120   119       127.0.0.1:8621  stamp     0
@@ -276,8 +296,8 @@ d       PENDING  -         -        -         -           -     -         127.0.
 
     #[test]
     fn a_silent_shard_makes_its_targets_stale_and_their_gauges_absent() {
-        let (registry, clocks, targets) = three_targets();
-        let mesh = registry.read(|series| read(&targets[..1], series, &clocks, at(16)));
+        let (directory, clocks, targets) = three_targets();
+        let mesh = directory.read(|series| read(&targets[..1], series, &clocks, at(16)));
         let row = &mesh.rows[0];
         assert_eq!(row.state, MeshState::Stale);
         assert_eq!((row.rtt_ms, row.loss_pct, row.jitter_ms), (None, None, None));
@@ -288,9 +308,23 @@ d       PENDING  -         -        -         -           -     -         127.0.
     }
 
     #[test]
+    fn targets_are_those_that_shards_say_they_probe() {
+        let Hub { registry, collector, .. } = hub(HubConfig::default()).unwrap();
+        let info = |values: [&str; 4]| registry.gauge(SHARD, &catalogue::TARGET_INFO, &values).unwrap();
+        let _cells = [
+            info(["c", "[::1]:8622", "ipv6", "stamp"]),
+            info(["b", "127.0.0.1:8621", "ipv4", "stamp"]),
+            info(["no address", "nowhere", "ipv4", "stamp"]),
+        ];
+        let targets = collector.directory().read(read_targets);
+        let c = MeshTarget { address: "[::1]:8622".parse().unwrap(), ..target("c", 0) };
+        assert_eq!(targets, [target("b", 8621), c]);
+    }
+
+    #[test]
     fn absent_is_null_in_json() {
-        let (registry, clocks, targets) = three_targets();
-        let mesh = registry.read(|series| read(&targets[2..], series, &clocks, at(10)));
+        let (directory, clocks, targets) = three_targets();
+        let mesh = directory.read(|series| read(&targets[2..], series, &clocks, at(10)));
         let expected = concat!(
             r#"{"running":true,"targets":1,"up":0,"rows":[{"name":"d","address":"127.0.0.1:8623","#,
             r#""protocol":"stamp","shard":0,"state":"pending","rtt_ms":null,"loss_pct":null,"#,

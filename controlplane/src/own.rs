@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use relayscope_bridge::MetricKind;
 use relayscope_bridge::catalogue::{self, Family, Unit};
@@ -23,7 +23,6 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::SCRAPE_DURATION,
     &catalogue::HTTP_REQUESTS,
     &catalogue::HTTP_CONNECTIONS_REFUSED,
-    &catalogue::CONFIG_LAST_RELOAD_SUCCESSFUL,
     &catalogue::BUILD_INFO,
 ];
 
@@ -63,7 +62,6 @@ pub(crate) struct Own {
     prefix: String,
     drain_duration: Histogram,
     scrape_duration: Histogram,
-    reload_successful: Gauge,
 }
 
 impl Own {
@@ -80,14 +78,11 @@ impl Own {
             exposition: recorder.handle(),
             drain_duration: recorder.register_histogram(&key(&catalogue::DRAIN_DURATION), &METADATA),
             scrape_duration: recorder.register_histogram(&key(&catalogue::SCRAPE_DURATION), &METADATA),
-            reload_successful: recorder
-                .register_gauge(&key(&catalogue::CONFIG_LAST_RELOAD_SUCCESSFUL), &METADATA),
             prefix: prefix.to_owned(),
             recorder,
         };
         let build_info = own.key(&catalogue::BUILD_INFO, &[version]);
         own.recorder.register_gauge(&build_info, &METADATA).set(1.0);
-        own.reloaded(true);
         own
     }
 
@@ -101,10 +96,6 @@ impl Own {
 
     pub(crate) fn rendered(&self, took: Duration) {
         self.scrape_duration.record(took.as_secs_f64());
-    }
-
-    pub(crate) fn reloaded(&self, successful: bool) {
-        self.reload_successful.set(f64::from(u8::from(successful)));
     }
 
     /// Counts an answered request. `route` and `code` come from bounded sets: a client cannot make
@@ -195,9 +186,6 @@ mod tests {
 # HELP relay_build_info 1, with the version that runs.
 # TYPE relay_build_info gauge
 relay_build_info{version=\"1.2.3\"} 1
-# HELP relay_config_last_reload_successful Whether the last configuration read was valid and its targets are in force.
-# TYPE relay_config_last_reload_successful gauge
-relay_config_last_reload_successful 1
 ";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("relay_http_requests_total{route=\"/metrics\",code=\"200\"} 1\n"), "{text}");
@@ -226,12 +214,5 @@ relay_config_last_reload_successful 1
         assert_eq!(rendered.left_out, 2);
         assert!(!rendered.text.contains("relay_probe_up"));
         assert_eq!(rendered.text.matches("# TYPE app_twice ").count(), 1);
-    }
-
-    #[test]
-    fn a_failed_reload_shows() {
-        let own = Own::new("relay", "1.2.3");
-        own.reloaded(false);
-        assert!(render(&own).text.contains("relay_config_last_reload_successful 0\n"));
     }
 }

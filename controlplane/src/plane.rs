@@ -1,22 +1,25 @@
 //! The shared state of the control plane: what it owns, and in which order it locks.
 //!
-//! Locks are taken in this order and never the other way: the rendered body, the drain, the registry.
-//! Health takes none that a drain may hold.
+//! Locks are taken in this order and never the other way: the rendered body, the drain, the directory,
+//! the targets. What is attached to is a lock of its own, held for a moment. Health takes none that a
+//! drain may hold.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use relayscope_bridge::{Account, Collector, Heartbeat, SeriesRegistry, ShardId};
+use relayscope_bridge::{Account, Collector, ShardId};
 
 use crate::clock::Now;
 use crate::drain::{Drain, DrainThread};
 use crate::exposition::{Exposition, Sources, is_metric_name};
-use crate::health::{Clocks, Health, Readiness};
-use crate::mesh::{self, Mesh, MeshTarget};
+use crate::health::{Health, Readiness};
+use crate::mesh::{self, Mesh};
 use crate::own::{ConnectionRefused, Own};
 use crate::process::Process;
+use crate::source::Attached;
 
 /// A body is shared by all scrapes of a drain epoch, but for no longer than this: a drain that hangs
 /// must not freeze what is shown.
@@ -96,12 +99,9 @@ pub struct ControlPlane(Arc<Inner>);
 
 struct Inner {
     config: ControlPlaneConfig,
-    registry: SeriesRegistry,
+    attached: Mutex<Arc<Attached>>,
     body: Mutex<Body>,
     drain: Mutex<Drain>,
-    clocks: Clocks,
-    heartbeats: Box<[(ShardId, Heartbeat)]>,
-    targets: Mutex<Arc<[MeshTarget]>>,
     upkeep_ns: Mutex<u64>,
     own: Own,
     process: Process,
@@ -119,8 +119,8 @@ struct Rendered {
 }
 
 impl ControlPlane {
-    /// Takes over the collector. Nothing is drained before [`spawn_drain`](Self::spawn_drain) or
-    /// [`tick`](Self::tick).
+    /// Takes over the collector of a hub in this process. Nothing is drained before
+    /// [`spawn_drain`](Self::spawn_drain) or [`tick`](Self::tick).
     ///
     /// # Errors
     /// [`ConfigError`] names the value that is out of range.
@@ -134,35 +134,43 @@ impl ControlPlane {
         now: Now,
     ) -> Result<Self, ConfigError> {
         config.check()?;
-        let heartbeats: Box<[_]> =
-            collector.shards().map(|(shard, reader)| (shard, reader.heartbeat())).collect();
-        let shards = heartbeats.len();
-        Ok(Self(Arc::new(Inner {
-            heartbeats,
-            registry: collector.registry().clone(),
+        let attached = Attached::to(&collector, config.stale_after, now);
+        Ok(Self::of(attached, Drain::new(collector), config, now))
+    }
+
+    /// Reads the segment of another process, mapped read-only, whenever there is one at `segment`: it may
+    /// come later, die, and be replaced. What was delivered and lost is kept in a file beside it, its name
+    /// with `.account` appended, for a successor of this control plane to go on with.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the value that is out of range.
+    pub fn watch(segment: PathBuf, config: ControlPlaneConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        let now = Now::sample();
+        let why = format!("segment {} has not been looked for yet", segment.display());
+        let attached = Attached::nothing(why, config.stale_after, now);
+        Ok(Self::of(attached, Drain::watching(segment), config, now))
+    }
+
+    fn of(attached: Attached, drain: Drain, config: ControlPlaneConfig, now: Now) -> Self {
+        Self(Arc::new(Inner {
+            attached: Mutex::new(Arc::new(attached)),
             body: Mutex::new(Body { exposition: Exposition::new(&config.metric_prefix), rendered: None }),
-            drain: Mutex::new(Drain::new(collector)),
-            clocks: Clocks::new(shards, config.stale_after, now),
-            targets: Mutex::new(Arc::new([])),
+            drain: Mutex::new(drain),
             upkeep_ns: Mutex::new(now.monotonic_ns),
             own: Own::new(&config.metric_prefix, config.version),
             process: Process::new(),
             config,
-        })))
-    }
-
-    /// The table of series, to give shards what they write.
-    pub fn registry(&self) -> SeriesRegistry {
-        self.0.registry.clone()
+        }))
     }
 
     /// The recorder behind the process's own metrics. Once it is installed, what the application
     /// records through the `metrics` facade appears in [`exposition`](Self::exposition) as well.
     ///
     /// ```
-    /// # use relayscope_bridge::{HubConfig, hub};
+    /// # use relayscope_bridge::{Hub, HubConfig, hub};
     /// # use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
-    /// # let (_publishers, collector) = hub(HubConfig::default())?;
+    /// # let Hub { collector, .. } = hub(HubConfig::default())?;
     /// let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
     /// metrics::set_global_recorder(plane.recorder()).map_err(|_| "a recorder is installed already")?;
     /// metrics::counter!("rooms_opened_total").increment(1);
@@ -172,19 +180,6 @@ impl ControlPlane {
     /// ```
     pub fn recorder(&self) -> impl metrics::Recorder + Send + Sync + use<> {
         self.0.own.recorder()
-    }
-
-    /// Replaces the targets shown in the mesh and in `target_info`. Their series are the registry's
-    /// business. Names are unique: of two targets of one name the first stays.
-    pub fn set_targets(&self, mut targets: Vec<MeshTarget>) {
-        targets.sort_by(|a, b| a.name.cmp(&b.name));
-        targets.dedup_by(|a, b| a.name == b.name);
-        *lock(&self.0.targets) = targets.into();
-    }
-
-    /// Notes whether the last configuration read is in force. It counts as so until told otherwise.
-    pub fn set_reload_outcome(&self, successful: bool) {
-        self.0.own.reloaded(successful);
     }
 
     /// Starts the thread that drains every interval. One per control plane is enough; a second one
@@ -204,12 +199,35 @@ impl ControlPlane {
     }
 
     pub(crate) fn tick_at(&self, now: Now) {
-        lock(&self.0.drain).tick(now, &self.0.clocks);
+        let mut drain = lock(&self.0.drain);
+        let attached = self.follow(&mut drain, now);
+        drain.tick(now, &attached.clocks);
+        attached.look();
+        drop(drain);
         let mut upkeep_ns = lock(&self.0.upkeep_ns);
         if now.since(*upkeep_ns) >= UPKEEP_INTERVAL {
             *upkeep_ns = now.monotonic_ns;
             self.0.own.run_upkeep();
         }
+    }
+
+    /// What is attached to from now on.
+    fn follow(&self, drain: &mut Drain, now: Now) -> Arc<Attached> {
+        let attached = self.attached();
+        let stale_after = self.0.config.stale_after;
+        let changed = match drain.follow(&attached, now) {
+            None => return attached,
+            Some(Ok(collector)) => Attached::to(collector, stale_after, now),
+            Some(Err(why)) if attached.is_missing(&why) => return attached,
+            Some(Err(why)) => Attached::nothing(why, stale_after, now),
+        };
+        let changed = Arc::new(changed);
+        *lock(&self.0.attached) = Arc::clone(&changed);
+        changed
+    }
+
+    fn attached(&self) -> Arc<Attached> {
+        Arc::clone(&lock(&self.0.attached))
     }
 
     /// Every shard's account now, in order of shard.
@@ -226,29 +244,45 @@ impl ControlPlane {
 
     pub(crate) fn exposition_at(&self, now: Now) -> Bytes {
         let mut body = lock(&self.0.body);
-        let drain = lock(&self.0.drain);
+        let mut drain = lock(&self.0.drain);
         if let Some(rendered) = &body.rendered
             && rendered.epoch == drain.epoch()
             && now.since(rendered.at_ns) < BODY_AGE_MAX
         {
             return rendered.bytes.clone();
         }
-        self.refresh_heartbeats();
-        let targets = Arc::clone(&lock(&self.0.targets));
-        let bytes = Bytes::from(body.exposition.render(&Sources {
-            now,
-            drain: &drain,
-            registry: &self.0.registry,
-            clocks: &self.0.clocks,
-            targets: &targets,
-            own: &self.0.own,
-            process: self.0.process.read(),
-        }));
+        let bytes = Bytes::from(self.render_sound(&mut body.exposition, &mut drain, now));
         let (epoch, at_ns) = (drain.epoch(), now.monotonic_ns);
         body.rendered = Some(Rendered { bytes: bytes.clone(), epoch, at_ns });
         drop(drain);
         self.0.own.rendered(Now::sample().since(now.monotonic_ns));
         bytes
+    }
+
+    /// Renders what is attached to. If that turns out to be damaged, nothing of it is shown: what was read
+    /// may not be what was written.
+    fn render_sound(&self, exposition: &mut Exposition, drain: &mut Drain, now: Now) -> Vec<u8> {
+        let attached = self.attached();
+        attached.look();
+        let body = self.render(exposition, drain, &attached, now);
+        if attached.is_sound() {
+            return body;
+        }
+        drain.let_go();
+        let nothing = self.detach(now);
+        self.render(exposition, drain, &nothing, now)
+    }
+
+    fn render(&self, exposition: &mut Exposition, drain: &Drain, attached: &Attached, now: Now) -> Vec<u8> {
+        let (own, process) = (&self.0.own, self.0.process.read());
+        exposition.render(&Sources { now, drain, attached, targets: &attached.targets(), own, process })
+    }
+
+    fn detach(&self, now: Now) -> Arc<Attached> {
+        let why = "the data plane's segment is damaged: it shrank while it was read".to_owned();
+        let nothing = Arc::new(Attached::nothing(why, self.0.config.stale_after, now));
+        *lock(&self.0.attached) = Arc::clone(&nothing);
+        nothing
     }
 
     /// The mesh now. O(targets).
@@ -257,9 +291,14 @@ impl ControlPlane {
     }
 
     pub(crate) fn mesh_at(&self, now: Now) -> Mesh {
-        self.refresh_heartbeats();
-        let targets = Arc::clone(&lock(&self.0.targets));
-        self.0.registry.read(|series| mesh::read(&targets, series, &self.0.clocks, now))
+        let attached = self.attached();
+        attached.look();
+        let read = |attached: &Attached| {
+            let targets = attached.targets();
+            attached.directory.read(|series| mesh::read(&targets, series, &attached.clocks, now))
+        };
+        let mesh = read(&attached);
+        if attached.is_sound() { mesh } else { read(&self.detach(now)) }
     }
 
     /// The health of every shard now. Never waits for a drain: a drain that hangs is what it tells.
@@ -268,14 +307,16 @@ impl ControlPlane {
     }
 
     pub(crate) fn health_at(&self, now: Now) -> Health {
-        self.refresh_heartbeats();
-        self.0.clocks.health(now)
+        let attached = self.attached();
+        attached.look();
+        attached.health(now)
     }
 
     /// Whether the first drain is done and every shard has signed life. Never waits.
     pub fn readiness(&self) -> Readiness {
-        self.refresh_heartbeats();
-        self.0.clocks.readiness()
+        let attached = self.attached();
+        attached.look();
+        attached.readiness()
     }
 
     pub(crate) fn config(&self) -> &ControlPlaneConfig {
@@ -288,14 +329,6 @@ impl ControlPlane {
 
     pub(crate) fn connection_refused(&self, reason: ConnectionRefused) {
         self.0.own.refused(reason);
-    }
-
-    /// Reads the heartbeats afresh, whatever the drain is doing: a drain that hangs must not make a live
-    /// shard look silent, nor a silent one live.
-    fn refresh_heartbeats(&self) {
-        for (shard, heartbeat) in &self.0.heartbeats {
-            self.0.clocks.recorded(*shard, heartbeat.last_ns());
-        }
     }
 
     #[cfg(test)]
@@ -311,12 +344,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use relayscope_bridge::{HubConfig, hub};
+    use relayscope_bridge::{Hub, HubConfig, hub};
 
     use super::*;
 
     fn refuse(config: ControlPlaneConfig) -> String {
-        let (_publishers, collector) = hub(HubConfig::default()).unwrap();
+        let Hub { collector, .. } = hub(HubConfig::default()).unwrap();
         ControlPlane::new(collector, config).err().unwrap().to_string()
     }
 

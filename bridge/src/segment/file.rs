@@ -56,7 +56,7 @@ pub(super) fn create(path: &Path, sizes: Sizes) -> Result<Made, SegmentError> {
     }
     for _ in 0..RACES_MAX {
         let previous = Previous::take(path)?;
-        let generation = previous.as_ref().map_or(1, |previous| previous.generation + 1);
+        let generation = previous.as_ref().map_or(1, |previous| previous.generation.saturating_add(1));
         let made = make_unnamed(path, sizes, generation)?;
         if publish(path, &made.1, previous).map_err(|source| fault("give its name to", source))? {
             return Ok(made.0);

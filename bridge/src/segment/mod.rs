@@ -181,25 +181,29 @@ impl Attachment {
         self.0.info
     }
 
-    /// What became of it by now. For a file: three system calls.
+    /// What became of it by now. For a file: two system calls. Without one, maker and reader are one
+    /// process, and the segment runs as long as it does.
     ///
     /// A value read from the segment is the maker's if this is not [`SegmentState::Damaged`] *after*
     /// it was read.
     pub fn state(&self) -> SegmentState {
-        let words = &self.0.words;
-        let read = |word: usize| words[word].load(Ordering::Relaxed);
         #[cfg(not(loom))]
         if let Some(file) = &self.0.file {
+            let words = &self.0.words;
+            let read = |word: usize| words[word].load(Ordering::Relaxed);
             let mapped = words.mapping().is_none_or(map::Mapping::is_whole);
             let named = read(header::MAGIC) == layout::MAGIC && read(header::VERSION) == layout::VERSION;
             if !mapped || !named || !file.is_whole() {
                 return SegmentState::Damaged;
             }
-            if read(header::STATE) != CLOSED && !(self.0.info.this_boot && file.is_held()) {
+            if read(header::STATE) == CLOSED {
+                return SegmentState::Closed;
+            }
+            if !(self.0.info.this_boot && file.is_held()) {
                 return SegmentState::Dead;
             }
         }
-        if read(header::STATE) == CLOSED { SegmentState::Closed } else { SegmentState::Running }
+        SegmentState::Running
     }
 
     /// Whether another segment has taken the name: time to attach to that.
@@ -224,10 +228,9 @@ impl Attachment {
     }
 }
 
-/// The maker's hold on a segment. Dropping it closes the segment: readers are told that it is complete.
-///
-/// Keep it until every publisher is done.
-pub struct SegmentOwner {
+/// The maker's hold on a segment, shared by its publishers and its registry: when the last of them is
+/// dropped the segment is closed, and readers are told that it is complete.
+pub(crate) struct SegmentOwner {
     header: One<[AtomicU64; layout::header::RELOAD + 1]>,
     info: SegmentInfo,
     /// Whose lock says that the maker lives.
@@ -236,13 +239,11 @@ pub struct SegmentOwner {
 }
 
 impl SegmentOwner {
-    /// What is in the header.
-    pub fn info(&self) -> SegmentInfo {
+    pub(crate) fn info(&self) -> SegmentInfo {
         self.info
     }
 
-    /// Notes whether the configuration read last is in force.
-    pub fn note_reload(&self, successful: bool) {
+    pub(crate) fn note_reload(&self, successful: bool) {
         self.header[header::RELOAD].store(if successful { 1 } else { 2 }, Ordering::Relaxed);
     }
 }

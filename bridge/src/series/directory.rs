@@ -7,7 +7,8 @@ use super::Table;
 use crate::catalogue::{self, Family};
 use crate::cell::{read_counter, read_gauge};
 use crate::sample::{MetricId, MetricKind, ShardId};
-use crate::segment::layout::header;
+use crate::segment::layout::{Layout, Sizes, header};
+use crate::words::Run;
 
 /// The series of a segment, as one of its readers knows them. Clones share it. Locks: not for a shard.
 ///
@@ -20,7 +21,7 @@ struct Directory {
     table: Table,
     /// The table's generation all of which is known.
     seen: Option<u64>,
-    /// Grows with every change of what is known.
+    /// Another with every change of what is known.
     generation: u64,
     families: Vec<Option<&'static Family>>,
     entries: Vec<Entry>,
@@ -36,6 +37,7 @@ struct Entry {
     /// The row's sequence when it was read; 0 before.
     sequence: u64,
     series: Option<Series>,
+    malformed: bool,
 }
 
 struct Series {
@@ -47,17 +49,37 @@ struct Series {
     since: u64,
 }
 
+fn next_generation() -> u64 {
+    // Not of the model: a number is all that is wanted of it.
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
 impl SeriesDirectory {
     pub(crate) fn new(table: Table) -> Self {
         Self(Arc::new(Mutex::new(Directory {
             table,
             seen: None,
-            generation: 0,
+            generation: next_generation(),
             families: Vec::new(),
             entries: Vec::new(),
             by_key: HashMap::new(),
             malformed: 0,
         })))
+    }
+
+    /// A directory of no segment at all.
+    pub fn empty() -> Self {
+        let none = Sizes {
+            shards: 1,
+            ring_slots: 2,
+            cells_per_shard: 1,
+            series_rows: 1,
+            family_rows: 1,
+            string_words: 1,
+        };
+        let layout = Layout::new(none);
+        Self::new(Table::new(&Run::on_heap(layout.words), &layout))
     }
 
     /// Reads series and cells under one lock, after following the table.
@@ -83,7 +105,6 @@ impl Directory {
         let mut whole = self.follow_families();
         let used = self.table.used(header::SERIES_USED, self.table.series.len());
         self.entries.resize_with(self.entries.len().max(used), Entry::default);
-        self.malformed = 0;
         let mut changed = false;
         for index in 0..used {
             let row = &self.table.series[index];
@@ -97,7 +118,9 @@ impl Directory {
                 None => whole = false,
             }
         }
-        self.generation += u64::from(changed);
+        if changed {
+            self.generation = next_generation();
+        }
         self.seen = whole.then_some(generation);
     }
 
@@ -118,19 +141,21 @@ impl Directory {
         let read = Table::read_series(row);
         let live = read.as_ref().is_none_or(|read| read.live);
         let series = read.filter(|read| read.live).and_then(|read| self.decode(read));
+        let malformed = live && series.is_none();
         if !Table::unchanged(row, sequence) {
             self.entries[index].sequence = 0;
             return false;
         }
-        self.malformed += usize::from(live && series.is_none());
+        self.malformed += usize::from(malformed);
         if let Some(series) = &series {
             self.by_key.entry((series.family.name, series.values.clone())).or_default().push(id);
         }
-        self.entries[index] = Entry { sequence, series };
+        self.entries[index] = Entry { sequence, series, malformed };
         true
     }
 
     fn forget(&mut self, index: usize, id: MetricId) {
+        self.malformed -= usize::from(std::mem::take(&mut self.entries[index].malformed));
         let Some(series) = self.entries[index].series.take() else { return };
         let key = (series.family.name, series.values);
         if let Some(ids) = self.by_key.get_mut(&key) {
@@ -186,7 +211,8 @@ pub struct SeriesRef<'a> {
 pub struct SeriesView<'a>(&'a Directory);
 
 impl SeriesView<'_> {
-    /// Changes whenever a series came or went: what is cached per series holds while it stands.
+    /// Changes whenever a series came or went, and is never the same for two directories: what is cached
+    /// per series holds while it stands.
     pub fn generation(&self) -> u64 {
         self.0.generation
     }
@@ -255,5 +281,78 @@ impl SeriesView<'_> {
     fn live(&self, id: MetricId) -> Option<(&Entry, &Series)> {
         let entry = self.0.entries.get(id.index())?;
         Some((entry, entry.series.as_ref()?))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::catalogue::PROBE_SENT;
+    use crate::segment::Segment;
+    use crate::segment::layout::ROW_WORDS;
+    use crate::series::registry::SeriesRegistry;
+    use crate::sync::{AtomicU64, Ordering};
+
+    const A: ShardId = ShardId(0);
+    const B: ShardId = ShardId(1);
+
+    fn made() -> (SeriesRegistry, SeriesDirectory, Run<[AtomicU64; ROW_WORDS]>) {
+        let sizes = Sizes {
+            shards: 2,
+            ring_slots: 2,
+            cells_per_shard: 1,
+            series_rows: 4,
+            family_rows: 1,
+            string_words: 64,
+        };
+        let Segment { words, layout, owner, .. } = Segment::in_memory(sizes).unwrap();
+        let [one, other] = [(); 2].map(|()| Table::new(&words, &layout));
+        let rows = words.part(layout.series, sizes.series_rows).unwrap();
+        (SeriesRegistry::new(one, Arc::new(owner)), SeriesDirectory::new(other), rows)
+    }
+
+    /// Whether the next read looks at nothing but the table's generation.
+    fn is_up_to_date(directory: &SeriesDirectory) -> bool {
+        directory.read(|_| {});
+        let directory = directory.lock();
+        directory.seen == Some(directory.table.generation())
+    }
+
+    #[test]
+    fn a_table_that_stands_still_is_not_read_again() {
+        let (registry, directory, _) = made();
+        assert!(is_up_to_date(&directory));
+        registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
+        assert!(is_up_to_date(&directory));
+    }
+
+    #[test]
+    fn a_row_that_was_never_written_does_not_keep_readers_looking() {
+        let (registry, directory, _) = made();
+        registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
+        // No cell left: the row this would have had is kept for the shard, unwritten.
+        assert!(registry.counter(A, &PROBE_SENT, &["c"]).is_err());
+        registry.counter(B, &PROBE_SENT, &["c"]).unwrap();
+        assert!(is_up_to_date(&directory));
+        assert_eq!(directory.read(|series| series.series().count()), 2);
+    }
+
+    #[test]
+    fn a_malformed_row_counts_until_it_is_mended() {
+        let (registry, directory, rows) = made();
+        registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
+        let family = |number: u64| {
+            let what = rows[0][1].load(Ordering::Relaxed) & !0xffff | number;
+            rows[0][1].store(what, Ordering::Relaxed);
+            rows[0][0].store(rows[0][0].load(Ordering::Relaxed) + 2, Ordering::Relaxed);
+            registry.retire(A, &[]).unwrap();
+        };
+        let malformed = || directory.read(|series| series.malformed());
+        family(9);
+        assert_eq!(malformed(), 1);
+        registry.counter(B, &PROBE_SENT, &["c"]).unwrap();
+        assert_eq!(malformed(), 1, "another row's change mends nothing");
+        family(0);
+        assert_eq!(malformed(), 0);
     }
 }

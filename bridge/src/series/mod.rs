@@ -113,11 +113,11 @@ impl Table {
         row[SEQUENCE].store((sequence | 1).wrapping_add(1), Ordering::Release);
     }
 
-    /// A row's sequence; `None` while it is being written or was never.
+    /// A row's sequence, 0 if it was never written; `None` while it is being written.
     fn sequence(row: &Row) -> Option<u64> {
         // Acquire: with the release store in `write_row`.
         let sequence = row[SEQUENCE].load(Ordering::Acquire);
-        (sequence != 0 && sequence.is_multiple_of(2)).then_some(sequence)
+        sequence.is_multiple_of(2).then_some(sequence)
     }
 
     /// Whether what was read since the row had `sequence` was all the row's.

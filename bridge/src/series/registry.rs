@@ -16,6 +16,7 @@ use crate::catalogue::Family;
 use crate::cell::{CounterCell, GaugeCell};
 use crate::sample::{MetricId, MetricKind, ShardId};
 use crate::segment::layout::{LABELS_MAX, STRING_MAX, header, shard};
+use crate::segment::{SegmentInfo, SegmentOwner};
 use crate::sync::{Ordering, Site, ordering};
 
 /// Why a series cannot be had or given back.
@@ -71,12 +72,15 @@ pub enum SeriesError {
         /// Shards there are.
         shards: usize,
     },
-    /// A table of the segment other than that of series is full.
-    #[error("no room for another {what} in the segment; raise max_series")]
-    Full {
-        /// A family, or a text.
-        what: &'static str,
+    /// The table of families is full.
+    #[error("family table is full at {max}; declare fewer families")]
+    FamiliesFull {
+        /// Its size.
+        max: usize,
     },
+    /// The words for texts are all taken.
+    #[error("no room for another text in the segment; raise max_series")]
+    TextsFull,
     /// More labels, or a longer text, than a row holds.
     #[error("family {family}: {what} is {len} long; at most {max} fit")]
     TooLong {
@@ -128,6 +132,7 @@ struct Registry {
     by_key: HashMap<(u16, Vec<String>), Vec<MetricId>>,
     texts: Texts,
     shards: Vec<ShardSide>,
+    owner: Arc<SegmentOwner>,
 }
 
 struct Entry {
@@ -168,7 +173,7 @@ enum Writing {
 }
 
 impl SeriesRegistry {
-    pub(crate) fn new(table: Table) -> Self {
+    pub(crate) fn new(table: Table, owner: Arc<SegmentOwner>) -> Self {
         let shards = table.shards.iter().map(|_| ShardSide::default()).collect();
         Self(Arc::new(Mutex::new(Registry {
             table,
@@ -177,7 +182,18 @@ impl SeriesRegistry {
             by_key: HashMap::new(),
             texts: Texts::default(),
             shards,
+            owner,
         })))
+    }
+
+    /// The segment whose table this is.
+    pub fn segment(&self) -> SegmentInfo {
+        self.lock().owner.info()
+    }
+
+    /// Notes for all readers whether the configuration read last is in force.
+    pub fn note_reload(&self, successful: bool) {
+        self.lock().owner.note_reload(successful);
     }
 
     /// A counter cell for `shard`. Several shards may each hold one of the same series; readers see
@@ -434,7 +450,7 @@ impl Registry {
         if let Some(index) = self.families.get(family) {
             return Ok(*index);
         }
-        let full = SeriesError::Full { what: "family" };
+        let full = SeriesError::FamiliesFull { max: self.table.families.len() };
         let index = self.families.len();
         if index >= self.table.families.len() {
             return Err(full);
@@ -459,7 +475,7 @@ impl Registry {
                     let done = &texts[..taken.len()];
                     done.iter().for_each(|text| self.texts.give_back(text));
                     taken.clear();
-                    return Err(SeriesError::Full { what: "text" });
+                    return Err(SeriesError::TextsFull);
                 }
             }
         }

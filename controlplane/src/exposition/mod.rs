@@ -14,14 +14,15 @@ mod text;
 
 use std::collections::HashSet;
 
-use relayscope_bridge::{SeriesRegistry, SeriesView, catalogue};
+use relayscope_bridge::segment::Attachment;
+use relayscope_bridge::{SeriesView, catalogue};
 
 use crate::clock::Now;
 use crate::drain::Drain;
-use crate::health::Clocks;
 use crate::mesh::{self, MeshState, MeshTarget};
 use crate::own::Own;
 use crate::process::ProcessStats;
+use crate::source::Attached;
 use series::{Plan, Values};
 use state::State;
 
@@ -31,8 +32,7 @@ pub(crate) use text::{CONTENT_TYPE, is_metric_name};
 pub(crate) struct Sources<'a> {
     pub(crate) now: Now,
     pub(crate) drain: &'a Drain,
-    pub(crate) registry: &'a SeriesRegistry,
-    pub(crate) clocks: &'a Clocks,
+    pub(crate) attached: &'a Attached,
     /// Sorted by name.
     pub(crate) targets: &'a [MeshTarget],
     pub(crate) own: &'a Own,
@@ -54,11 +54,11 @@ impl Exposition {
 
     /// Renders one body. O(series).
     pub(crate) fn render(&mut self, sources: &Sources<'_>) -> Vec<u8> {
-        let names = sources.registry.read(|series| self.taken_names(series));
+        let names = sources.attached.directory.read(|series| self.taken_names(series));
         let taken = names.iter().map(String::as_str).collect();
         let own = sources.own.render(&taken);
         let mut out = Vec::with_capacity(self.last_len + self.last_len / 8);
-        sources.registry.read(|series| self.write_ours(&mut out, series, sources, own.left_out));
+        sources.attached.directory.read(|series| self.write_ours(&mut out, series, sources, own.left_out));
         out.extend_from_slice(own.text.as_bytes());
         self.last_len = out.len();
         out
@@ -85,7 +85,7 @@ impl Exposition {
         let prefix = self.prefix.clone();
         let plan = self.plan(series);
         let state = state_of(series, sources, own_left_out + plan.left_out());
-        let is_silent = |shard| sources.clocks.is_silent(shard, sources.now);
+        let is_silent = |shard| sources.attached.clocks.is_silent(shard, sources.now);
         let values = Values { series, aggregate: sources.drain.aggregate(), is_silent: &is_silent };
         for family in catalogue::ALL {
             if !state::write(out, family, &prefix, &state) {
@@ -103,16 +103,21 @@ impl Exposition {
 
 fn state_of<'a>(series: &SeriesView<'_>, sources: &Sources<'a>, left_out: usize) -> State<'a> {
     let now = sources.now;
-    let is_up = |target: &&MeshTarget| mesh::read_state(target, series, sources.clocks, now) == MeshState::Up;
+    let is_up = |target: &&MeshTarget| {
+        mesh::read_state(target, series, &sources.attached.clocks, now) == MeshState::Up
+    };
     State {
         now,
         shards: sources.drain.shards().collect(),
         targets: sources.targets,
         peers_up: sources.targets.iter().filter(is_up).count(),
-        running: sources.clocks.all_running(now),
+        running: sources.attached.clocks.all_running(now),
         refused: sources.drain.aggregate().refused(),
         left_out,
         process: sources.process,
+        segment: sources.attached.attachment().map(|attachment| attachment.info()),
+        dataplane_up: sources.attached.is_running(),
+        reload: sources.attached.attachment().and_then(Attachment::last_reload_successful),
     }
 }
 

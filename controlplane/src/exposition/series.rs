@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use relayscope_bridge::catalogue::{self, Family};
-use relayscope_bridge::{MetricId, MetricKind, SeriesView, ShardId};
+use relayscope_bridge::{MetricId, MetricKind, SeriesRef, SeriesView, ShardId};
 
 use super::text::{Number, header, is_label_name, is_metric_name, label_pairs, write_number};
 use crate::aggregate::Aggregate;
@@ -52,13 +52,20 @@ impl Values<'_> {
         self.aggregate.counter(id).or_else(|| self.series.counter(id))
     }
 
+    /// The sum over the shards that write it.
+    fn total(&self, line: &Line) -> Option<u64> {
+        line.ids.iter().filter_map(|id| self.counter(*id)).reduce(u64::wrapping_add)
+    }
+
+    /// A gauge has one writer.
     fn gauge(&self, line: &Line) -> Option<f64> {
-        if line.writer.is_none_or(self.is_silent) {
+        let id = *line.ids.first()?;
+        if self.series.writer(id).is_none_or(self.is_silent) {
             return None;
         }
-        match self.aggregate.gauge(line.id) {
+        match self.aggregate.gauge(id) {
             Some(reading) => reading.value,
-            None => self.series.gauge(line.id),
+            None => self.series.gauge(id),
         }
     }
 }
@@ -81,8 +88,8 @@ struct PlannedFamily {
 struct Line {
     /// For a histogram the label pairs alone; else all that stands before the value.
     text: Box<str>,
-    id: MetricId,
-    writer: Option<ShardId>,
+    /// One for each shard that writes the series.
+    ids: Vec<MetricId>,
 }
 
 impl Plan {
@@ -90,18 +97,22 @@ impl Plan {
     pub(crate) fn new(series: &SeriesView<'_>, prefix: &str) -> Self {
         let mut by_name: BTreeMap<&'static str, PlannedFamily> = BTreeMap::new();
         let mut refused: HashSet<&'static str> = HashSet::new();
-        for (id, family, values) in series.series() {
+        for SeriesRef { id, family, values, .. } in series.series() {
+            // What state.rs renders from it instead.
+            if *family == catalogue::TARGET_INFO {
+                continue;
+            }
             let planned = by_name.entry(family.name).or_insert_with(|| PlannedFamily::new(family, prefix));
-            if *planned.family != *family || !is_renderable(family, &planned.name) {
+            if !planned.takes(family) || !is_renderable(family, &planned.name) {
                 refused.insert(family.name);
                 continue;
             }
-            planned.push(id, values, series.writer(id));
+            planned.push(id, family, values);
         }
         let mut families: Vec<_> =
             by_name.into_values().filter(|planned| !planned.lines.is_empty()).collect();
         for planned in &mut families {
-            planned.lines.sort_by(|a, b| a.text.cmp(&b.text));
+            planned.settle();
         }
         Self { generation: series.generation(), families, left_out: refused.len() }
     }
@@ -142,14 +153,34 @@ impl PlannedFamily {
         Self { family, header: header(&name, family), name, lines: Vec::new() }
     }
 
-    fn push(&mut self, id: MetricId, values: &[String], writer: Option<ShardId>) {
-        let pairs = label_pairs(self.family.labels, values);
+    /// Whether series of `family` are of this one: an application may use one name with several sets of
+    /// labels, though not where the name is the catalogue's.
+    fn takes(&self, family: &Family) -> bool {
+        *self.family == *family
+            || !is_in_catalogue(family)
+                && (self.family.kind, self.family.prefixed) == (family.kind, family.prefixed)
+    }
+
+    fn push(&mut self, id: MetricId, family: &Family, values: &[String]) {
+        let pairs = label_pairs(family.labels, values);
         let text = match (self.family.kind, pairs.is_empty()) {
             (MetricKind::Histogram, _) => pairs,
             (_, true) => format!("{} ", self.name),
             (_, false) => format!("{}{{{pairs}}} ", self.name),
         };
-        self.lines.push(Line { text: text.into_boxed_str(), id, writer });
+        self.lines.push(Line { text: text.into_boxed_str(), ids: vec![id] });
+    }
+
+    /// Puts the lines in order, one for each set of labels.
+    fn settle(&mut self) {
+        self.lines.sort_by(|a, b| a.text.cmp(&b.text));
+        self.lines.dedup_by(|next, line| {
+            let same = next.text == line.text;
+            if same {
+                line.ids.append(&mut next.ids);
+            }
+            same
+        });
     }
 
     fn write(&self, out: &mut Vec<u8>, values: &Values<'_>) {
@@ -157,7 +188,7 @@ impl PlannedFamily {
         out.extend_from_slice(self.header.as_bytes());
         let opened = out.len();
         match self.family.kind {
-            MetricKind::Counter => self.write_lines(out, |line| values.counter(line.id)),
+            MetricKind::Counter => self.write_lines(out, |line| values.total(line)),
             MetricKind::Gauge => self.write_lines(out, |line| values.gauge(line)),
             MetricKind::Histogram => self.write_histograms(out, values.aggregate),
         }
@@ -179,8 +210,16 @@ impl PlannedFamily {
         let empty = ExponentialHistogram::default();
         let bounds = bucket_bounds(self.family);
         for line in &self.lines {
-            let histogram = aggregate.histogram(line.id).unwrap_or(&empty);
-            self.write_histogram(out, &line.text, &bounds, histogram);
+            let mut shards = line.ids.iter().filter_map(|id| aggregate.histogram(*id));
+            let first = shards.next().unwrap_or(&empty);
+            match shards.next() {
+                None => self.write_histogram(out, &line.text, &bounds, first),
+                Some(second) => {
+                    let mut merged = first.clone();
+                    [second].into_iter().chain(shards).for_each(|other| merged.merge(other));
+                    self.write_histogram(out, &line.text, &bounds, &merged);
+                }
+            }
         }
     }
 

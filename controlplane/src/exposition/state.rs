@@ -3,6 +3,7 @@
 use std::ptr;
 
 use relayscope_bridge::catalogue::{self, Family};
+use relayscope_bridge::segment::SegmentInfo;
 
 use super::text::FamilyText;
 use crate::aggregate::Refused;
@@ -22,6 +23,11 @@ pub(crate) struct State<'a> {
     pub(crate) refused: Refused,
     pub(crate) left_out: usize,
     pub(crate) process: ProcessStats,
+    /// None while there is no data plane to read from.
+    pub(crate) segment: Option<SegmentInfo>,
+    pub(crate) dataplane_up: bool,
+    /// None before the data plane read a configuration again.
+    pub(crate) reload: Option<bool>,
 }
 
 type Write = fn(&mut FamilyText<'_>, &State<'_>);
@@ -36,11 +42,22 @@ pub(crate) static FAMILIES: &[(&Family, Write)] = &[
         per_shard(out, state, |shard| Some(shard.account.recorded));
     }),
     (&catalogue::RING_OVERWRITTEN, |out, state| per_shard(out, state, |shard| Some(shard.account.lost))),
+    (&catalogue::RING_DRAINED, |out, state| per_shard(out, state, |shard| Some(shard.account.delivered))),
     (&catalogue::RING_CAPACITY, |out, state| per_shard(out, state, |shard| Some(shard.capacity))),
     (&catalogue::RING_OCCUPANCY, |out, state| {
         per_shard(out, state, |shard| Some(shard.high_water as f64 / shard.capacity as f64));
     }),
     (&catalogue::DRAIN_REFUSED, refused),
+    (&catalogue::DATAPLANE_UP, |out, state| out.sample(&[], state.dataplane_up)),
+    (&catalogue::DATAPLANE_GENERATION, |out, state| {
+        if_known(out, state.segment.map(|segment| segment.generation));
+    }),
+    (&catalogue::DATAPLANE_START, |out, state| {
+        if_known(out, state.segment.map(|segment| (segment.start_unix_ns / 1_000_000) as f64 / 1e3));
+    }),
+    (&catalogue::CONFIG_LAST_RELOAD_SUCCESSFUL, |out, state| {
+        if_known(out, state.segment.map(|_| state.reload.unwrap_or(true)));
+    }),
     (&catalogue::SHARD_HEARTBEAT, |out, state| {
         per_shard(out, state, |shard| Some(state.now.unix_seconds_of(shard.heartbeat_ns?)));
     }),
@@ -67,7 +84,7 @@ fn target_info(out: &mut FamilyText<'_>, state: &State<'_>) {
     for target in state.targets {
         let family = if target.address.is_ipv4() { "ipv4" } else { "ipv6" };
         let address = target.address.to_string();
-        out.sample(&[&target.name, &address, family, target.protocol], true);
+        out.sample(&[&target.name, &address, family, &target.protocol], true);
     }
 }
 

@@ -1,13 +1,11 @@
-use std::net::SocketAddr;
-
 use relayscope_bridge::catalogue::{self, Family, Unit};
 use relayscope_bridge::{
-    HubConfig, MetricId, MetricKind, MetricSample, MetricValue, Publisher, ShardId, hub,
+    Hub, HubConfig, MetricId, MetricKind, MetricSample, MetricValue, Publisher, SeriesRegistry, ShardId, hub,
 };
 
 use super::{series, state};
 use crate::clock::Now;
-use crate::{ControlPlane, ControlPlaneConfig, MeshTarget, own};
+use crate::{ControlPlane, ControlPlaneConfig, own};
 
 const SECOND: u64 = 1_000_000_000;
 const ZERO: ShardId = ShardId(0);
@@ -19,6 +17,7 @@ static FORWARDED: Family = Family {
     unit: Unit::None,
     help: "Packets forwarded.",
     labels: &["room"],
+    prefixed: true,
 };
 
 fn at(seconds: u64) -> Now {
@@ -26,12 +25,12 @@ fn at(seconds: u64) -> Now {
 }
 
 /// Two shards that beat at 10 s, and nothing drained.
-fn two_shards() -> (Vec<Publisher>, ControlPlane) {
+fn two_shards() -> (Vec<Publisher>, SeriesRegistry, ControlPlane) {
     let sizes = HubConfig { shards: 2, ring_capacity: 64, cells_per_shard: 64, max_series: 64 };
-    let (mut publishers, collector) = hub(sizes).unwrap();
+    let Hub { mut publishers, registry, collector } = hub(sizes).unwrap();
     publishers.iter_mut().for_each(|publisher| publisher.beat(at(10).monotonic_ns));
     let plane = ControlPlane::new_at(collector, ControlPlaneConfig::default(), at(9)).unwrap();
-    (publishers, plane)
+    (publishers, registry, plane)
 }
 
 fn scrape(plane: &ControlPlane, now: Now) -> String {
@@ -48,8 +47,8 @@ fn lines_of(text: &str, name: &str) -> String {
     text.lines().filter(of_family).map(|line| format!("{line}\n")).collect()
 }
 
-fn set(plane: &ControlPlane, shard: ShardId, family: &'static Family, values: &[&str], value: f64) {
-    plane.registry().gauge(shard, family, values).unwrap().set(value);
+fn set(registry: &SeriesRegistry, shard: ShardId, family: &'static Family, values: &[&str], value: f64) {
+    registry.gauge(shard, family, values).unwrap().set(value);
 }
 
 fn observation(metric_id: MetricId, value: f64) -> MetricSample {
@@ -72,12 +71,12 @@ fn every_family_of_the_catalogue_is_rendered_in_exactly_one_room() {
 
 #[test]
 fn series_come_by_label_with_integral_values_plain_and_absent_gauges_left_out() {
-    let (_publishers, plane) = two_shards();
-    set(&plane, ZERO, &catalogue::PROBE_UP, &["c"], 0.0);
-    set(&plane, ONE, &catalogue::PROBE_UP, &["a"], 1.0);
-    set(&plane, ZERO, &catalogue::PROBE_UP, &["b"], 0.5);
-    set(&plane, ZERO, &catalogue::PROBE_UP, &["d"], f64::NAN);
-    set(&plane, ZERO, &catalogue::PROBE_RTT_MS, &["d"], f64::NAN);
+    let (_publishers, registry, plane) = two_shards();
+    set(&registry, ZERO, &catalogue::PROBE_UP, &["c"], 0.0);
+    set(&registry, ONE, &catalogue::PROBE_UP, &["a"], 1.0);
+    set(&registry, ZERO, &catalogue::PROBE_UP, &["b"], 0.5);
+    set(&registry, ZERO, &catalogue::PROBE_UP, &["d"], f64::NAN);
+    set(&registry, ZERO, &catalogue::PROBE_RTT_MS, &["d"], f64::NAN);
     let text = scrape(&plane, at(10));
     let expected = "\
 # HELP relay_probe_up Whether the newest settled probe of the target was answered (1) or lost (0).
@@ -92,10 +91,10 @@ relay_probe_up{target=\"c\"} 0
 
 #[test]
 fn gauges_of_a_silent_shard_go_and_its_counters_stay() {
-    let (mut publishers, plane) = two_shards();
+    let (mut publishers, registry, plane) = two_shards();
     for (shard, target) in [(ZERO, "b"), (ONE, "c")] {
-        set(&plane, shard, &catalogue::PROBE_UP, &[target], 1.0);
-        plane.registry().counter(shard, &catalogue::PROBE_SENT, &[target]).unwrap().add(7);
+        set(&registry, shard, &catalogue::PROBE_UP, &[target], 1.0);
+        registry.counter(shard, &catalogue::PROBE_SENT, &[target]).unwrap().add(7);
     }
     publishers[1].beat(at(12).monotonic_ns);
     let text = scrape(&plane, at(16));
@@ -109,8 +108,8 @@ fn gauges_of_a_silent_shard_go_and_its_counters_stay() {
 
 #[test]
 fn a_shard_gone_silent_while_the_drain_hangs_is_not_shown_as_live_for_long() {
-    let (_publishers, plane) = two_shards();
-    set(&plane, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
+    let (_publishers, registry, plane) = two_shards();
+    set(&registry, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
     plane.tick_at(at(10));
     let show = |seconds| String::from_utf8(plane.exposition_at(at(seconds)).to_vec()).unwrap();
     assert!(show(10).contains("relay_probe_up"));
@@ -119,7 +118,7 @@ fn a_shard_gone_silent_while_the_drain_hangs_is_not_shown_as_live_for_long() {
 
 #[test]
 fn scrapes_of_one_drain_epoch_share_a_body() {
-    let (_publishers, plane) = two_shards();
+    let (_publishers, _registry, plane) = two_shards();
     plane.tick_at(at(10));
     let (first, second) = (plane.exposition_at(at(10)), plane.exposition_at(at(10)));
     assert_eq!(first.as_ptr(), second.as_ptr());
@@ -129,8 +128,8 @@ fn scrapes_of_one_drain_epoch_share_a_body() {
 
 #[test]
 fn a_histogram_is_rendered_with_exact_classic_buckets() {
-    let (mut publishers, plane) = two_shards();
-    let rtt = plane.registry().stream(ZERO, &catalogue::PROBE_RTT_SECONDS, &["b"]).unwrap();
+    let (mut publishers, registry, plane) = two_shards();
+    let rtt = registry.stream(ZERO, &catalogue::PROBE_RTT_SECONDS, &["b"]).unwrap();
     for seconds in [0.000_25, 0.25, 0.250_000_1, 20.0] {
         publishers[0].record(observation(rtt, seconds));
     }
@@ -155,18 +154,17 @@ fn a_histogram_is_rendered_with_exact_classic_buckets() {
 
 #[test]
 fn a_series_added_between_scrapes_appears_in_its_place() {
-    let (_publishers, plane) = two_shards();
-    set(&plane, ZERO, &catalogue::PROBE_UP, &["c"], 1.0);
+    let (_publishers, registry, plane) = two_shards();
+    set(&registry, ZERO, &catalogue::PROBE_UP, &["c"], 1.0);
     scrape(&plane, at(10));
-    set(&plane, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
+    set(&registry, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
     let text = scrape(&plane, at(10));
     assert!(text.contains("relay_probe_up{target=\"b\"} 1\nrelay_probe_up{target=\"c\"} 1\n"), "{text}");
 }
 
 #[test]
 fn a_retired_series_disappears_and_the_others_keep_their_counts() {
-    let (_publishers, plane) = two_shards();
-    let registry = plane.registry();
+    let (_publishers, registry, plane) = two_shards();
     let mut kept = registry.counter(ZERO, &catalogue::PROBE_SENT, &["b"]).unwrap();
     let gone = registry.counter(ZERO, &catalogue::PROBE_SENT, &["c"]).unwrap();
     kept.add(5);
@@ -180,8 +178,7 @@ fn a_retired_series_disappears_and_the_others_keep_their_counts() {
 
 #[test]
 fn readings_from_the_ring_stand_before_the_cell() {
-    let (mut publishers, plane) = two_shards();
-    let registry = plane.registry();
+    let (mut publishers, registry, plane) = two_shards();
     let up = registry.gauge(ZERO, &catalogue::PROBE_UP, &["b"]).unwrap();
     let sent = registry.counter(ZERO, &catalogue::PROBE_SENT, &["b"]).unwrap();
     for (metric_id, value) in [(up.id(), MetricValue::Gauge(1.0)), (sent.id(), MetricValue::Counter(12))] {
@@ -194,8 +191,8 @@ fn readings_from_the_ring_stand_before_the_cell() {
 
 #[test]
 fn an_applications_own_family_is_rendered_after_the_catalogue() {
-    let (_publishers, plane) = two_shards();
-    plane.registry().counter(ZERO, &FORWARDED, &["a \"b\""]).unwrap().add(3);
+    let (_publishers, registry, plane) = two_shards();
+    registry.counter(ZERO, &FORWARDED, &["a \"b\""]).unwrap().add(3);
     let text = scrape(&plane, at(10));
     let expected = "\
 # HELP relay_forwarded_packets_total Packets forwarded.
@@ -211,12 +208,11 @@ relay_forwarded_packets_total{room=\"a \\\"b\\\"\"} 3
 fn families_that_would_spoil_the_scrape_are_left_out_and_counted() {
     static MALFORMED: Family = Family { name: "bad-name_total", ..FORWARDED };
     static IMPOSTER: Family = Family { labels: &["room"], ..catalogue::PROBE_SENT };
-    let (_publishers, plane) = two_shards();
-    let registry = plane.registry();
+    let (_publishers, registry, plane) = two_shards();
     for family in [&MALFORMED, &IMPOSTER] {
         registry.counter(ZERO, family, &["x"]).unwrap().add(1);
     }
-    set(&plane, ZERO, &catalogue::MESH_PEERS, &[], 99.0);
+    set(&registry, ZERO, &catalogue::MESH_PEERS, &[], 99.0);
     let text = scrape(&plane, at(10));
     assert!(!text.contains("bad-name") && !text.contains("room=") && !text.contains(" 99\n"));
     assert!(text.contains("relay_exposition_left_out_families 3\n"));
@@ -224,7 +220,7 @@ fn families_that_would_spoil_the_scrape_are_left_out_and_counted() {
 
 #[test]
 fn refused_samples_are_counted_by_reason() {
-    let (mut publishers, plane) = two_shards();
+    let (mut publishers, _registry, plane) = two_shards();
     publishers[0].record(observation(MetricId(63), 1.0));
     let text = scrape(&plane, at(10));
     assert!(text.contains("relay_drain_refused_samples_total{reason=\"no_series\"} 1\n"));
@@ -233,15 +229,10 @@ fn refused_samples_are_counted_by_reason() {
 
 #[test]
 fn targets_rings_and_process_are_exported_from_state() {
-    let (mut publishers, plane) = two_shards();
-    let target = |name: &str, address: &str| MeshTarget {
-        name: name.to_owned(),
-        address: address.parse::<SocketAddr>().unwrap(),
-        protocol: "stamp",
-        shard: ZERO,
-    };
-    plane.set_targets(vec![target("c", "[::1]:8622"), target("b", "127.0.0.1:8621")]);
-    set(&plane, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
+    let (mut publishers, registry, plane) = two_shards();
+    let info = |values: [&str; 4]| registry.gauge(ZERO, &catalogue::TARGET_INFO, &values).unwrap();
+    let _cells = [info(["c", "[::1]:8622", "ipv6", "stamp"]), info(["b", "127.0.0.1:8621", "ipv4", "stamp"])];
+    set(&registry, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
     for _ in 0..32 {
         publishers[1].record(observation(MetricId(63), 1.0));
     }
@@ -260,6 +251,10 @@ relay_target_info{target=\"c\",address=\"[::1]:8622\",family=\"ipv6\",protocol=\
         "relay_ring_recorded_samples_total{shard=\"0\"} 0\n",
         "relay_ring_recorded_samples_total{shard=\"1\"} 32\n",
         "relay_ring_overwritten_samples_total{shard=\"1\"} 0\n",
+        "relay_ring_drained_samples_total{shard=\"1\"} 32\n",
+        "relay_dataplane_up 1\n",
+        "relay_dataplane_generation 1\n",
+        "relay_config_last_reload_successful 1\n",
         "relay_ring_capacity_samples{shard=\"1\"} 64\n",
         "relay_ring_occupancy_ratio{shard=\"1\"} 0.5\n",
         "# TYPE process_cpu_seconds_total counter\n",
@@ -271,10 +266,49 @@ relay_target_info{target=\"c\",address=\"[::1]:8622\",family=\"ipv6\",protocol=\
 
 #[test]
 fn the_prefix_is_configurable() {
-    let (_publishers, collector) = hub(HubConfig::default()).unwrap();
+    let Hub { collector, .. } = hub(HubConfig::default()).unwrap();
     let config = ControlPlaneConfig { metric_prefix: "wzp".to_owned(), ..ControlPlaneConfig::default() };
     let plane = ControlPlane::new_at(collector, config, at(9)).unwrap();
     let text = scrape(&plane, at(10));
     assert!(text.contains("wzp_mesh_targets 0\n") && text.contains("wzp_build_info{"));
     assert!(!text.contains("relay_"));
+}
+
+#[test]
+fn counters_and_histograms_of_several_shards_are_one_series() {
+    let (mut publishers, registry, plane) = two_shards();
+    let streams = [ZERO, ONE].map(|shard| {
+        registry.counter(shard, &FORWARDED, &["x"]).unwrap().add(u64::from(shard.0) + 3);
+        registry.stream(shard, &catalogue::PROBE_RTT_SECONDS, &["b"]).unwrap()
+    });
+    for (publisher, stream) in publishers.iter_mut().zip(streams) {
+        publisher.record(observation(stream, 0.25));
+    }
+    let text = scrape(&plane, at(10));
+    assert!(text.contains("relay_forwarded_packets_total{room=\"x\"} 7\n"));
+    assert!(text.contains("relay_probe_rtt_seconds_count{target=\"b\"} 2\n"));
+    assert!(text.contains("relay_probe_rtt_seconds_sum{target=\"b\"} 0.5\n"));
+    assert_eq!(text.matches("relay_forwarded_packets_total{").count(), 1);
+}
+
+#[test]
+fn an_applications_name_may_have_several_sets_of_labels_under_one_header() {
+    static BY_KIND: Family = Family { labels: &["kind"], ..FORWARDED };
+    let (_publishers, registry, plane) = two_shards();
+    registry.counter(ZERO, &FORWARDED, &["x"]).unwrap().add(1);
+    registry.counter(ZERO, &BY_KIND, &["y"]).unwrap().add(2);
+    let expected = "\
+# HELP relay_forwarded_packets_total Packets forwarded.
+# TYPE relay_forwarded_packets_total counter
+relay_forwarded_packets_total{kind=\"y\"} 2
+relay_forwarded_packets_total{room=\"x\"} 1
+";
+    assert_eq!(lines_of(&scrape(&plane, at(10)), "relay_forwarded_packets_total"), expected);
+}
+
+#[test]
+fn a_reload_the_data_plane_refused_shows() {
+    let (_publishers, registry, plane) = two_shards();
+    registry.note_reload(false);
+    assert!(scrape(&plane, at(10)).contains("relay_config_last_reload_successful 0\n"));
 }

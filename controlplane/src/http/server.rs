@@ -157,7 +157,7 @@ fn reason(error: &hyper::Error) -> ConnectionRefused {
 #[cfg(test)]
 mod tests {
     use nix::errno::Errno;
-    use relayscope_bridge::{HubConfig, hub};
+    use relayscope_bridge::{Hub, HubConfig, hub};
 
     use super::*;
     use crate::ControlPlaneConfig;
@@ -165,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lack_of_descriptors_pauses_the_accepting_and_a_gone_peer_does_not() {
-        let (_publishers, collector) = hub(HubConfig::default()).unwrap();
+        let Hub { collector, .. } = hub(HubConfig::default()).unwrap();
         let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
         let server = Server::new(plane.clone(), Limits::default());
         let began = Now::sample().monotonic_ns;

@@ -4,14 +4,14 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use relayscope_bridge::{HubConfig, hub};
+use relayscope_bridge::{Hub, HubConfig, hub};
 use tower::ServiceExt;
 
 use super::{Limits, router};
 use crate::{ControlPlane, ControlPlaneConfig};
 
 fn plane(config: ControlPlaneConfig) -> ControlPlane {
-    let (_publishers, collector) = hub(HubConfig::default()).unwrap();
+    let Hub { collector, .. } = hub(HubConfig::default()).unwrap();
     ControlPlane::new(collector, config).unwrap()
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use relayscope_bridge::catalogue::PROBE_RTT_SECONDS;
 use relayscope_bridge::{
-    Account, Collector, HubConfig, MetricId, MetricSample, MetricValue, Publisher, ShardId, hub,
+    Account, Collector, Hub, HubConfig, MetricId, MetricSample, MetricValue, Publisher, SeriesRegistry,
+    ShardId, hub,
 };
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits};
 
@@ -15,9 +16,10 @@ use crate::server::Server;
 const RECORDS: u64 = 10_000_000;
 const SHARD: ShardId = ShardId(0);
 
-fn ring_of(ring_capacity: usize) -> (Publisher, Collector) {
-    let (mut publishers, collector) = hub(HubConfig { ring_capacity, ..HubConfig::default() }).unwrap();
-    (publishers.remove(0), collector)
+fn ring_of(ring_capacity: usize) -> (Publisher, SeriesRegistry, Collector) {
+    let Hub { mut publishers, registry, collector } =
+        hub(HubConfig { ring_capacity, ..HubConfig::default() }).unwrap();
+    (publishers.remove(0), registry, collector)
 }
 
 fn record_all(publisher: &mut Publisher, metric_id: MetricId) {
@@ -42,9 +44,9 @@ fn scrape(plane: &ControlPlane) -> (f64, f64, f64) {
 
 #[test]
 fn ten_million_records_into_a_ring_of_1024_nobody_reads_are_all_accounted_for() {
-    let (mut publisher, collector) = ring_of(1024);
+    let (mut publisher, registry, collector) = ring_of(1024);
     let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
-    let rtt = plane.registry().stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+    let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
     record_all(&mut publisher, rtt);
 
     let accounts = plane.spawn_drain().unwrap().stop().unwrap();
@@ -57,11 +59,11 @@ fn ten_million_records_into_a_ring_of_1024_nobody_reads_are_all_accounted_for() 
 
 #[test]
 fn ten_million_records_beside_a_running_drain_are_all_accounted_for() {
-    let (mut publisher, collector) = ring_of(1024);
+    let (mut publisher, registry, collector) = ring_of(1024);
     let drain_interval = Duration::from_millis(1);
     let config = ControlPlaneConfig { drain_interval, ..ControlPlaneConfig::default() };
     let plane = ControlPlane::new(collector, config).unwrap();
-    let rtt = plane.registry().stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+    let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
     let drain = plane.spawn_drain().unwrap();
     record_all(&mut publisher, rtt);
 

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use relayscope_bridge::catalogue::{PROBE_RTT_SECONDS, PROBE_SENT, PROBE_UP};
+use relayscope_bridge::catalogue::{PROBE_RTT_SECONDS, PROBE_SENT, PROBE_UP, TARGET_INFO};
 use relayscope_bridge::{
-    GaugeCell, HubConfig, MetricSample, MetricValue, Publisher, SeriesRegistry, ShardId, hub,
+    GaugeCell, Hub, HubConfig, MetricSample, MetricValue, Publisher, SeriesRegistry, ShardId, hub,
 };
-use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, MeshTarget};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits};
 
 use crate::client::{connect, exchange, get, parse, read_to_close, request};
 use crate::parser;
@@ -16,10 +16,12 @@ use crate::server::Server;
 
 const SHARD: ShardId = ShardId(0);
 
-fn empty_plane() -> (Publisher, ControlPlane) {
-    let (mut publishers, collector) = hub(HubConfig::default()).unwrap();
+fn empty_plane() -> (Publisher, SeriesRegistry, ControlPlane) {
+    // Room for the long names below.
+    let sizes = HubConfig { max_series: 1 << 20, ..HubConfig::default() };
+    let Hub { mut publishers, registry, collector } = hub(sizes).unwrap();
     let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
-    (publishers.remove(0), plane)
+    (publishers.remove(0), registry, plane)
 }
 
 fn set_up(registry: &SeriesRegistry, target: &str) -> GaugeCell {
@@ -30,16 +32,14 @@ fn set_up(registry: &SeriesRegistry, target: &str) -> GaugeCell {
 
 /// A drained plane whose one target `b` is up with an RTT of 250 us.
 pub(crate) fn plane_with_b_up() -> ControlPlane {
-    let (mut publisher, plane) = empty_plane();
-    let registry = plane.registry();
+    let (mut publisher, registry, plane) = empty_plane();
     set_up(&registry, "b");
     let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
     let value = MetricValue::Histogram(0.000_25);
     publisher.record(MetricSample { metric_id: rtt, timestamp_ns: 1, value });
     // Ahead of any clock reading: the shard counts as alive however slowly the test runs.
     publisher.beat(u64::MAX);
-    let address = SocketAddr::from(([127, 0, 0, 1], 8621));
-    plane.set_targets(vec![MeshTarget { name: "b".to_owned(), address, protocol: "stamp", shard: SHARD }]);
+    registry.gauge(SHARD, &TARGET_INFO, &["b", "127.0.0.1:8621", "ipv4", "stamp"]).unwrap();
     plane.tick();
     plane
 }
@@ -119,7 +119,7 @@ fn the_mesh_is_a_table_or_json_as_asked() {
 
 #[test]
 fn a_mesh_without_targets_says_how_to_configure_one() {
-    let (_publisher, plane) = empty_plane();
+    let (_publisher, _registry, plane) = empty_plane();
     let server = Server::start(&plane, Limits::default());
     let reply = get(server.address, "/mesh");
     assert!(reply.body.starts_with("no targets are configured\n") && reply.body.contains("--probe"));
@@ -128,7 +128,7 @@ fn a_mesh_without_targets_says_how_to_configure_one() {
 
 #[test]
 fn ready_comes_with_the_first_drain_and_heartbeat_and_health_from_the_start() {
-    let (mut publisher, plane) = empty_plane();
+    let (mut publisher, _registry, plane) = empty_plane();
     let server = Server::start(&plane, Limits::default());
     let ready = get(server.address, "/readyz");
     assert_eq!(ready.status, 503);
@@ -245,10 +245,10 @@ fn await_served(address: SocketAddr) {
 
 /// A plane whose body is 20 MB: more than the sockets of a connection buffer.
 fn plane_with_a_large_body() -> ControlPlane {
-    let (_publisher, plane) = empty_plane();
+    let (_publisher, registry, plane) = empty_plane();
     let name = "x".repeat(1000);
     for n in 0..20_000 {
-        plane.registry().counter(SHARD, &PROBE_SENT, &[&format!("{name}{n}")]).unwrap();
+        registry.counter(SHARD, &PROBE_SENT, &[&format!("{name}{n}")]).unwrap();
     }
     plane.tick();
     plane

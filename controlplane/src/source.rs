@@ -1,0 +1,174 @@
+//! What the control plane reads from: its own process's hub, or the segment of another process, which
+//! comes, dies, is replaced, and may be damaged.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use relayscope_bridge::segment::{Attachment, SegmentState};
+use relayscope_bridge::{Collector, Heartbeat, SeriesDirectory, ShardId, attach};
+
+use crate::clock::Now;
+use crate::health::{Clocks, Health, Readiness, Status};
+use crate::mesh::{self, MeshTarget};
+
+/// What can be read from now: a segment's series and clocks, or nothing, and why.
+pub(crate) struct Attached {
+    pub(crate) directory: SeriesDirectory,
+    pub(crate) clocks: Clocks,
+    heartbeats: Box<[(ShardId, Heartbeat)]>,
+    /// None while there is no segment.
+    attachment: Option<Attachment>,
+    /// Why there is none.
+    missing: Option<String>,
+    targets: Mutex<Targets>,
+}
+
+/// The targets, as of a generation of the directory.
+struct Targets {
+    generation: Option<u64>,
+    list: Arc<[MeshTarget]>,
+}
+
+impl Targets {
+    fn unknown() -> Mutex<Self> {
+        Mutex::new(Self { generation: None, list: Arc::new([]) })
+    }
+}
+
+impl Attached {
+    pub(crate) fn to(collector: &Collector, stale_after: Duration, now: Now) -> Self {
+        let heartbeats: Box<[_]> =
+            collector.shards().map(|(shard, reader)| (shard, reader.heartbeat())).collect();
+        Self {
+            directory: collector.directory().clone(),
+            clocks: Clocks::new(heartbeats.len(), stale_after, now),
+            heartbeats,
+            attachment: Some(collector.attachment().clone()),
+            missing: None,
+            targets: Targets::unknown(),
+        }
+    }
+
+    pub(crate) fn nothing(why: String, stale_after: Duration, now: Now) -> Self {
+        Self {
+            directory: SeriesDirectory::empty(),
+            clocks: Clocks::new(0, stale_after, now),
+            heartbeats: Box::new([]),
+            attachment: None,
+            missing: Some(why),
+            targets: Targets::unknown(),
+        }
+    }
+
+    /// Whether there is no segment for this very reason.
+    pub(crate) fn is_missing(&self, why: &str) -> bool {
+        self.missing.as_deref() == Some(why)
+    }
+
+    pub(crate) fn attachment(&self) -> Option<&Attachment> {
+        self.attachment.as_ref()
+    }
+
+    /// Reads the heartbeats and the segment's state afresh, whatever the drain is doing: a drain that
+    /// hangs must not make a live shard look silent, nor a dead one live.
+    pub(crate) fn look(&self) {
+        for (shard, heartbeat) in &self.heartbeats {
+            self.clocks.recorded(*shard, heartbeat.last_ns());
+        }
+        let Some(attachment) = &self.attachment else { return };
+        let pid = attachment.info().pid;
+        match attachment.state() {
+            SegmentState::Running => {}
+            SegmentState::Closed => self.clocks.end(format!("data plane process {pid} has ended")),
+            SegmentState::Dead => self.clocks.end(format!("data plane process {pid} died")),
+            SegmentState::Damaged => self.clocks.end("the data plane's segment is damaged".to_owned()),
+        }
+    }
+
+    /// Whether what was read until now can be shown.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.attachment.as_ref().is_none_or(|attachment| attachment.state() != SegmentState::Damaged)
+    }
+
+    /// Whether there is a segment whose maker lives.
+    pub(crate) fn is_running(&self) -> bool {
+        self.attachment.as_ref().is_some_and(|attachment| attachment.state() == SegmentState::Running)
+    }
+
+    /// The targets that the data plane says it probes, sorted by name.
+    pub(crate) fn targets(&self) -> Arc<[MeshTarget]> {
+        self.directory.read(|series| {
+            let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+            if targets.generation != Some(series.generation()) {
+                *targets = Targets {
+                    generation: Some(series.generation()),
+                    list: mesh::read_targets(series).into(),
+                };
+            }
+            Arc::clone(&targets.list)
+        })
+    }
+
+    pub(crate) fn health(&self, now: Now) -> Health {
+        let mut health = self.clocks.health(now);
+        if self.missing.is_some() {
+            health.status = Status::Failing;
+            health.reason.clone_from(&self.missing);
+        }
+        health
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        match &self.missing {
+            Some(why) => Readiness { ready: false, reason: Some(why.clone()) },
+            None => self.clocks.readiness(),
+        }
+    }
+}
+
+/// Another process's segment, by its name.
+pub(crate) struct Watch {
+    path: PathBuf,
+    /// What was last said to be wrong, to say it once.
+    said: Option<String>,
+}
+
+impl Watch {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, said: None }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The segment that has the name now.
+    ///
+    /// # Errors
+    /// Why there is none to read. Logged when it changes.
+    pub(crate) fn attach(&mut self) -> Result<Collector, String> {
+        match attach(&self.path) {
+            Ok(collector) => {
+                let info = collector.attachment().info();
+                tracing::info!(
+                    segment = %self.path.display(),
+                    generation = info.generation,
+                    pid = info.pid,
+                    shards = info.shards,
+                    "attached"
+                );
+                self.said = None;
+                Ok(collector)
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if self.said.as_ref() != Some(&why) {
+                    tracing::warn!("no data plane to read from: {why}");
+                    self.said = Some(why.clone());
+                }
+                Err(why)
+            }
+        }
+    }
+}
