@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use relayscope_bridge::{Publisher, RetireTicket};
+use relayscope_bridge::{Publisher, RetireTicket, ShardId};
 
 use crate::clock::{Arrival, Monotonic, Now};
 use crate::probe::stamp::{ProbeEvent, Refusal, SendError};
@@ -98,6 +98,11 @@ impl Shard {
             lag_max: Duration::ZERO,
             lag_max_before: Duration::ZERO,
         }
+    }
+
+    /// Its number: that of its publisher.
+    pub fn id(&self) -> ShardId {
+        self.out.publisher.shard()
     }
 
     /// Carries out a command.

@@ -188,13 +188,13 @@ impl Targets {
 
     /// The first shard whose thread is over though nobody asked it to.
     pub(crate) fn ended(&self) -> Option<usize> {
-        self.shards.iter().position(|shard| shard.handle.has_ended())
+        self.shards.iter().position(|shard| shard.handle.control.has_ended())
     }
 
     /// Stops every shard and waits for it. All are stopped, whatever went wrong with some.
     pub(crate) fn stop(&mut self) -> Result<(), String> {
         for shard in &self.shards {
-            shard.handle.request_stop();
+            shard.handle.control.request_stop();
         }
         let join = |(id, shard): (usize, Commanded)| {
             shard.handle.join().err().map(|reason| format!("shard {id} died: {reason}"))
@@ -208,7 +208,7 @@ impl Commanded {
     /// Hands over what the queue takes. Returns whether that was all.
     fn flush(&mut self) -> bool {
         while let Some(command) = self.pending.pop_front() {
-            if let Err(CommandsFull(command)) = self.handle.send(command) {
+            if let Err(CommandsFull(command)) = self.handle.control.send(command) {
                 self.pending.push_front(command);
                 return false;
             }

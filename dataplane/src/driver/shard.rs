@@ -12,9 +12,9 @@ use crate::shard::{Command, Shard, reply_source};
 
 /// Commands carried out in one turn, so that a long list of targets does not hold up a slot.
 const COMMANDS_PER_TURN_MAX: usize = 64;
-/// Probes sent between two looks for replies: far fewer than the receive buffer of a stock host holds,
-/// which is 512.
-const SENDS_PER_READ_MAX: usize = 128;
+/// Probes sent in one turn, which is between two looks for replies: far fewer than the receive buffer of a
+/// stock host holds, which is 512.
+const SENDS_PER_TURN_MAX: usize = 128;
 
 /// A socket probes leave from, and whether any has: what never sent has nothing to read.
 struct ProbePort {
@@ -54,7 +54,8 @@ impl ShardDriver {
         &self.reflectors
     }
 
-    /// Carries out one wake of the schedule, and returns how long to sleep.
+    /// Carries out one wake of the schedule, bounded, and returns how long to sleep: not at all if there
+    /// is more to do.
     pub fn turn(&mut self) -> Duration {
         let now = clock::now();
         self.shard.handle_wake(self.planned.unwrap_or(now.monotonic), now.monotonic);
@@ -66,9 +67,7 @@ impl ShardDriver {
         // after `now` is not yet due.
         let mut more = self.read_replies(now.monotonic);
         self.shard.handle_timeout(now);
-        while self.send_due(now.monotonic) {
-            more |= self.read_replies(now.monotonic);
-        }
+        more |= self.send_due(now.monotonic);
         let now = clock::monotonic();
         let busy = more || !self.commands.is_empty();
         let planned = if busy { now } else { self.shard.poll_timeout(now) };
@@ -78,7 +77,7 @@ impl ShardDriver {
 
     /// Sends some of what is due. Returns whether there may be more.
     fn send_due(&mut self, due_by: Monotonic) -> bool {
-        for _ in 0..SENDS_PER_READ_MAX {
+        for _ in 0..SENDS_PER_TURN_MAX {
             // Each probe is stamped with a clock read just before its send.
             let now = clock::now();
             let Some(transmit) = self.shard.poll_transmit(due_by, now) else { return false };

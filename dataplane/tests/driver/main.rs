@@ -5,10 +5,12 @@
     reason = "a test may panic, and here it runs on real time"
 )]
 
+mod mount;
+
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::{Collector, HubConfig, MetricValue, ShardId, catalogue, hub};
-use relayscope_dataplane::driver::glommio::{Executor, ShardHandle, spawn};
+use relayscope_dataplane::driver::glommio::{Executor, ShardControl, ShardHandle, spawn};
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
 use relayscope_dataplane::driver::udp::UdpPort;
 use relayscope_dataplane::placement::{available_cores, target_hash};
@@ -20,17 +22,21 @@ use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
 
 const SHARD: ShardId = ShardId(0);
 
-fn start(reflectors: Vec<UdpPort>) -> (ShardHandle, Collector) {
+fn new_shard() -> (Shard, Collector) {
     let (mut publishers, collector) = hub(HubConfig::default()).unwrap();
     let series = ShardSeries::intern(collector.registry(), SHARD).unwrap();
     let reflector = Reflector::new(ReflectorConfig::default());
-    let shard = Shard::new(Duration::from_millis(10), reflector, publishers.remove(0), series);
+    (Shard::new(Duration::from_millis(10), reflector, publishers.remove(0), series), collector)
+}
+
+fn start(reflectors: Vec<UdpPort>) -> (ShardHandle, Collector) {
+    let (shard, collector) = new_shard();
     let core = available_cores()[0];
     let executor = Executor { shard: SHARD, core, spin_before_park: Duration::ZERO };
     (spawn(executor, shard, reflectors).unwrap(), collector)
 }
 
-fn add_target(shard: &mut ShardHandle, collector: &Collector, id: u64, name: &str, address: &str) {
+fn add_target(shard: &mut ShardControl, collector: &Collector, id: u64, name: &str, address: &str) {
     let series = TargetSeries::intern(collector.registry(), SHARD, name, &mut Vec::new()).unwrap();
     let config = TargetConfig {
         address: address.parse().unwrap(),
@@ -53,6 +59,10 @@ fn gauge(collector: &Collector, family: &catalogue::Family, values: &[&str]) -> 
     collector.registry().read(|series| series.find(family, values).and_then(|id| series.gauge(id)))
 }
 
+fn loopback_port() -> UdpPort {
+    UdpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
 /// Waits for a condition, bounded; on failure says what it waited for.
 fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -64,13 +74,13 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 
 #[test]
 fn two_shards_measure_each_other_over_both_families() {
-    let v4 = UdpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let v4 = loopback_port();
     let v6 = UdpPort::bind("[::1]:0".parse().unwrap()).unwrap();
     let (to_v4, to_v6) = (v4.local_address().to_string(), v6.local_address().to_string());
     let (reflecting, reflected) = start(vec![v4, v6]);
     let (mut probing, mut collector) = start(vec![]);
-    add_target(&mut probing, &collector, 4, "four", &to_v4);
-    add_target(&mut probing, &collector, 6, "six", &to_v6);
+    add_target(&mut probing.control, &collector, 4, "four", &to_v4);
+    add_target(&mut probing.control, &collector, 6, "six", &to_v6);
 
     for target in ["four", "six"] {
         wait_for("five replies", || counter(&collector, &catalogue::PROBE_RECEIVED, &[target]) >= 5);
@@ -97,7 +107,7 @@ fn two_shards_measure_each_other_over_both_families() {
 fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (mut probing, mut collector) = start(vec![]);
-    add_target(&mut probing, &collector, 1, "silent", &silent.local_addr().unwrap().to_string());
+    add_target(&mut probing.control, &collector, 1, "silent", &silent.local_addr().unwrap().to_string());
     wait_for("a loss", || counter(&collector, &catalogue::PROBE_LOST, &["silent"]) >= 2);
     wait_for("down", || gauge(&collector, &catalogue::PROBE_UP, &["silent"]) == Some(0.0));
     assert_eq!(gauge(&collector, &catalogue::PROBE_RTT_MS, &["silent"]), None);
@@ -105,7 +115,7 @@ fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
 
     let id = collector.registry().read(|series| series.find(&catalogue::PROBE_UP, &["silent"])).unwrap();
     let ticket = collector.registry().retire(SHARD, &[id]).unwrap();
-    assert!(probing.send(Command::Remove { id: TargetId(1), ticket }).is_ok());
+    assert!(probing.control.send(Command::Remove { id: TargetId(1), ticket }).is_ok());
     wait_for("the acknowledgement", || {
         collector.drain(SHARD, |_| {});
         collector.reclaim(SHARD) == [id]
@@ -115,7 +125,7 @@ fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
 
 #[test]
 fn a_busy_port_names_the_port() {
-    let holder = UdpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let holder = loopback_port();
     let error = UdpPort::bind(holder.local_address()).err().unwrap().to_string();
     let port = holder.local_address().port();
     assert!(error.contains(&format!("port {port} is taken")), "{error}");
@@ -123,7 +133,7 @@ fn a_busy_port_names_the_port() {
 
 #[test]
 fn a_one_shot_probe_reports_replies_and_losses() {
-    let port = UdpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = loopback_port();
     let target = port.local_address();
     let oneshot = Oneshot {
         target,
