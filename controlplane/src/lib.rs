@@ -8,7 +8,8 @@
 //!   hub's sizes, whoever scrapes or does not.
 //! - [`ControlPlane::spawn_drain`] drains every 100 ms on a thread of its own and, when stopped, a last
 //!   time: each sample recorded is delivered or counted as lost, to the unit.
-//! - [`serve`] answers `/metrics`, `/mesh`, `/healthz` and `/readyz`, every wait and size bounded.
+//! - [`serve`] answers `/metrics`, `/mesh`, `/healthz` and `/readyz`, every wait and size bounded;
+//!   [`ServerThread`] does so for an application without tokio.
 //!
 //! Prometheus text is written by two encoders that share no family: ours for everything per target
 //! and per shard, `metrics-exporter-prometheus` for the process's own and whatever an application
@@ -57,6 +58,6 @@ mod source;
 pub use drain::{DrainPanicked, DrainThread};
 pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
 pub use histogram::{ExponentialHistogram, Refusal};
-pub use http::{Limits, router, serve};
+pub use http::{Limits, ServerPanicked, ServerThread, router, serve};
 pub use mesh::{Mesh, MeshRow, MeshState, MeshTarget};
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};

@@ -13,6 +13,7 @@
 
 mod limits;
 mod server;
+mod thread;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use crate::exposition::CONTENT_TYPE;
 
 pub use limits::Limits;
 pub use server::serve;
+pub use thread::{ServerPanicked, ServerThread};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";

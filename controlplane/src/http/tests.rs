@@ -1,3 +1,6 @@
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use axum::Router;
@@ -7,7 +10,7 @@ use http_body_util::BodyExt;
 use relayscope_bridge::{Hub, HubConfig, hub};
 use tower::ServiceExt;
 
-use super::{Limits, router};
+use super::{Limits, ServerThread, router};
 use crate::{ControlPlane, ControlPlaneConfig};
 
 fn plane(config: ControlPlaneConfig) -> ControlPlane {
@@ -50,6 +53,25 @@ fn a_drain_that_hangs_fails_the_scrape_in_time_while_health_says_who_is_stuck() 
     drop(hung);
 
     assert_eq!(get("/metrics").0, StatusCode::OK);
+}
+
+#[test]
+fn a_render_that_hangs_does_not_hold_up_the_stop_of_a_server_thread() {
+    let plane = plane(ControlPlaneConfig::default());
+    let limits = Limits { request_timeout: Duration::from_millis(50), ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = ServerThread::spawn(listener, plane.clone(), limits).unwrap();
+    let hung = plane.hang_drain();
+    let mut scrape = TcpStream::connect(server.local_addr()).unwrap();
+    scrape.write_all(b"GET /metrics HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    scrape.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+
+    let (stopped, outcome) = channel();
+    std::thread::spawn(move || stopped.send(server.stop()));
+    assert_eq!(outcome.recv_timeout(Duration::from_secs(20)), Ok(Ok(0)));
+    drop(hung);
 }
 
 #[tokio::test]

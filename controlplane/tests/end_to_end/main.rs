@@ -13,3 +13,5 @@ mod parser;
 mod promtool;
 #[cfg(test)]
 mod server;
+#[cfg(test)]
+mod thread;
