@@ -1,0 +1,79 @@
+//! A relay on glommio, which sends each packet back where it came from. It records through the bridge
+//! and serves what it recorded. Arguments: `[SECONDS] [HTTP_ADDRESS]`.
+
+use std::{env, error::Error, net::TcpListener, time::Duration};
+
+use glommio::{LocalExecutorBuilder, Placement, net::UdpSocket};
+use nix::time::{ClockId, clock_gettime};
+use relayscope_bridge::catalogue::{Family, Unit};
+use relayscope_bridge::{HubConfig, MetricKind, MetricSample, MetricValue, hub};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, ServerThread};
+
+static FORWARDED: Family = Family {
+    name: "forwarded_packets_total",
+    kind: MetricKind::Counter,
+    unit: Unit::None,
+    help: "Packets sent on.",
+    labels: &["room"],
+};
+static PACKET_BYTES: Family = Family {
+    name: "packet_bytes",
+    kind: MetricKind::Gauge,
+    unit: Unit::Bytes,
+    help: "Size of the newest packet.",
+    labels: &[],
+};
+static FORWARD: Family = Family {
+    name: "forward_seconds",
+    kind: MetricKind::Histogram,
+    unit: Unit::Seconds,
+    help: "Time from having a packet to having sent it on.",
+    labels: &[],
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = env::args().skip(1);
+    let seconds = args.next().map_or(Ok(10), |seconds| seconds.parse())?;
+    let http = TcpListener::bind(args.next().unwrap_or("127.0.0.1:0".to_owned()))?;
+    let (mut publishers, collector) = hub(HubConfig::default())?;
+    let registry = collector.registry().clone();
+    let mut publisher = publishers.remove(0);
+    let mut forwarded = registry.counter(publisher.shard(), &FORWARDED, &["lobby"])?;
+    let mut packet_bytes = registry.gauge(publisher.shard(), &PACKET_BYTES, &[])?;
+    let forward = registry.stream(publisher.shard(), &FORWARD, &[])?;
+    let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+    let drain = plane.spawn_drain()?;
+    let server = ServerThread::spawn(http, plane, Limits::default())?;
+    println!("metrics at http://{}/metrics", server.local_addr());
+
+    // 1 MiB is plenty here; where locked memory is limited, glommio's default is not to be had.
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 20).make()?;
+    executor.run(async {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        println!("relaying udp://{}", socket.local_addr()?);
+        let mut packet = [0; 1500];
+        let mut now = now_ns()?;
+        let end = now + Duration::from_secs(seconds).as_nanos() as u64;
+        while now < end {
+            let received = socket.recv_from(&mut packet).await;
+            now = now_ns()?;
+            publisher.beat(now);
+            // Nothing came for a while: only the heartbeat was due.
+            let Ok((len, from)) = received else { continue };
+            packet_bytes.set(len as f64);
+            forwarded.add(u64::from(socket.send_to(&packet[..len], from).await.is_ok()));
+            let timestamp_ns = now_ns()?;
+            let value = MetricValue::Histogram((timestamp_ns - now) as f64 / 1e9);
+            publisher.record(MetricSample { metric_id: forward, timestamp_ns, value });
+        }
+        Ok::<(), Box<dyn Error>>(())
+    })?;
+    server.stop()?;
+    println!("{:?}", drain.stop()?);
+    Ok(())
+}
+
+fn now_ns() -> nix::Result<u64> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64)
+}

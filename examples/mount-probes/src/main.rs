@@ -1,0 +1,69 @@
+//! A glommio application that probes and reflects in its own executor, beside its own work, and serves
+//! what both record. Arguments: `[SECONDS] [HTTP_ADDRESS]`.
+
+use std::time::{Duration, Instant};
+use std::{env, error::Error, net::TcpListener};
+
+use glommio::{LocalExecutorBuilder, Placement, spawn_local, timer::sleep};
+use relayscope_bridge::catalogue::{Family, Unit};
+use relayscope_bridge::{HubConfig, MetricKind, ShardId, hub};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, ServerThread};
+use relayscope_dataplane::driver::{glommio::mount, udp::UdpPort};
+use relayscope_dataplane::placement::target_hash;
+use relayscope_dataplane::prober::TargetConfig;
+use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
+use relayscope_dataplane::shard::{Command, Shard, TargetId};
+use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
+
+const SHARD: ShardId = ShardId(0);
+static ROUNDS: Family = Family {
+    name: "application_rounds_total",
+    kind: MetricKind::Counter,
+    unit: Unit::None,
+    help: "Rounds of the application's own work.",
+    labels: &[],
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = env::args().skip(1);
+    let seconds = args.next().map_or(Ok(10), |seconds| seconds.parse())?;
+    let http = TcpListener::bind(args.next().unwrap_or("127.0.0.1:0".to_owned()))?;
+    let (mut publishers, collector) = hub(HubConfig::default())?;
+    let (publisher, registry) = (publishers.remove(0), collector.registry().clone());
+    let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+    let drain = plane.spawn_drain()?;
+    let server = ServerThread::spawn(http, plane, Limits::default())?;
+
+    let port = UdpPort::bind("127.0.0.1:0".parse()?)?;
+    let address = port.local_address();
+    let own_ports = vec![address.port()];
+    let reflector = Reflector::new(ReflectorConfig { own_ports, ..ReflectorConfig::default() });
+    let series = ShardSeries::intern(&registry, SHARD)?;
+    let shard = Shard::new(Duration::from_millis(10), reflector, publisher, series);
+    let (mut probes, mounted) = mount(shard, vec![port])?;
+
+    let interval = Duration::from_millis(100);
+    let config =
+        TargetConfig { address, interval, timeout: Duration::from_secs(1), phase_hash: target_hash("self") };
+    let series = Box::new(TargetSeries::intern(&registry, SHARD, "self", &mut Vec::new())?);
+    let added = probes.send(Command::Add { id: TargetId(0), config, series });
+    added.map_err(|_| "the queue of commands is full")?;
+
+    println!("reflecting udp://{address}, metrics at http://{}/metrics", server.local_addr());
+    let mut rounds = registry.counter(SHARD, &ROUNDS, &[])?;
+    // 1 MiB is plenty here; where locked memory is limited, glommio's default is not to be had.
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 20).make()?;
+    executor.run(async {
+        let probing = spawn_local(mounted.run());
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(seconds) {
+            rounds.add(1);
+            sleep(Duration::from_millis(1)).await;
+        }
+        probes.request_stop();
+        probing.await;
+    });
+    server.stop()?;
+    println!("{:?}", drain.stop()?);
+    Ok(())
+}
