@@ -17,14 +17,13 @@ use crate::sample::MetricKind;
 /// use relayscope_bridge::catalogue::{Family, Unit};
 /// use relayscope_bridge::MetricKind;
 ///
-/// static FORWARDED: Family = Family {
-///     name: "forwarded_packets_total",
-///     kind: MetricKind::Counter,
-///     unit: Unit::None,
-///     help: "Packets forwarded.",
-///     labels: &["room"],
-///     prefixed: true,
-/// };
+/// static FORWARDED: Family = Family::new(
+///     "forwarded_packets_total",
+///     MetricKind::Counter,
+///     Unit::None,
+///     &["room"],
+///     "Packets forwarded.",
+/// );
 /// assert_eq!(FORWARDED.full_name("relay"), "relay_forwarded_packets_total");
 /// ```
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -148,6 +147,17 @@ const fn takes_prefix(name: &str) -> bool {
 }
 
 impl Family {
+    /// A family whose name the configured prefix goes before.
+    pub const fn new(
+        name: &'static str,
+        kind: MetricKind,
+        unit: Unit,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
+        Self { name, kind, unit, help, labels, prefixed: takes_prefix(name) }
+    }
+
     /// The name as scraped.
     pub fn full_name(&self, prefix: &str) -> String {
         if prefix.is_empty() || !self.prefixed {
@@ -162,14 +172,8 @@ macro_rules! families {
         $(
             #[doc = $help]
             $(#[$doc])*
-            pub static $ident: Family = Family {
-                name: $name,
-                kind: MetricKind::$kind,
-                unit: Unit::$unit,
-                help: $help,
-                labels: &[$($label),*],
-                prefixed: takes_prefix($name),
-            };
+            pub static $ident: Family =
+                Family::new($name, MetricKind::$kind, Unit::$unit, &[$($label),*], $help);
         )*
         /// All families, in the order of exposition.
         pub static ALL: &[&Family] = &[$(&$ident),*];

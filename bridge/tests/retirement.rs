@@ -41,9 +41,9 @@ fn holder(collector: &Collector, id: MetricId) -> (u64, u64) {
 }
 
 fn values(collector: &Collector, id: MetricId) -> Vec<String> {
-    collector.directory().read(|series| {
-        series.series().find(|s| s.id == id).map(|s| s.values.to_vec()).expect("it is live")
-    })
+    collector
+        .directory()
+        .read(|series| series.series().find(|s| s.id == id).map(|s| s.values.to_vec()).expect("it is live"))
 }
 
 mod before_the_acknowledgement {

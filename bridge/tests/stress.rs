@@ -1,15 +1,19 @@
-//! One producer at full speed, a slow reader and a tap that drains flat out, on real threads.
+//! One producer at full speed, a slow reader and a tap that drains flat out, on real threads; and a counter
+//! that is counted as fast as it can be while it is read as fast as it can be.
 //!
 //! ```text
 //! RELAYSCOPE_STRESS_RECORDS=1000000000 cargo test -p relayscope-bridge --release --test stress -- --nocapture
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use relayscope_bridge::catalogue::PROBE_SENT;
 use relayscope_bridge::{
-    Account, Consumer, MetricId, MetricSample, MetricValue, Producer, Start, TelemetryRing,
+    Account, Consumer, CounterCell, Hub, HubConfig, MetricId, MetricSample, MetricValue, Producer, ShardId,
+    Start, TelemetryRing, hub,
 };
 
 /// In turn, each for an equal share of the records. In the small ring every chunk is a race with the
@@ -17,6 +21,9 @@ use relayscope_bridge::{
 const CAPACITIES: [usize; 2] = [16, 4096];
 /// In every 1024 records the last 256 go out as one batch, in parts of up to 64.
 const SINGLE_THEN_BATCH: (u64, u64) = (768, 256);
+
+/// Held by the test that runs: threads of another would take its cores, and it would race with nobody.
+static CORES: Mutex<()> = Mutex::new(());
 
 fn records() -> u64 {
     const FEW: u64 = if cfg!(debug_assertions) { 1_000_000 } else { 20_000_000 };
@@ -81,6 +88,7 @@ fn read(mut consumer: Consumer, done: &AtomicBool, pause: Option<Duration>) -> O
 
 #[test]
 fn no_sample_is_torn_and_every_account_is_exact_under_full_speed() {
+    let _cores = CORES.lock().unwrap_or_else(PoisonError::into_inner);
     for capacity in CAPACITIES {
         run(capacity, records() / CAPACITIES.len() as u64);
     }
@@ -128,5 +136,58 @@ fn record_all(producer: &mut Producer, records: u64) {
         gathered.extend((single_end..batch_end).map(sample_at));
         producer.record_batch(&gathered);
         position = batch_end;
+    }
+}
+
+/// Of a reader of one counter: how often it looked, and how often it saw another count than before.
+struct Looks {
+    all: u64,
+    moved: u64,
+}
+
+#[test]
+fn a_counter_never_goes_backwards_and_loses_nothing_under_full_speed() {
+    let _cores = CORES.lock().unwrap_or_else(PoisonError::into_inner);
+    let increments = records();
+    let config = HubConfig { shards: 1, ring_capacity: 2, cells_per_shard: 1, max_series: 1 };
+    let Hub { registry, collector, .. } = hub(config).expect("the sizes are in range");
+    let mut counter = registry.counter(ShardId(0), &PROBE_SENT, &["b"]).expect("there is a cell");
+    let (id, done) = (counter.id(), AtomicBool::new(false));
+    let began = Instant::now();
+    let (elapsed, looks) = thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let (mut last, mut looks) = (0, Looks { all: 0, moved: 0 });
+            loop {
+                // Acquire: with the store after the last increment, so that the look below sees all.
+                let is_last = done.load(Ordering::Acquire);
+                let now = collector.counter(id).expect("nobody retires it");
+                assert!(now >= last, "the counter went back from {last} to {now}");
+                looks.all += 1;
+                looks.moved += u64::from(now > last);
+                last = now;
+                if is_last {
+                    assert_eq!(last, increments);
+                    return looks;
+                }
+            }
+        });
+        count(&mut counter, increments);
+        let elapsed = began.elapsed();
+        done.store(true, Ordering::Release);
+        match reading.join() {
+            Ok(looks) => (elapsed, looks),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    });
+    let rate = increments as f64 / elapsed.as_secs_f64() / 1e6;
+    println!("counter: {increments} increments in {elapsed:.2?}, {rate:.0} M/s");
+    println!("  reader: {} looks, {} saw it move", looks.all, looks.moved);
+    assert!(looks.moved > 0, "the reader saw no increment");
+}
+
+/// One at a time: each is a store of its own, for all that the compiler may know of the cell.
+fn count(counter: &mut CounterCell, increments: u64) {
+    for _ in 0..increments {
+        std::hint::black_box(&mut *counter).add(1);
     }
 }

@@ -1,6 +1,7 @@
 //! Which series a shard and a target write, and how events become values.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 
 use relayscope_bridge::catalogue as families;
 use relayscope_bridge::{
@@ -35,15 +36,17 @@ pub struct TargetSeries {
     duplicate: CounterCell,
     discarded: CounterCell,
     send_errors: Box<[CounterCell]>,
+    /// Says whom it is about; never written again.
+    _info: GaugeCell,
 }
 
 impl TargetSeries {
     /// Cells one target takes.
-    pub const CELLS: usize = 13 + SendError::ALL.len() + JITTER_KINDS.len();
+    pub const CELLS: usize = 14 + SendError::ALL.len() + JITTER_KINDS.len();
     /// Series one target takes: its cells and its histogram.
     pub const SERIES: usize = Self::CELLS + 1;
 
-    /// Interns the series of `target` for `shard`. For the control plane: it locks.
+    /// Interns the series of `target`, probed at `address`, for `shard`. Not for a shard: it locks.
     ///
     /// # Errors
     /// [`SeriesError`] when the target is already probed or a table is full. What was interned before
@@ -52,8 +55,11 @@ impl TargetSeries {
         registry: &SeriesRegistry,
         shard: ShardId,
         target: &str,
+        address: SocketAddr,
         interned: &mut Vec<MetricId>,
     ) -> Result<Self, SeriesError> {
+        let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+        let info = [target, &address.to_string(), family, "stamp"];
         let interned = RefCell::new(interned);
         let counter = |family, values: &[&str]| {
             let cell = registry.counter(shard, family, values)?;
@@ -92,6 +98,7 @@ impl TargetSeries {
                 .iter()
                 .map(|reason| counter(&families::PROBE_SEND_ERRORS, &[target, reason.label()]))
                 .collect::<Result<_, _>>()?,
+            _info: gauge(&families::TARGET_INFO, &info)?,
         })
     }
 
@@ -210,7 +217,7 @@ fn count<T: PartialEq>(all: &[T], one: T, cells: &mut [CounterCell]) {
 
 #[cfg(test)]
 mod tests {
-    use relayscope_bridge::{HubConfig, hub};
+    use relayscope_bridge::{Hub, HubConfig, hub};
 
     use super::*;
 
@@ -219,13 +226,14 @@ mod tests {
         let cells_per_shard = ShardSeries::CELLS + TargetSeries::CELLS;
         let max_series = ShardSeries::CELLS + TargetSeries::SERIES;
         let sizes = HubConfig { cells_per_shard, max_series, ..HubConfig::default() };
-        let (_publishers, collector) = hub(sizes).unwrap();
+        let Hub { registry, .. } = hub(sizes).unwrap();
         let mut interned = Vec::new();
-        let shard = ShardSeries::intern(collector.registry(), ShardId(0));
-        let target = TargetSeries::intern(collector.registry(), ShardId(0), "b", &mut interned);
+        let address = "192.0.2.9:862".parse().unwrap();
+        let shard = ShardSeries::intern(&registry, ShardId(0));
+        let target = TargetSeries::intern(&registry, ShardId(0), "b", address, &mut interned);
         assert!(shard.is_ok() && target.is_ok());
         assert_eq!(interned.len(), TargetSeries::SERIES, "all ids are there to be retired");
-        let room = collector.registry().room(ShardId(0)).unwrap();
+        let room = registry.room(ShardId(0)).unwrap();
         assert_eq!((room.cells, room.series), (0, 0));
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use relayscope_bridge::catalogue::{Family, PROBE_DISCARDED, PROBE_LOST, PROBE_SENT, SHARD_RECEIVE_OVERFLOW};
-use relayscope_bridge::{Collector, HubConfig, ShardId, hub};
+use relayscope_bridge::{Collector, Hub, HubConfig, ShardId, hub};
 use relayscope_dataplane::clock::{Monotonic, Now, Realtime};
 use relayscope_dataplane::prober::TargetConfig;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
@@ -20,13 +20,14 @@ fn at(ms: u64) -> Now {
 
 /// A shard that has sent its only target the first probe at one second; half a second is its timeout.
 fn one_probe_sent() -> (Shard, Collector) {
-    let (mut publishers, collector) = hub(HubConfig::default()).unwrap();
-    let series = ShardSeries::intern(collector.registry(), SHARD).unwrap();
+    let Hub { mut publishers, registry, collector } = hub(HubConfig::default()).unwrap();
+    let series = ShardSeries::intern(&registry, SHARD).unwrap();
     let reflector = Reflector::new(ReflectorConfig::default());
     let mut shard = Shard::new(Duration::from_millis(20), reflector, publishers.remove(0), series);
-    let series = TargetSeries::intern(collector.registry(), SHARD, "b", &mut Vec::new()).unwrap();
+    let address = "192.0.2.9:862".parse().unwrap();
+    let series = TargetSeries::intern(&registry, SHARD, "b", address, &mut Vec::new()).unwrap();
     let config = TargetConfig {
-        address: "192.0.2.9:862".parse().unwrap(),
+        address,
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(500),
         phase_hash: 0,
@@ -38,7 +39,7 @@ fn one_probe_sent() -> (Shard, Collector) {
 }
 
 fn counter(collector: &Collector, family: &Family, label: &str) -> Option<u64> {
-    collector.registry().read(|series| series.counter(series.find(family, &[label])?))
+    collector.directory().read(|series| series.total(family, &[label]))
 }
 
 #[test]

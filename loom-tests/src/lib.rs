@@ -8,7 +8,8 @@
 //! The flag is for this package only: it would take `tokio::net` away from the rest of the workspace.
 //! Without it nothing here can run, and the one test left says so.
 //!
-//! - `models`: what must hold, in every execution.
+//! - `models`: what must hold, in every execution, of rings and of cells.
+//! - `reuse`: the same, of series that come and go while a reader looks on.
 //! - `weakened`: the same models with one fence, ordering or bound taken out of the ring. Each must
 //!   fail: that is how we know that the ring needs it and that the model would notice.
 //! - `witness`: samples that betray tearing, and the reader that checks its account.
@@ -17,6 +18,9 @@
 #[cfg(loom)]
 #[cfg(test)]
 mod models;
+#[cfg(loom)]
+#[cfg(test)]
+mod reuse;
 #[cfg(loom)]
 #[cfg(test)]
 mod weakened;

@@ -4,12 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use relayscope_bridge::sync::{Site, with_weakened};
 
-use crate::models;
 use crate::witness::VIOLATED;
+use crate::{models, reuse};
 
 /// One test per site. The `match` has no wildcard: a site without a model does not compile.
 macro_rules! each_site_is_needed {
-    ($($site:ident by $model:ident in $test:ident,)+) => {
+    ($($site:ident by $module:ident::$model:ident in $test:ident,)+) => {
         const fn _every_site_has_a_model(site: Site) {
             match site {
                 $(Site::$site => (),)+
@@ -18,21 +18,23 @@ macro_rules! each_site_is_needed {
         $(
             #[test]
             fn $test() {
-                assert_fails_without(Site::$site, models::$model);
+                assert_fails_without(Site::$site, $module::$model);
             }
         )+
     };
 }
 
 each_site_is_needed! {
-    ProducerFence by one_reader in without_the_producer_fence_a_torn_sample_passes,
-    HeadStore by one_reader in with_a_relaxed_head_store_an_unwritten_sample_passes,
-    BatchClaim by batch in without_the_claim_a_part_of_a_batch_passes,
-    ReaderEntryFence by one_reader in without_the_entry_fence_an_unwritten_sample_passes,
-    ReaderExitFence by one_reader in without_the_exit_fence_a_torn_sample_passes,
-    DiscardBound by one_reader in with_a_lax_bound_the_record_in_flight_passes,
-    AcknowledgeStore by retirement in with_a_relaxed_acknowledgement_an_id_is_freed_too_soon,
-    AcknowledgeLoad by retirement in with_a_relaxed_look_at_the_acknowledgement_an_id_is_freed_too_soon,
+    ProducerFence by models::one_reader in without_the_producer_fence_a_torn_sample_passes,
+    HeadStore by models::one_reader in with_a_relaxed_head_store_an_unwritten_sample_passes,
+    BatchClaim by models::batch in without_the_claim_a_part_of_a_batch_passes,
+    ReaderEntryFence by models::one_reader in without_the_entry_fence_an_unwritten_sample_passes,
+    ReaderExitFence by models::one_reader in without_the_exit_fence_a_torn_sample_passes,
+    DiscardBound by models::one_reader in with_a_lax_bound_the_record_in_flight_passes,
+    AcknowledgeStore by reuse::id in with_a_relaxed_acknowledgement_a_sample_is_anothers,
+    AcknowledgeLoad by reuse::id in with_a_relaxed_look_at_the_acknowledgement_a_sample_is_anothers,
+    RetireFence by reuse::cell in without_the_registrys_fence_a_count_is_anothers,
+    CellFence by reuse::cell in without_the_readers_fence_a_count_is_anothers,
 }
 
 /// The panic that loom finds is printed by the hook and captured by the test harness, as any is.

@@ -16,6 +16,8 @@ use crate::target::{HTTP_PORT, REFLECTOR_PORT, TargetArg, parse_address};
 #[derive(Debug)]
 pub(crate) enum Command {
     Run(RunArgs),
+    Dataplane(RunArgs),
+    Controlplane(RunArgs),
     Probe(ProbeArgs),
     MeshStatus { url: String },
     CheckConfig { file: PathBuf },
@@ -42,6 +44,10 @@ struct Cli {
 enum Verb {
     /// Reflect, probe and serve until SIGTERM (the default).
     Run(RunArgs),
+    /// The data plane alone: reflect and probe into a segment, until SIGTERM.
+    Dataplane(DataplaneArgs),
+    /// The control plane alone: serve what a data plane writes into a segment, until SIGTERM.
+    Controlplane(ControlplaneArgs),
     /// Probe one target, a line per reply and a summary, like ping.
     Probe(ProbeArgs),
     /// Print the mesh table of a running relay.
@@ -77,6 +83,58 @@ pub(crate) struct RunArgs {
     /// Run one shard on each of these cores, as in 0,2-3 [default: the last one there is].
     #[arg(long, value_name = "LIST")]
     pub(crate) cores: Option<String>,
+    /// Keep telemetry in this file, for others to look into: a path, or a name in /run/relayscope
+    /// [default: memory of this process].
+    #[arg(long, value_name = "PATH", value_parser = parse_segment)]
+    pub(crate) segment: Option<PathBuf>,
+}
+
+/// What `dataplane` takes.
+#[derive(Args)]
+struct DataplaneArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer STAMP probes here; may be repeated.
+    #[arg(long, value_name = "ADDR", value_parser = parse_reflect)]
+    reflect: Vec<SocketAddr>,
+    /// Probe this target; may be repeated. Without a name, the address is the name.
+    #[arg(long, value_name = "[NAME=]ADDR")]
+    probe: Vec<TargetArg>,
+    /// Run one shard on each of these cores, as in 0,2-3 [default: the last one there is].
+    #[arg(long, value_name = "LIST")]
+    cores: Option<String>,
+    /// The segment to write: a path, or a name in /run/relayscope [default: default].
+    #[arg(long, value_name = "PATH", value_parser = parse_segment)]
+    segment: Option<PathBuf>,
+}
+
+/// What `controlplane` takes.
+#[derive(Args)]
+struct ControlplaneArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Serve HTTP here [default: 127.0.0.1:9862].
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
+    listen: Option<SocketAddr>,
+    /// The segment to read: a path, or a name in /run/relayscope [default: default].
+    #[arg(long, value_name = "PATH", value_parser = parse_segment)]
+    segment: Option<PathBuf>,
+}
+
+impl From<DataplaneArgs> for RunArgs {
+    fn from(args: DataplaneArgs) -> Self {
+        let DataplaneArgs { config, reflect, probe, cores, segment } = args;
+        Self { config, reflect, probe, cores, segment, listen: None }
+    }
+}
+
+impl From<ControlplaneArgs> for RunArgs {
+    fn from(args: ControlplaneArgs) -> Self {
+        let ControlplaneArgs { config, listen, segment } = args;
+        Self { config, listen, segment, ..Self::default() }
+    }
 }
 
 /// What `probe` takes.
@@ -106,6 +164,8 @@ pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
     Ok(match cli.verb {
         None => Command::Run(cli.run),
         Some(Verb::Run(args)) => Command::Run(args),
+        Some(Verb::Dataplane(args)) => Command::Dataplane(args.into()),
+        Some(Verb::Controlplane(args)) => Command::Controlplane(args.into()),
         Some(Verb::Probe(args)) => Command::Probe(args),
         Some(Verb::MeshStatus { url }) => Command::MeshStatus { url },
         Some(Verb::CheckConfig { file }) => Command::CheckConfig { file },
@@ -127,6 +187,23 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 
 fn parse_reflect(text: &str) -> Result<SocketAddr, String> {
     parse_address(text, REFLECTOR_PORT)
+}
+
+/// Where segments with a name of their own lie.
+const SEGMENTS: &str = "/run/relayscope";
+
+/// The segment of a data plane that was given none.
+pub(crate) fn default_segment() -> PathBuf {
+    PathBuf::from(SEGMENTS).join("default")
+}
+
+/// A path, or the name of a file where segments lie.
+pub(crate) fn parse_segment(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" | "." | ".." => Err("expected a path, or a name for a file in /run/relayscope".to_owned()),
+        path if path.contains('/') => Ok(PathBuf::from(path)),
+        name => Ok(PathBuf::from(SEGMENTS).join(name)),
+    }
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

@@ -20,7 +20,7 @@ use relayscope_dataplane::reflector::Mode;
 use serde::Deserialize;
 
 use self::document::time_text;
-use crate::cli::RunArgs;
+use crate::cli::{RunArgs, parse_segment};
 use crate::failure::Failure;
 use crate::target::{HTTP_PORT, HostPort, REFLECTOR_PORT, TargetArg, parse_address, parse_name};
 
@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) cores: Option<Vec<usize>>,
     pub(crate) ring_capacity: usize,
     pub(crate) drain_interval: Duration,
+    /// `None` keeps telemetry in memory of the process, or is the default segment where there are two.
+    pub(crate) segment: Option<PathBuf>,
     pub(crate) targets_max: usize,
     pub(crate) slot: Duration,
     pub(crate) spin_before_park: Duration,
@@ -74,6 +76,7 @@ struct File {
     cores: Option<String>,
     ring_capacity: Option<i64>,
     drain_interval: Option<String>,
+    segment: Option<String>,
     targets_max: Option<i64>,
     #[serde(default)]
     probe: ProbeSection,
@@ -155,6 +158,7 @@ impl Source {
                 RING_CAPACITY_MAX,
             )?,
             drain_interval: self.time("drain_interval", &file.drain_interval, 100 * MS, MS, 2_500 * MS)?,
+            segment: self.segment(args)?,
             targets_max: self.size("targets_max", file.targets_max, 10_000, 1, SESSIONS_MAX)?,
             slot: self.time(
                 "probe.slot",
@@ -225,6 +229,16 @@ impl Source {
         match args.cores.as_ref().or(self.file.cores.as_ref()).map(String::as_str) {
             None | Some("auto") => Ok(None),
             Some(list) => parse_cores(list).map(Some).map_err(wrong),
+        }
+    }
+
+    fn segment(&self, args: &RunArgs) -> Result<Option<PathBuf>, Failure> {
+        match (&args.segment, self.file.segment.as_deref()) {
+            (Some(path), _) => Ok(Some(path.clone())),
+            (None, None | Some("")) => Ok(None),
+            (None, Some(text)) => {
+                parse_segment(text).map(Some).map_err(|error| self.wrong("segment", &text, &error))
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 
 mod cli;
 mod config;
+mod controlplane;
+mod dataplane;
 mod failure;
 mod mesh_status;
 mod output;
@@ -22,6 +24,8 @@ use failure::Failure;
 fn main() -> ExitCode {
     let outcome = match cli::parse() {
         Ok(Command::Run(args)) => run::run(&args),
+        Ok(Command::Dataplane(args)) => run::run_dataplane(&args),
+        Ok(Command::Controlplane(args)) => run::run_controlplane(&args),
         Ok(Command::Probe(args)) => probe::run(&args),
         Ok(Command::MeshStatus { url }) => mesh_status::run(&url),
         Ok(Command::CheckConfig { file }) => check_config(&file),

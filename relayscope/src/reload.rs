@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use relayscope_controlplane::ControlPlane;
+use relayscope_bridge::SeriesRegistry;
 use tokio::signal::unix::Signal;
 
 use crate::cli::RunArgs;
@@ -13,7 +13,7 @@ use crate::targets::{self, Targets, lock};
 /// All a reload needs.
 #[derive(Clone)]
 pub(crate) struct Reload {
-    pub(crate) plane: ControlPlane,
+    pub(crate) registry: SeriesRegistry,
     pub(crate) args: RunArgs,
     pub(crate) started_with: Config,
     pub(crate) targets: Arc<Mutex<Targets>>,
@@ -28,7 +28,7 @@ impl Reload {
             let reloaded = tokio::task::spawn_blocking(move || reload.reload_and_tell()).await;
             if let Err(panic) = reloaded {
                 tracing::error!("the reload ended early: {panic}");
-                self.plane.set_reload_outcome(false);
+                self.registry.note_reload(false);
             }
         }
     }
@@ -41,8 +41,7 @@ impl Reload {
                 tracing::error!("not reloaded, the configuration before stays in force: {error}");
             }
         }
-        self.plane.set_targets(lock(&self.targets).mesh());
-        self.plane.set_reload_outcome(reloaded.is_ok());
+        self.registry.note_reload(reloaded.is_ok());
     }
 
     /// Validates everything, then swaps. Returns how many targets there are now.

@@ -1,7 +1,7 @@
-//! Serves HTTP and listens for signals until one says stop, or a shard dies.
+//! Listens for signals, and serves HTTP where there is a control plane, until a signal says stop or a
+//! shard dies.
 
 use std::net::TcpListener;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use relayscope_controlplane::{ControlPlane, Limits, serve};
@@ -10,7 +10,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::reload::Reload;
-use crate::targets::Targets;
 
 /// How soon a shard's death is noticed.
 const DEATH_POLL: Duration = Duration::from_millis(500);
@@ -35,24 +34,28 @@ impl Supervisor {
         Ok(Self { runtime, hangup, terminate, interrupt })
     }
 
-    /// Serves until SIGTERM or SIGINT, one that came before included; SIGHUP reloads.
-    pub(crate) fn serve(
+    /// Runs until SIGTERM or SIGINT, one that came before included. SIGHUP reloads what there is to
+    /// reload: the data plane's targets.
+    pub(crate) fn run(
         self,
-        listener: TcpListener,
-        plane: &ControlPlane,
-        reload: &Reload,
+        http: Option<(TcpListener, &ControlPlane)>,
+        reload: Option<&Reload>,
     ) -> Result<(), Failure> {
         let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
         runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::host)?;
             let signalled = async {
                 tokio::select! {
                     _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
                     _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
-                    () = reload.on_each(&mut hangup) => {}
-                    shard = death(&reload.targets) => tracing::error!("shard {shard} died: stopping"),
+                    () = reload_on_each(reload, &mut hangup) => {}
+                    shard = death(reload) => tracing::error!("shard {shard} died: stopping"),
                 }
             };
+            let Some((listener, plane)) = http else {
+                signalled.await;
+                return Ok(());
+            };
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::host)?;
             let cut = serve(listener, plane.clone(), Limits::default(), signalled).await;
             if cut > 0 {
                 tracing::warn!("{cut} HTTP connections were cut at shutdown");
@@ -65,8 +68,20 @@ impl Supervisor {
     }
 }
 
+async fn reload_on_each(reload: Option<&Reload>, hangup: &mut Signal) {
+    match reload {
+        Some(reload) => reload.on_each(hangup).await,
+        None => {
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: a control plane has nothing to reload; restart it");
+            }
+        }
+    }
+}
+
 /// Resolves when a shard has ended though nobody asked it to. While a reload holds the targets it waits.
-async fn death(targets: &Mutex<Targets>) -> usize {
+async fn death(reload: Option<&Reload>) -> usize {
+    let Some(Reload { targets, .. }) = reload else { return std::future::pending().await };
     let mut looks = tokio::time::interval(DEATH_POLL);
     loop {
         looks.tick().await;

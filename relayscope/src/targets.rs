@@ -6,7 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::{MetricId, SeriesRegistry, ShardId};
-use relayscope_controlplane::MeshTarget;
 use relayscope_dataplane::driver::glommio::{CommandsFull, ShardHandle};
 use relayscope_dataplane::placement::{shard_of, target_hash};
 use relayscope_dataplane::prober::TargetConfig;
@@ -92,7 +91,7 @@ impl Targets {
         self.flush()
     }
 
-    /// Series of removed targets are free only once their shard has let go and its ring is drained.
+    /// Series of removed targets are free only once their shard has let go.
     fn check_room(&self, wanted: &[Resolved]) -> Result<(), String> {
         let mut new = vec![0usize; self.shards.len()];
         for resolved in wanted {
@@ -121,7 +120,7 @@ impl Targets {
         let id = TargetId(self.next_id);
         self.next_id += 1;
         let mut series = Vec::with_capacity(TargetSeries::SERIES);
-        let cells = match TargetSeries::intern(&self.registry, shard, &name, &mut series) {
+        let cells = match TargetSeries::intern(&self.registry, shard, &name, resolved.address, &mut series) {
             Ok(cells) => cells,
             Err(error) => {
                 self.release(shard, id, &series)?;
@@ -173,17 +172,6 @@ impl Targets {
             }
         }
         Ok(())
-    }
-
-    /// The targets as the mesh shows them.
-    pub(crate) fn mesh(&self) -> Vec<MeshTarget> {
-        let row = |(name, active): (&String, &Active)| MeshTarget {
-            name: name.clone(),
-            address: active.resolved.address,
-            protocol: "stamp",
-            shard: active.shard,
-        };
-        self.active.iter().map(row).collect()
     }
 
     /// The first shard whose thread is over though nobody asked it to.

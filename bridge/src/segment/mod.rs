@@ -32,7 +32,7 @@ const CLOSED: u64 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     /// The system refused.
-    #[error("cannot {doing} segment {}: {source}", .path.display())]
+    #[error("cannot {doing} segment {}: {source}{}", .path.display(), remedy(.source))]
     File {
         /// The segment's path.
         path: PathBuf,
@@ -116,6 +116,15 @@ pub enum SegmentError {
         /// Why not.
         source: io::Error,
     },
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; start the data plane with that --segment first",
+        io::ErrorKind::PermissionDenied => "; run as its owner, or name a file that you may use",
+        io::ErrorKind::StorageFull => "; free some of its file system, or lower targets_max or ring_capacity",
+        _ => "",
+    }
 }
 
 /// Which segment this is: what its maker wrote once.

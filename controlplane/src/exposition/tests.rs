@@ -11,14 +11,8 @@ const SECOND: u64 = 1_000_000_000;
 const ZERO: ShardId = ShardId(0);
 const ONE: ShardId = ShardId(1);
 
-static FORWARDED: Family = Family {
-    name: "forwarded_packets_total",
-    kind: MetricKind::Counter,
-    unit: Unit::None,
-    help: "Packets forwarded.",
-    labels: &["room"],
-    prefixed: true,
-};
+static FORWARDED: Family =
+    Family::new("forwarded_packets_total", MetricKind::Counter, Unit::None, &["room"], "Packets forwarded.");
 
 fn at(seconds: u64) -> Now {
     Now { monotonic_ns: seconds * SECOND, unix_ns: (1_700_000_000 + seconds) * SECOND }

@@ -9,7 +9,7 @@ mod mount;
 
 use std::time::{Duration, Instant};
 
-use relayscope_bridge::{Collector, HubConfig, MetricValue, ShardId, catalogue, hub};
+use relayscope_bridge::{Collector, Hub, HubConfig, MetricValue, SeriesRegistry, ShardId, catalogue, hub};
 use relayscope_dataplane::driver::glommio::{Executor, ShardControl, ShardHandle, spawn};
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
 use relayscope_dataplane::driver::udp::UdpPort;
@@ -22,22 +22,23 @@ use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
 
 const SHARD: ShardId = ShardId(0);
 
-fn new_shard() -> (Shard, Collector) {
-    let (mut publishers, collector) = hub(HubConfig::default()).unwrap();
-    let series = ShardSeries::intern(collector.registry(), SHARD).unwrap();
+fn new_shard() -> (Shard, SeriesRegistry, Collector) {
+    let Hub { mut publishers, registry, collector } = hub(HubConfig::default()).unwrap();
+    let series = ShardSeries::intern(&registry, SHARD).unwrap();
     let reflector = Reflector::new(ReflectorConfig::default());
-    (Shard::new(Duration::from_millis(10), reflector, publishers.remove(0), series), collector)
+    (Shard::new(Duration::from_millis(10), reflector, publishers.remove(0), series), registry, collector)
 }
 
-fn start(reflectors: Vec<UdpPort>) -> (ShardHandle, Collector) {
-    let (shard, collector) = new_shard();
+fn start(reflectors: Vec<UdpPort>) -> (ShardHandle, SeriesRegistry, Collector) {
+    let (shard, registry, collector) = new_shard();
     let core = available_cores()[0];
     let executor = Executor { shard: SHARD, core, spin_before_park: Duration::ZERO };
-    (spawn(executor, shard, reflectors).unwrap(), collector)
+    (spawn(executor, shard, reflectors).unwrap(), registry, collector)
 }
 
-fn add_target(shard: &mut ShardControl, collector: &Collector, id: u64, name: &str, address: &str) {
-    let series = TargetSeries::intern(collector.registry(), SHARD, name, &mut Vec::new()).unwrap();
+fn add_target(shard: &mut ShardControl, registry: &SeriesRegistry, id: u64, name: &str, address: &str) {
+    let series =
+        TargetSeries::intern(registry, SHARD, name, address.parse().unwrap(), &mut Vec::new()).unwrap();
     let config = TargetConfig {
         address: address.parse().unwrap(),
         interval: Duration::from_millis(50),
@@ -50,13 +51,13 @@ fn add_target(shard: &mut ShardControl, collector: &Collector, id: u64, name: &s
 
 fn counter(collector: &Collector, family: &catalogue::Family, values: &[&str]) -> u64 {
     collector
-        .registry()
-        .read(|series| series.find(family, values).and_then(|id| series.counter(id)))
+        .directory()
+        .read(|series| series.total(family, values))
         .unwrap_or_else(|| panic!("no series {}{values:?}", family.name))
 }
 
 fn gauge(collector: &Collector, family: &catalogue::Family, values: &[&str]) -> Option<f64> {
-    collector.registry().read(|series| series.find(family, values).and_then(|id| series.gauge(id)))
+    collector.directory().read(|series| series.gauge(*series.find(family, values).first()?))
 }
 
 fn loopback_port() -> UdpPort {
@@ -77,10 +78,10 @@ fn two_shards_measure_each_other_over_both_families() {
     let v4 = loopback_port();
     let v6 = UdpPort::bind("[::1]:0".parse().unwrap()).unwrap();
     let (to_v4, to_v6) = (v4.local_address().to_string(), v6.local_address().to_string());
-    let (reflecting, reflected) = start(vec![v4, v6]);
-    let (mut probing, mut collector) = start(vec![]);
-    add_target(&mut probing.control, &collector, 4, "four", &to_v4);
-    add_target(&mut probing.control, &collector, 6, "six", &to_v6);
+    let (reflecting, _, reflected) = start(vec![v4, v6]);
+    let (mut probing, registry, mut collector) = start(vec![]);
+    add_target(&mut probing.control, &registry, 4, "four", &to_v4);
+    add_target(&mut probing.control, &registry, 6, "six", &to_v6);
 
     for target in ["four", "six"] {
         wait_for("five replies", || counter(&collector, &catalogue::PROBE_RECEIVED, &[target]) >= 5);
@@ -106,20 +107,18 @@ fn two_shards_measure_each_other_over_both_families() {
 #[test]
 fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (mut probing, mut collector) = start(vec![]);
-    add_target(&mut probing.control, &collector, 1, "silent", &silent.local_addr().unwrap().to_string());
+    let (mut probing, registry, collector) = start(vec![]);
+    add_target(&mut probing.control, &registry, 1, "silent", &silent.local_addr().unwrap().to_string());
     wait_for("a loss", || counter(&collector, &catalogue::PROBE_LOST, &["silent"]) >= 2);
     wait_for("down", || gauge(&collector, &catalogue::PROBE_UP, &["silent"]) == Some(0.0));
     assert_eq!(gauge(&collector, &catalogue::PROBE_RTT_MS, &["silent"]), None);
     assert_eq!(gauge(&collector, &catalogue::PROBE_LOSS_PCT, &["silent"]), Some(100.0));
 
-    let id = collector.registry().read(|series| series.find(&catalogue::PROBE_UP, &["silent"])).unwrap();
-    let ticket = collector.registry().retire(SHARD, &[id]).unwrap();
+    let id = collector.directory().read(|series| series.find(&catalogue::PROBE_UP, &["silent"])[0]);
+    let before = registry.room(SHARD).unwrap();
+    let ticket = registry.retire(SHARD, &[id]).unwrap();
     assert!(probing.control.send(Command::Remove { id: TargetId(1), ticket }).is_ok());
-    wait_for("the acknowledgement", || {
-        collector.drain(SHARD, |_| {});
-        collector.reclaim(SHARD) == [id]
-    });
+    wait_for("the acknowledgement", || registry.room(SHARD).unwrap().cells == before.cells + 1);
     probing.join().unwrap();
 }
 
@@ -141,7 +140,7 @@ fn a_one_shot_probe_reports_replies_and_losses() {
         interval: Duration::from_millis(20),
         timeout: Duration::from_millis(250),
     };
-    let (reflecting, _) = start(vec![port]);
+    let (reflecting, ..) = start(vec![port]);
     let mut events = Vec::new();
     oneshot::run(oneshot, || false, |event| events.push(event)).unwrap();
     reflecting.join().unwrap();

@@ -68,13 +68,13 @@ fn wait_free(address: SocketAddr) {
 
 #[test]
 fn probes_and_reflector_in_one_executor_measure_each_other_beside_the_applications_work() {
-    let (reflecting, reflected) = new_shard();
-    let (probing, probed) = new_shard();
+    let (reflecting, _, reflected) = new_shard();
+    let (probing, registry, probed) = new_shard();
     let port = loopback_port();
     let to = port.local_address();
     let (reflector, mounted_reflector) = mount(reflecting, vec![port]).unwrap();
     let (mut probes, mounted_probes) = mount(probing, vec![]).unwrap();
-    add_target(&mut probes, &probed, 1, "self", &to.to_string());
+    add_target(&mut probes, &registry, 1, "self", &to.to_string());
     let app = App::start(vec![mounted_reflector, mounted_probes]);
 
     wait_for("ten replies", || counter(&probed, &catalogue::PROBE_RECEIVED, &["self"]) >= 10);
@@ -98,7 +98,7 @@ fn probes_and_reflector_in_one_executor_measure_each_other_beside_the_applicatio
 
 #[test]
 fn a_flooded_reflector_gives_the_applications_tasks_their_turns() {
-    let (shard, collector) = new_shard();
+    let (shard, _registry, collector) = new_shard();
     let port = loopback_port();
     let to = port.local_address();
     let (control, mounted) = mount(shard, vec![port]).unwrap();
@@ -133,14 +133,15 @@ fn a_flooded_reflector_gives_the_applications_tasks_their_turns() {
 #[test]
 fn a_turn_sends_at_most_128_probes_and_asks_for_another() {
     const TARGETS: usize = 300;
-    let (shard, collector) = new_shard();
+    let (shard, registry, collector) = new_shard();
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (mut commands, queue) = rtrb::RingBuffer::new(TARGETS);
     for id in 0..TARGETS as u64 {
         let name = format!("relay-{id}");
-        let series = TargetSeries::intern(collector.registry(), SHARD, &name, &mut Vec::new()).unwrap();
+        let address = silent.local_addr().unwrap();
+        let series = TargetSeries::intern(&registry, SHARD, &name, address, &mut Vec::new()).unwrap();
         let config = TargetConfig {
-            address: silent.local_addr().unwrap(),
+            address,
             interval: Duration::from_millis(200),
             timeout: Duration::from_millis(200),
             // One for all: they are due together.
@@ -171,7 +172,7 @@ fn a_turn_sends_at_most_128_probes_and_asks_for_another() {
 
 #[test]
 fn dropping_the_future_ends_the_shard_and_closes_its_sockets_while_the_executor_goes_on() {
-    let (shard, _collector) = new_shard();
+    let (shard, ..) = new_shard();
     let port = loopback_port();
     let address = port.local_address();
     let (control, mounted) = mount(shard, vec![port]).unwrap();
@@ -187,7 +188,7 @@ fn dropping_the_future_ends_the_shard_and_closes_its_sockets_while_the_executor_
 
 #[test]
 fn a_mounted_shard_that_is_never_run_ends_when_it_is_dropped() {
-    let (shard, _collector) = new_shard();
+    let (shard, ..) = new_shard();
     let port = loopback_port();
     let address = port.local_address();
     let (control, mounted) = mount(shard, vec![port]).unwrap();

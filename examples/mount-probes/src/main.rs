@@ -6,7 +6,7 @@ use std::{env, error::Error, net::TcpListener};
 
 use glommio::{LocalExecutorBuilder, Placement, spawn_local, timer::sleep};
 use relayscope_bridge::catalogue::{Family, Unit};
-use relayscope_bridge::{HubConfig, MetricKind, ShardId, hub};
+use relayscope_bridge::{Hub, HubConfig, MetricKind, ShardId, hub};
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, ServerThread};
 use relayscope_dataplane::driver::{glommio::mount, udp::UdpPort};
 use relayscope_dataplane::placement::target_hash;
@@ -16,20 +16,20 @@ use relayscope_dataplane::shard::{Command, Shard, TargetId};
 use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
 
 const SHARD: ShardId = ShardId(0);
-static ROUNDS: Family = Family {
-    name: "application_rounds_total",
-    kind: MetricKind::Counter,
-    unit: Unit::None,
-    help: "Rounds of the application's own work.",
-    labels: &[],
-};
+static ROUNDS: Family = Family::new(
+    "application_rounds_total",
+    MetricKind::Counter,
+    Unit::None,
+    &[],
+    "Rounds of the application's own work.",
+);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let seconds = args.next().map_or(Ok(10), |seconds| seconds.parse())?;
     let http = TcpListener::bind(args.next().unwrap_or("127.0.0.1:0".to_owned()))?;
-    let (mut publishers, collector) = hub(HubConfig::default())?;
-    let (publisher, registry) = (publishers.remove(0), collector.registry().clone());
+    let Hub { mut publishers, registry, collector } = hub(HubConfig::default())?;
+    let publisher = publishers.remove(0);
     let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
     let drain = plane.spawn_drain()?;
     let server = ServerThread::spawn(http, plane, Limits::default())?;
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let interval = Duration::from_millis(100);
     let config =
         TargetConfig { address, interval, timeout: Duration::from_secs(1), phase_hash: target_hash("self") };
-    let series = Box::new(TargetSeries::intern(&registry, SHARD, "self", &mut Vec::new())?);
+    let series = Box::new(TargetSeries::intern(&registry, SHARD, "self", address, &mut Vec::new())?);
     let added = probes.send(Command::Add { id: TargetId(0), config, series });
     added.map_err(|_| "the queue of commands is full")?;
 

@@ -7,37 +7,26 @@ use std::{env, error::Error, time::Duration};
 use core_affinity::{CoreId, get_core_ids, set_for_current};
 use nix::time::{ClockId, clock_gettime};
 use relayscope_bridge::catalogue::{Family, Unit};
-use relayscope_bridge::{HubConfig, MetricKind, MetricSample, MetricValue, hub};
+use relayscope_bridge::{Hub, HubConfig, MetricKind, MetricSample, MetricValue, hub};
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, ServerThread};
 
-static FORWARDED: Family = Family {
-    name: "forwarded_packets_total",
-    kind: MetricKind::Counter,
-    unit: Unit::None,
-    help: "Packets sent on.",
-    labels: &["room"],
-};
-static PACKET_BYTES: Family = Family {
-    name: "packet_bytes",
-    kind: MetricKind::Gauge,
-    unit: Unit::Bytes,
-    help: "Size of the newest packet.",
-    labels: &[],
-};
-static FORWARD: Family = Family {
-    name: "forward_seconds",
-    kind: MetricKind::Histogram,
-    unit: Unit::Seconds,
-    help: "Time from having a packet to having sent it on.",
-    labels: &[],
-};
+static FORWARDED: Family =
+    Family::new("forwarded_packets_total", MetricKind::Counter, Unit::None, &["room"], "Packets sent on.");
+static PACKET_BYTES: Family =
+    Family::new("packet_bytes", MetricKind::Gauge, Unit::Bytes, &[], "Size of the newest packet.");
+static FORWARD: Family = Family::new(
+    "forward_seconds",
+    MetricKind::Histogram,
+    Unit::Seconds,
+    &[],
+    "Time from having a packet to having sent it on.",
+);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let seconds = args.next().map_or(Ok(10), |seconds| seconds.parse())?;
     let http = TcpListener::bind(args.next().unwrap_or("127.0.0.1:0".to_owned()))?;
-    let (mut publishers, collector) = hub(HubConfig::default())?;
-    let registry = collector.registry().clone();
+    let Hub { mut publishers, registry, collector } = hub(HubConfig::default())?;
     let mut publisher = publishers.remove(0);
     let mut forwarded = registry.counter(publisher.shard(), &FORWARDED, &["lobby"])?;
     let mut packet_bytes = registry.gauge(publisher.shard(), &PACKET_BYTES, &[])?;

@@ -2,6 +2,7 @@
 //! drift from what the file's reader takes.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use relayscope_bridge::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
@@ -31,6 +32,9 @@ cores = {cores}
 ring_capacity = {ring}
 # Pause between drains of the rings: 1ms to 2500ms. Default 100ms.
 drain_interval = {drain}
+# File that holds the telemetry, for other processes to look into: a path, or a name in /run/relayscope.
+# Default \"\": memory of the process; for a data plane on its own \"default\".
+segment = {segment}
 # Most targets at once; memory for their counters is set aside at start: 1..=65535. Default 10000.
 targets_max = {targets_max}
 
@@ -60,6 +64,7 @@ session_idle = {idle}
             cores = quoted(&self.cores.as_deref().map_or("auto".to_owned(), format_cores)),
             ring = self.ring_capacity,
             drain = quoted(&time_text(self.drain_interval)),
+            segment = quoted(&self.segment.as_deref().unwrap_or(Path::new("")).to_string_lossy()),
             targets_max = self.targets_max,
             interval = quoted(&time_text(self.interval)),
             timeout = quoted(&time_text(self.timeout)),

@@ -33,6 +33,7 @@ fn what_is_printed_reads_back_as_itself() {
         cores = "0"
         ring_capacity = 1024
         drain_interval = "20ms"
+        segment = "relay-a"
         targets_max = 7
         [probe]
         interval = "250ms"

@@ -1,0 +1,135 @@
+//! A row of the table, its id and its cell pass from series `a` to series `b` while a reader looks on:
+//! nothing of one may ever be taken for the other's.
+//!
+//! The locks of the registry and of a directory are the standard library's, which loom does not see. So
+//! one thread of a model has the registry, and one at a time a given directory.
+
+use loom::thread;
+use relayscope_bridge::catalogue::{PROBE_RTT_SECONDS, PROBE_SENT};
+use relayscope_bridge::{Collector, Hub, HubConfig, MetricId, MetricSample, MetricValue, hub};
+
+use crate::models::{SHARD, SMALL, explore};
+use crate::witness::require;
+
+/// The sample of `series`, as its time says.
+fn sample_of(series: &str, metric_id: MetricId) -> MetricSample {
+    let timestamp_ns = u64::from(series.as_bytes()[0]);
+    MetricSample { metric_id, timestamp_ns, value: MetricValue::Histogram(1.0) }
+}
+
+/// Of the one row there is: its series' name, since when, and its count.
+fn look(collector: &Collector) -> Option<(String, u64, Option<u64>)> {
+    collector.directory().read(|view| {
+        require!(view.malformed() == 0, "a torn row was taken for whole");
+        let series = view.series().next()?;
+        Some((series.values[0].clone(), series.since, view.counter(series.id)))
+    })
+}
+
+/// Drains as the control plane does, mark first, and gives each sample to the series that has its id at
+/// its position. Returns to whom they went.
+fn attribute(collector: &mut Collector) -> Vec<String> {
+    let mark = collector.mark(SHARD);
+    let held = look(collector);
+    let mut given = Vec::new();
+    let drained = collector.drain_to(SHARD, mark, |position, sample| {
+        let holder = held.as_ref().filter(|(_, since, _)| position >= *since).map(|(name, ..)| name.as_str());
+        let is_of = |series| sample == sample_of(series, sample.metric_id);
+        match holder {
+            Some(name) => {
+                require!(is_of(name), "{sample:?} at {position} went to {name}, as {held:?}");
+                given.push(name.to_owned());
+            }
+            // Only `b` is never retired: its samples have a taker.
+            None => require!(is_of("a"), "{sample:?} at {position} went to nobody, as {held:?}"),
+        }
+    });
+    require!(
+        (drained.lost, drained.malformed) == (0, 0),
+        "the ring is larger than all there is: {drained:?}"
+    );
+    given
+}
+
+/// The shard records with an id and lets go of it; the registry gives the id to another series, with
+/// which the shard records on.
+pub(crate) fn id() {
+    explore("reuse of an id", PREEMPTIONS_ID, || {
+        let Hub { mut publishers, registry, mut collector } = hub(ROOMY).unwrap();
+        let mut publisher = publishers.remove(0);
+        let a = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["a"]).unwrap();
+        // Families and `a` are known beforehand: what the model is about is what follows.
+        require!(look(&collector) == Some(("a".to_owned(), 0, None)), "a is not in the table");
+        let reading = thread::spawn(move || {
+            let given = attribute(&mut collector);
+            (given, collector)
+        });
+        let ticket = registry.retire(SHARD, &[a]).unwrap();
+        let letting_go = thread::spawn(move || {
+            publisher.record(sample_of("a", a));
+            publisher.acknowledge(ticket);
+            publisher
+        });
+        let b = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]);
+        let mut publisher = letting_go.join().unwrap();
+        if let Ok(b) = b {
+            require!(b == a, "there is one row, and {b:?} is not it");
+            publisher.record(sample_of("b", b));
+        }
+        let (mut given, mut collector) = reading.join().unwrap();
+        given.extend(attribute(&mut collector));
+        let of_b = given.iter().filter(|name| *name == "b").count();
+        require!(of_b == usize::from(b.is_ok()), "b's one sample was given {of_b} times");
+    });
+}
+
+/// The shard lets go of a counter; the registry gives its cell to another, which counts.
+pub(crate) fn cell() {
+    explore("reuse of a cell", PREEMPTIONS_CELL, || {
+        let Hub { mut publishers, registry, collector } = hub(SMALL).unwrap();
+        let mut publisher = publishers.remove(0);
+        let mut a = registry.counter(SHARD, &PROBE_SENT, &["a"]).unwrap();
+        a.add(7);
+        require!(look(&collector) == Some(("a".to_owned(), 0, Some(7))), "a is not in the table");
+        let reading = thread::spawn(move || {
+            check_count(look(&collector));
+            collector
+        });
+        let ticket = registry.retire(SHARD, &[a.id()]).unwrap();
+        let letting_go = thread::spawn(move || {
+            drop(a);
+            publisher.acknowledge(ticket);
+        });
+        let b = registry.counter(SHARD, &PROBE_SENT, &["b"]).map(|mut b| b.add(20));
+        letting_go.join().unwrap();
+        let collector = reading.join().unwrap();
+        let last = look(&collector);
+        let expected = b.is_ok().then(|| ("b".to_owned(), 0, Some(20)));
+        require!(last == expected, "at rest the table says {last:?}, not {expected:?}");
+    });
+}
+
+fn check_count(looked: Option<(String, u64, Option<u64>)>) {
+    match looked.as_ref().map(|(name, _, count)| (name.as_str(), *count)) {
+        None | Some((_, None)) => {}
+        Some(("a", count)) => require!(count == Some(7), "{count:?} was never a's"),
+        Some((_, count)) => require!([Some(0), Some(20)].contains(&count), "{count:?} was never b's"),
+    }
+}
+
+const PREEMPTIONS_ID: Option<usize> = None;
+const PREEMPTIONS_CELL: Option<usize> = None;
+/// Room for all that is recorded: what is lost betrays nobody.
+const ROOMY: HubConfig = HubConfig { ring_capacity: 4, ..SMALL };
+
+mod holds {
+    #[test]
+    fn a_sample_of_a_reused_id_is_never_anothers() {
+        super::id();
+    }
+
+    #[test]
+    fn a_count_of_a_reused_cell_is_never_anothers() {
+        super::cell();
+    }
+}

@@ -1,0 +1,198 @@
+//! The data plane of the binary: what it needs of the host, its shards, and its targets.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use relayscope_bridge::{Hub, HubConfig, HubError, Publisher, SeriesRegistry, create, hub};
+use relayscope_dataplane::driver::glommio::{Executor, ShardHandle, spawn};
+use relayscope_dataplane::driver::udp::{BindError, UdpPort};
+use relayscope_dataplane::placement::{
+    available_cores, check_available, control_core, default_cores, format_cores,
+};
+use relayscope_dataplane::preflight;
+use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
+use relayscope_dataplane::shard::Shard;
+use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
+
+use crate::cli::RunArgs;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::reload::Reload;
+use crate::targets::{self, Resolved, Targets, lock};
+
+/// How long a port of a relay that just ended may stay busy.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// Targets named at start; of more only the number is said.
+const TARGETS_ANNOUNCED_MAX: usize = 10;
+
+/// The cores of this host, and which of them are the shards'.
+pub(crate) struct Cores {
+    pub(crate) available: Vec<usize>,
+    pub(crate) shards: Vec<usize>,
+}
+
+impl Cores {
+    pub(crate) fn choose(config: &Config) -> Result<Self, Failure> {
+        let available = available_cores();
+        let shards = config.cores.clone().unwrap_or_else(|| default_cores(&available));
+        check_available(&shards, &available).map_err(Failure::usage)?;
+        Ok(Self { available, shards })
+    }
+
+    /// The core that is left for the control plane, if one is.
+    pub(crate) fn spare(&self) -> Option<usize> {
+        control_core(&self.available, &self.shards)
+    }
+}
+
+/// All that can be refused before anything runs: names looked up, ports bound.
+pub(crate) struct Prepared {
+    resolved: Vec<Resolved>,
+    reflectors: Vec<UdpPort>,
+}
+
+impl Prepared {
+    pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
+        let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
+        let bind = |address: &SocketAddr| bind_patiently(*address).map_err(Failure::host);
+        let reflectors = config.reflect.iter().map(bind).collect::<Result<_, _>>()?;
+        Ok(Self { resolved, reflectors })
+    }
+}
+
+/// The segment that shards write and control planes read.
+pub(crate) fn make_hub(config: &Config, shards: usize) -> Result<Hub, Failure> {
+    // Twice the targets: at a reload the old ones' cells are still held while the new ones get theirs.
+    let targets = 2 * config.targets_max;
+    let sizes = HubConfig {
+        shards,
+        ring_capacity: config.ring_capacity,
+        cells_per_shard: ShardSeries::CELLS + targets * TargetSeries::CELLS,
+        max_series: shards * ShardSeries::CELLS + targets * TargetSeries::SERIES,
+    };
+    let made = match &config.segment {
+        Some(path) => create(path, sizes),
+        None => hub(sizes),
+    };
+    made.map_err(|error| match error {
+        HubError::Segment(error) => Failure::host(error),
+        error => Failure::usage(error),
+    })
+}
+
+/// Checks that the kernel lets shards run.
+pub(crate) fn preflight(cores: &Cores) -> Result<(), Failure> {
+    preflight::check(cores.shards.len()).map_err(Failure::host)
+}
+
+/// Running shards and what they probe.
+pub(crate) struct DataPlane {
+    pub(crate) targets: Arc<Mutex<Targets>>,
+    registry: SeriesRegistry,
+    reflecting: Vec<SocketAddr>,
+}
+
+impl DataPlane {
+    /// Starts the shards and gives them their targets.
+    pub(crate) fn start(
+        config: &Config,
+        cores: &Cores,
+        prepared: Prepared,
+        publishers: Vec<Publisher>,
+        registry: SeriesRegistry,
+    ) -> Result<Self, Failure> {
+        let Prepared { resolved, reflectors } = prepared;
+        let reflecting = reflectors.iter().map(UdpPort::local_address).collect();
+        let shards = start_shards(config, &cores.shards, publishers, reflectors, &registry)?;
+        let mut targets = Targets::new(registry.clone(), shards);
+        targets.apply(resolved).map_err(Failure::Host)?;
+        Ok(Self { targets: Arc::new(Mutex::new(targets)), registry, reflecting })
+    }
+
+    /// What a SIGHUP does.
+    pub(crate) fn reload(&self, args: &RunArgs, config: Config) -> Reload {
+        Reload {
+            registry: self.registry.clone(),
+            args: args.clone(),
+            started_with: config,
+            targets: Arc::clone(&self.targets),
+        }
+    }
+
+    /// Stops every shard and waits for it.
+    pub(crate) fn stop(&self) -> Result<(), Failure> {
+        lock(&self.targets).stop().map_err(Failure::Host)
+    }
+
+    /// What it does, a line each.
+    pub(crate) fn announcement(&self, config: &Config) -> String {
+        let mut text = String::new();
+        for address in &self.reflecting {
+            text += &format!("reflecting STAMP on {address}\n");
+        }
+        for target in config.targets.iter().take(TARGETS_ANNOUNCED_MAX) {
+            let (interval, timeout) =
+                (humantime::format_duration(target.interval), humantime::format_duration(target.timeout));
+            let (name, address) = (&target.name, &target.address);
+            text += &format!("probing {name} at {address} every {interval}, lost after {timeout}\n");
+        }
+        if let Some(more @ 1..) = config.targets.len().checked_sub(TARGETS_ANNOUNCED_MAX) {
+            text += &format!("and {more} more targets\n");
+        }
+        if let Some(path) = &config.segment {
+            text += &format!("segment  {}\n", path.display());
+        }
+        text
+    }
+}
+
+/// Where the shards run.
+pub(crate) fn cores_text(cores: &Cores) -> String {
+    format!("shards on cores {}", format_cores(&cores.shards))
+}
+
+/// The kernel lets go of an ended shard's sockets some milliseconds after the process is gone: a restart
+/// must not fail for that.
+fn bind_patiently(address: SocketAddr) -> Result<UdpPort, BindError> {
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match UdpPort::bind(address) {
+            Err(error) if error.source.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn start_shards(
+    config: &Config,
+    cores: &[usize],
+    publishers: Vec<Publisher>,
+    reflectors: Vec<UdpPort>,
+    registry: &SeriesRegistry,
+) -> Result<Vec<ShardHandle>, Failure> {
+    let own_ports: Vec<u16> = reflectors.iter().map(|port| port.local_address().port()).collect();
+    let mut shares: Vec<Vec<UdpPort>> = cores.iter().map(|_| Vec::new()).collect();
+    for (i, port) in reflectors.into_iter().enumerate() {
+        shares[i % cores.len()].push(port);
+    }
+    let mut shards = Vec::new();
+    for ((publisher, core), ports) in publishers.into_iter().zip(cores).zip(shares) {
+        let id = publisher.shard();
+        let series = ShardSeries::intern(registry, id).map_err(Failure::host)?;
+        let reflector = Reflector::new(ReflectorConfig {
+            mode: config.reflector_mode,
+            sessions_max: config.reflector_sessions_max,
+            session_idle: config.reflector_session_idle,
+            own_ports: own_ports.clone(),
+        });
+        let shard = Shard::new(config.slot, reflector, publisher, series);
+        let executor = Executor { shard: id, core: *core, spin_before_park: config.spin_before_park };
+        shards.push(spawn(executor, shard, ports).map_err(Failure::host)?);
+    }
+    Ok(shards)
+}
