@@ -94,9 +94,10 @@ impl FamilyText {
 }
 
 /// What a family's values are measured in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// A plain number of whatever the name counts.
+    #[default]
     None,
     /// Seconds, also of unix time.
     Seconds,
@@ -235,6 +236,8 @@ families! {
         "Samples the shard's ring holds.";
     RING_OCCUPANCY = "ring_occupancy_ratio", Gauge, Ratio, ["shard"],
         "High water of the ring just before a drain, over the last one to two minutes.";
+    RECORDER_REFUSED = "recorder_refused_total", Counter, None, ["shard", "reason"],
+        "What the metrics facade on a shard could not take: registrations, and observations of other threads.";
     DRAIN_REFUSED = "drain_refused_samples_total", Counter, Samples, ["reason"],
         "Samples drained and not folded: of no live series, of another kind than theirs, or no valid observation.";
     DATAPLANE_UP = "dataplane_up", Gauge, None, [],

@@ -34,6 +34,13 @@ impl CellWords {
         self.word(index).store(0, Ordering::Relaxed);
     }
 
+    /// Sets the gauge at `index`; a NaN makes it absent.
+    #[inline]
+    pub(crate) fn set_gauge(&self, index: u32, value: f64) {
+        let bits = if value.is_nan() { ABSENT } else { value.to_bits() };
+        self.word(index).store(bits, Ordering::Relaxed);
+    }
+
     /// Makes the word at `index` a gauge without a value.
     pub(crate) fn clear_gauge(&self, index: u32) {
         self.word(index).store(ABSENT, Ordering::Relaxed);
@@ -99,8 +106,7 @@ impl GaugeCell {
     /// Sets the value. A NaN is no measurement and makes the gauge absent.
     #[inline]
     pub fn set(&mut self, value: f64) {
-        let bits = if value.is_nan() { ABSENT } else { value.to_bits() };
-        self.words.word(self.index).store(bits, Ordering::Relaxed);
+        self.words.set_gauge(self.index, value);
     }
 
     /// Sets the value, or makes the gauge absent: a failed measurement is never 0 and never the

@@ -43,6 +43,8 @@
 pub mod catalogue;
 mod cell;
 mod hub;
+#[cfg(all(feature = "metrics", not(loom)))]
+mod recorder;
 mod ring;
 mod sample;
 pub mod segment;
@@ -55,6 +57,8 @@ pub use cell::{CounterCell, GaugeCell};
 pub use hub::{Collector, Heartbeat, Hub, HubConfig, HubError, Publisher, ShardReader, hub};
 #[cfg(not(loom))]
 pub use hub::{attach, create};
+#[cfg(all(feature = "metrics", not(loom)))]
+pub use recorder::{RecorderError, ShardRecorder};
 pub use ring::{Account, CapacityError, Consumer, Drained, Mark, Producer, Start, TelemetryRing};
 pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS, ShardId};
 pub use segment::layout::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};

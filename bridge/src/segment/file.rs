@@ -141,7 +141,10 @@ impl Drop for Unnamed {
 fn make_unnamed(path: &Path, sizes: Sizes, generation: u64) -> Result<(Made, Unnamed), SegmentError> {
     let layout = Layout::new(sizes);
     let fault = |doing, source| SegmentError::File { path: path.to_owned(), doing, source };
-    let unnamed = Unnamed(with_suffix(path, &format!(".{}.new", std::process::id())));
+    // Two threads that make a segment at once must not take each other's.
+    static MADE: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let unnamed = Unnamed(with_suffix(path, &format!(".{}.{number}.new", std::process::id())));
     // Left by a process of this id that died at this very point.
     fs::remove_file(&unnamed.0).ok();
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&unnamed.0);

@@ -205,10 +205,12 @@ impl Attachment {
             if !mapped || !named || !file.is_whole() {
                 return SegmentState::Damaged;
             }
+            // Before the state: a maker closes the segment and then lets go of it.
+            let held = self.0.info.this_boot && file.is_held();
             if read(header::STATE) == CLOSED {
                 return SegmentState::Closed;
             }
-            if !(self.0.info.this_boot && file.is_held()) {
+            if !held {
                 return SegmentState::Dead;
             }
         }

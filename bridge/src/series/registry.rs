@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{SeriesRow, Table, Text};
 use crate::catalogue::Family;
-use crate::cell::{CounterCell, GaugeCell};
+use crate::cell::{CellWords, CounterCell, GaugeCell};
+#[cfg(all(feature = "metrics", not(loom)))]
+use crate::recorder::SharedCounterCells;
 use crate::sample::{MetricId, MetricKind, ShardId};
 use crate::segment::layout::{LABELS_MAX, STRING_MAX, header, shard};
 use crate::segment::{SegmentInfo, SegmentOwner};
@@ -169,6 +171,7 @@ enum Writing {
     Ring,
     Cell,
     /// A cell for the shard and one for every other thread.
+    #[cfg(all(feature = "metrics", not(loom)))]
     CellAndShared,
 }
 
@@ -228,6 +231,35 @@ impl SeriesRegistry {
         let id = registry.intern(shard, family, values, MetricKind::Gauge, Writing::Cell)?;
         let (cells, cell) = registry.place(id);
         Ok(GaugeCell::new(cells, cell, id))
+    }
+
+    /// The cells of a counter that `shard` and any other thread may count in.
+    #[cfg(all(feature = "metrics", not(loom)))]
+    pub(crate) fn shared_counter(
+        &self,
+        shard: ShardId,
+        family: &'static Family,
+        values: &[&str],
+    ) -> Result<SharedCounterCells, SeriesError> {
+        let mut registry = self.lock();
+        let id = registry.intern(shard, family, values, MetricKind::Counter, Writing::CellAndShared)?;
+        let (cells, own) = registry.place(id);
+        let shared = registry.entries[id.index()].row.shared_cell;
+        let shared = shared.unwrap_or_else(|| unreachable!("{id:?} was interned with a shared cell"));
+        Ok(SharedCounterCells { cells, own, shared })
+    }
+
+    /// The cell of a gauge that any thread may set.
+    #[cfg(all(feature = "metrics", not(loom)))]
+    pub(crate) fn gauge_word(
+        &self,
+        shard: ShardId,
+        family: &'static Family,
+        values: &[&str],
+    ) -> Result<(CellWords, u32), SeriesError> {
+        let mut registry = self.lock();
+        let id = registry.intern(shard, family, values, MetricKind::Gauge, Writing::Cell)?;
+        Ok(registry.place(id))
     }
 
     /// An id for a histogram series whose observations travel in `shard`'s ring. Several shards may each
@@ -312,7 +344,7 @@ impl Registry {
     }
 
     /// Where the cell of a series written through one lies.
-    fn place(&self, id: MetricId) -> (crate::cell::CellWords, u32) {
+    fn place(&self, id: MetricId) -> (CellWords, u32) {
         let row = &self.entries[id.index()].row;
         let cell = row.cell.unwrap_or_else(|| unreachable!("{id:?} was interned with a cell"));
         (self.table.shards[usize::from(row.shard.0)].cells.clone(), cell)

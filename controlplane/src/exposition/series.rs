@@ -32,6 +32,7 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::PROBE_LAST_REPLY,
     &catalogue::PROBE_REFUSED,
     &catalogue::REFLECTOR_PACKETS,
+    &catalogue::RECORDER_REFUSED,
     &catalogue::SHARD_SCHEDULE_LAG,
     &catalogue::SHARD_MISSED_SLOTS,
     &catalogue::SHARD_STALLS,
