@@ -20,7 +20,7 @@ use relayscope_benches::rounds::{Cores, Measurement, alone, beside_reader, inter
 mod ours;
 mod peers;
 
-use ours::{Cell, Ours, OursBatched};
+use ours::{Cell, Ours, OursBatched, OursGathered};
 use peers::{
     Crossbeam, FetchAdd, MetricsCounter, MetricsHistogram, MutexDeque, Photon, PlainArray, PlainCounter,
     PrometheusCounter, PrometheusHistogram, RingbufAlone, RingbufLocked, Rtrb, RtrbOverwriting,
@@ -80,6 +80,7 @@ fn rings_alone(effort: &Effort) -> Form {
     let mut measurements = [
         measure::<Ours>(),
         measure::<OursBatched>(),
+        measure::<OursGathered>(),
         measure::<PlainArray>(),
         measure::<Photon>(),
         measure::<RtrbOverwriting>(),
@@ -145,12 +146,13 @@ fn print_ratios(form: &Form) {
         return;
     }
     for (peer, _) in &form.results {
-        if ![Ours::NAME, OursBatched::NAME].contains(peer) {
+        if ![Ours::NAME, OursBatched::NAME, OursGathered::NAME].contains(peer) {
             form.print_ratio(&format!("record_vs_{peer}"), Ours::NAME, peer, time);
         }
     }
     if form.prefix.is_empty() {
         form.print_ratio("record_batch_vs_plain", OursBatched::NAME, PlainArray::NAME, time);
+        form.print_ratio("record_gathered_vs_plain", OursGathered::NAME, PlainArray::NAME, time);
     }
     // Not with a reader that comes every 10 ms: lapped, photon-ring's resumes at the very oldest
     // record, which a writer at full speed has overwritten again, and delivers next to nothing.

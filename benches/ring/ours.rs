@@ -61,17 +61,53 @@ impl Contender for Ours {
     }
 }
 
-/// `record_batch`, 64 samples per call, gathered in a buffer of the caller's within the timed loop.
+/// `record_batch`, 64 samples per call, made as they are written.
 pub(crate) struct OursBatched;
 
-pub(crate) struct BatchWriter {
+/// A producer that is given whole batches.
+pub(crate) struct BatchWriter(Producer);
+
+impl Writer for BatchWriter {
+    fn record(&mut self, n: u64) {
+        self.0.record(sample(n));
+    }
+
+    #[inline]
+    fn record_all(&mut self, from: u64, to: u64) {
+        assert!((to - from).is_multiple_of(BATCH as u64));
+        for first in (from..to).step_by(BATCH) {
+            let first = black_box(first);
+            self.0.record_batch((0..BATCH).map(|i| sample(first + i as u64)));
+        }
+    }
+}
+
+impl Contender for OursBatched {
+    const NAME: &'static str = "relayscope, batches";
+    type Writer = BatchWriter;
+    type Reader = Side<Consumer>;
+
+    fn pair() -> (Self::Writer, Self::Reader) {
+        let (Side(producer), consumer) = Ours::pair();
+        (BatchWriter(producer), consumer)
+    }
+
+    fn check(recorded: u64, delivered: u64, writer: Self::Writer, reader: Self::Reader) -> u64 {
+        Ours::check(recorded, delivered, Side(writer.0), reader)
+    }
+}
+
+/// `record_batch` of a slice, 64 samples gathered in a buffer of the caller's within the timed loop.
+pub(crate) struct OursGathered;
+
+pub(crate) struct GatherWriter {
     producer: Producer,
     gathered: [MetricSample; BATCH],
 }
 
 const BATCH: usize = 64;
 
-impl Writer for BatchWriter {
+impl Writer for GatherWriter {
     fn record(&mut self, n: u64) {
         self.producer.record(sample(n));
     }
@@ -88,14 +124,14 @@ impl Writer for BatchWriter {
     }
 }
 
-impl Contender for OursBatched {
-    const NAME: &'static str = "relayscope, batches";
-    type Writer = BatchWriter;
+impl Contender for OursGathered {
+    const NAME: &'static str = "relayscope, gathered";
+    type Writer = GatherWriter;
     type Reader = Side<Consumer>;
 
     fn pair() -> (Self::Writer, Self::Reader) {
         let (Side(producer), consumer) = Ours::pair();
-        (BatchWriter { producer, gathered: [sample(0); BATCH] }, consumer)
+        (GatherWriter { producer, gathered: [sample(0); BATCH] }, consumer)
     }
 
     fn check(recorded: u64, delivered: u64, writer: Self::Writer, reader: Self::Reader) -> u64 {

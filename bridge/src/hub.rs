@@ -1,5 +1,6 @@
 //! N publishers, one per shard, the registry of what they write, and the collector that reads it.
 
+use std::borrow::Borrow;
 #[cfg(not(loom))]
 use std::path::Path;
 use std::sync::Arc;
@@ -188,7 +189,10 @@ impl Publisher {
 
     /// Records samples in order; see [`Producer::record_batch`].
     #[inline]
-    pub fn record_batch(&mut self, samples: &[MetricSample]) {
+    pub fn record_batch<I>(&mut self, samples: I)
+    where
+        I: IntoIterator<IntoIter: ExactSizeIterator, Item: Borrow<MetricSample>>,
+    {
         self.producer.record_batch(samples);
     }
 

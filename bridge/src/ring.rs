@@ -19,6 +19,8 @@
 //! The loads are relaxed with fences because only plain loads are guaranteed to work on a page that
 //! is mapped read-only.
 
+use std::borrow::Borrow;
+
 use crate::sample::{MetricSample, SAMPLE_WORDS};
 use crate::segment::layout::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
 use crate::sync::{AtomicU64, Ordering, Site, fence, intact, ordering};
@@ -156,13 +158,15 @@ pub struct Producer {
     words: RingWords,
     /// The position written next. The header's `head` is its copy for readers.
     head: u64,
+    /// Where the furthest batch announced so far ends, as the header says too.
+    claimed: u64,
 }
 
 impl Producer {
     /// Goes on where the last producer of these words ended.
     pub(crate) fn new(words: RingWords) -> Self {
-        let head = words.head().load(Ordering::Relaxed);
-        Self { words, head }
+        let [head, claimed] = [words.head(), words.claimed()].map(|word| word.load(Ordering::Relaxed));
+        Self { words, head, claimed }
     }
 
     /// Records one sample. Wait-free: one fence, four stores, no load of anything shared.
@@ -171,31 +175,42 @@ impl Producer {
         // Release: with the reader's exit fence. A reader that copied a word stored below also sees,
         // at its second look, the head this thread stored before.
         fence(Site::ProducerFence, Ordering::Release);
-        write(&self.words.slots, self.head, sample);
+        let slots = &*self.words.slots;
+        write(&slots[slot_index(self.head, slots.len())], sample);
         self.publish(self.head + 1);
     }
 
-    /// Records all of `samples` in order, with one head store per 64. Wait-free.
+    /// Records all of `samples` in order, with one head store per 64: a slice, or an iterator that makes
+    /// them as they are written. Wait-free, if the iterator is.
     ///
-    /// No cheaper than as many calls of [`record`](Self::record), but next to a reader that drains
-    /// without a pause: there the head's cache line goes to and fro once per store.
+    /// From an iterator it costs what as many calls of [`record`](Self::record) do, from a slice a third
+    /// more, and less than either next to a reader that drains without a pause: there the head's cache
+    /// line goes to and fro once per store.
     ///
     /// Readers cannot see a part of a batch before it is whole, and treat the slots it is about to
-    /// overwrite as gone from the moment it begins.
+    /// overwrite as gone from the moment it begins. Of an iterator that ends before its length, or panics,
+    /// what it gave until the last whole 64 is recorded.
     #[inline]
-    pub fn record_batch(&mut self, samples: &[MetricSample]) {
+    pub fn record_batch<I>(&mut self, samples: I)
+    where
+        I: IntoIterator<IntoIter: ExactSizeIterator, Item: Borrow<MetricSample>>,
+    {
         let most = BATCH_MAX.min(self.words.capacity() / 2);
-        for batch in samples.chunks(most as usize) {
-            let end = self.head + batch.len() as u64;
+        let mut samples = samples.into_iter();
+        while samples.len() > 0 {
+            let end = self.head + most.min(samples.len() as u64);
+            // Never less than before: what a batch that ended early wrote over stays unreadable.
+            self.claimed = self.claimed.max(end);
             if intact(Site::BatchClaim) {
-                self.words.claimed().store(end, Ordering::Relaxed);
+                self.words.claimed().store(self.claimed, Ordering::Relaxed);
             }
             // Release: with the reader's exit fence, as in `record`; it carries `claimed` too.
             fence(Site::ProducerFence, Ordering::Release);
             // Looked up once per batch: the compiler cannot know that the stores leave it alone.
             let slots = &*self.words.slots;
-            for (position, sample) in (self.head..).zip(batch) {
-                write(slots, position, *sample);
+            for position in self.head..end {
+                let Some(sample) = samples.next() else { return };
+                write(&slots[slot_index(position, slots.len())], *sample.borrow());
             }
             self.publish(end);
         }
@@ -415,8 +430,7 @@ impl Consumer {
 }
 
 #[inline]
-fn write(slots: &[Slot], position: u64, sample: MetricSample) {
-    let slot = &slots[slot_index(position, slots.len())];
+fn write(slot: &Slot, sample: MetricSample) {
     for (word, value) in slot.iter().zip(sample.encode()) {
         word.store(value, Ordering::Relaxed);
     }

@@ -23,14 +23,16 @@ impl MetricId {
 pub struct ShardId(pub u16);
 
 /// One value, with what kind of value it is.
+// With the ring's numbers as discriminants, and 64 bits wide, encoding is a copy without a branch.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u64)]
 pub enum MetricValue {
     /// An increment's new total. What ring overflow costs it shows in the reader's loss.
-    Counter(u64),
+    Counter(u64) = KIND_COUNTER,
     /// A reading that replaces the one before it.
-    Gauge(f64),
+    Gauge(f64) = KIND_GAUGE,
     /// One observation of a distribution.
-    Histogram(f64),
+    Histogram(f64) = KIND_HISTOGRAM,
 }
 
 /// What a family or a sample measures.

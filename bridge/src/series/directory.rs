@@ -284,7 +284,8 @@ impl SeriesView<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::catalogue::PROBE_SENT;
