@@ -70,7 +70,7 @@ mod shards {
     fn each_shard_has_a_ring_and_an_account_of_its_own() {
         let (mut a, mut b, mut collector, _) = small();
         a.record(observation(MetricId(1), 0.1));
-        b.record_batch(&[observation(MetricId(2), 0.2), observation(MetricId(3), 0.3)]);
+        b.record_batch([observation(MetricId(2), 0.2), observation(MetricId(3), 0.3)]);
         assert_eq!((a.recorded(), b.recorded()), (1, 2));
         assert_eq!(drain(&mut collector, B), [MetricId(2), MetricId(3)]);
         let unread = collector.shards().map(|(_, shard)| shard.account().unread).collect::<Vec<_>>();

@@ -222,3 +222,32 @@ fn a_panicking_caller_leaves_an_account_that_adds_up() {
     assert_eq!(consumer.account(), account);
     assert_eq!(drain(&mut consumer), ((64..100).collect(), billed(36, 0)));
 }
+
+/// Says that it has eight samples, and has five.
+struct Short(u64);
+
+impl Iterator for Short {
+    type Item = MetricSample;
+
+    fn next(&mut self) -> Option<MetricSample> {
+        self.0 += 1;
+        (self.0 <= 5).then(|| sample(100 + self.0))
+    }
+}
+
+impl ExactSizeIterator for Short {
+    fn len(&self) -> usize {
+        8
+    }
+}
+
+#[test]
+fn what_a_batch_that_ended_early_wrote_over_is_never_read() {
+    let (mut producer, mut consumer) = TelemetryRing::with_capacity(16);
+    record(&mut producer, 0..16);
+    producer.record_batch(Short(0));
+    assert_eq!(producer.recorded(), 16);
+    // A shorter batch does not take back what was announced: 16..24, over 0..8.
+    producer.record_batch([sample(16)]);
+    assert_eq!(drain(&mut consumer), ((8..17).collect(), billed(9, 8)));
+}

@@ -106,7 +106,7 @@ pub(crate) fn batch() {
     explore("batch", None, || {
         let (mut producer, consumer) = ring_after(4, 4);
         let mut reader = Witness::new(consumer);
-        let writing = thread::spawn(move || producer.record_batch(&samples_at(4..6)));
+        let writing = thread::spawn(move || producer.record_batch(samples_at(4..6)));
         reader.drain();
         writing.join().unwrap();
         reader.finish(6);
@@ -120,7 +120,7 @@ pub(crate) fn batch_in_parts_then_single() {
         let (mut producer, consumer) = ring_after(4, 2);
         let mut reader = Witness::new(consumer);
         let writing = thread::spawn(move || {
-            producer.record_batch(&samples_at(2..5));
+            producer.record_batch(samples_at(2..5));
             producer.record(sample_at(5));
         });
         reader.drain();

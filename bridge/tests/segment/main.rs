@@ -2,8 +2,13 @@
 //!
 //! What is in a file is written out here from `docs/segment.md`, word by word, not by the code under test.
 
+#[cfg(test)]
 mod headers;
+#[cfg(test)]
 mod hostile;
+#[cfg(test)]
 mod makers;
+#[cfg(test)]
 mod raw;
+#[cfg(test)]
 mod shrinking;

@@ -126,6 +126,14 @@ impl Dead {
         Self { dir }
     }
 
+    /// Of these words.
+    pub(crate) fn of(words: &[u64]) -> Self {
+        let dead = Self { dir: dir() };
+        let octets: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        fs::write(dead.path(), octets).unwrap();
+        dead
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("dead")
     }
