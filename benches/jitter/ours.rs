@@ -1,0 +1,189 @@
+//! relayscope as a relay uses it: cells and a ring, the control plane draining and serving. All that
+//! this bench knows of its interface is in this file.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use relayscope_bridge::catalogue::{Family, Unit};
+use relayscope_bridge::{
+    Consumer, CounterCell, GaugeCell, HubConfig, MetricId, MetricKind, MetricSample, MetricValue, Publisher,
+    ShardId, Start, hub,
+};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, serve};
+
+use crate::beside::{Scraper, beside, every};
+use crate::packet_loop::{PACKET_BYTES, PEERS, Packet, Recorder, Slice};
+use crate::{Form, RING_SLOTS, SCRAPE_PAUSE};
+
+/// A tap follows closely: it drains, then waits this long.
+pub(crate) const TAP_PAUSE: Duration = Duration::from_millis(1);
+
+const SHARD: ShardId = ShardId(0);
+/// Packets between two signs of life.
+const BEAT_PACKETS: u64 = 4096;
+
+static PACKETS: Family = Family {
+    name: "forwarded_packets_total",
+    kind: MetricKind::Counter,
+    unit: Unit::None,
+    help: "Packets forwarded.",
+    labels: &["peer"],
+};
+static BYTES: Family = Family {
+    name: "forwarded_bytes_total",
+    kind: MetricKind::Counter,
+    unit: Unit::Bytes,
+    help: "Bytes forwarded.",
+    labels: &["peer"],
+};
+static FORWARDING: Family = Family {
+    name: "forwarding_seconds",
+    kind: MetricKind::Histogram,
+    unit: Unit::Seconds,
+    help: "Time to forward a packet.",
+    labels: &["peer"],
+};
+static QUEUED: Family = Family {
+    name: "queued_packets",
+    kind: MetricKind::Gauge,
+    unit: Unit::None,
+    help: "Packets queued.",
+    labels: &["peer"],
+};
+
+/// What the relay's core holds.
+struct Relay {
+    publisher: Publisher,
+    peers: Vec<Peer>,
+}
+
+struct Peer {
+    packets: CounterCell,
+    bytes: CounterCell,
+    forwarding: MetricId,
+    queued: GaugeCell,
+}
+
+impl Recorder for Relay {
+    #[inline]
+    fn record(&mut self, packet: &Packet) {
+        let peer = &mut self.peers[packet.peer];
+        peer.packets.add(1);
+        peer.bytes.add(packet.bytes);
+        peer.queued.set(packet.queued);
+        if self.publisher.recorded().is_multiple_of(BEAT_PACKETS) {
+            self.publisher.beat(packet.arrived_ns);
+        }
+        self.publisher.record(MetricSample {
+            metric_id: peer.forwarding,
+            timestamp_ns: packet.arrived_ns,
+            value: MetricValue::Histogram(packet.forwarding_seconds),
+        });
+    }
+}
+
+/// A passive reader of the ring.
+struct Tap {
+    consumer: Consumer,
+    delivered: u64,
+    newest_ns: u64,
+}
+
+impl Tap {
+    fn follow(&mut self) {
+        let mut ordered = true;
+        let drained = self.consumer.drain(|sample| {
+            ordered &= sample.timestamp_ns >= self.newest_ns;
+            self.newest_ns = sample.timestamp_ns;
+        });
+        assert!(ordered, "samples came out of order");
+        self.delivered += drained.delivered;
+    }
+}
+
+/// Ring and cells, drained by the control plane, scraped over its HTTP server, with or without taps.
+pub(crate) struct Ours {
+    name: &'static str,
+    relay: Relay,
+    plane: ControlPlane,
+    scraper: Scraper,
+    taps: Vec<Tap>,
+}
+
+impl Ours {
+    pub(crate) fn new(name: &'static str, taps: usize) -> Self {
+        let config = HubConfig {
+            ring_capacity: RING_SLOTS,
+            cells_per_shard: 4 * PEERS,
+            max_series: 4 * PEERS,
+            ..HubConfig::default()
+        };
+        let (mut publishers, collector) = hub(config).unwrap();
+        let (_, reader) = collector.shards().next().unwrap();
+        let tap = || Tap { consumer: reader.tap(Start::Oldest), delivered: 0, newest_ns: 0 };
+        let taps = std::iter::repeat_with(tap).take(taps).collect();
+        // As it comes: drained every 100 ms.
+        let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
+        let registry = plane.registry();
+        let peer = |n: usize| {
+            let labels: &[&str] = &[&format!("peer-{n}")];
+            Peer {
+                packets: registry.counter(SHARD, &PACKETS, labels).unwrap(),
+                bytes: registry.counter(SHARD, &BYTES, labels).unwrap(),
+                forwarding: registry.stream(SHARD, &FORWARDING, labels).unwrap(),
+                queued: registry.gauge(SHARD, &QUEUED, labels).unwrap(),
+            }
+        };
+        let relay = Relay { publisher: publishers.remove(0), peers: (0..PEERS).map(peer).collect() };
+        let scraper = Scraper::new(start_server(plane.clone()));
+        Self { name, relay, plane, scraper, taps }
+    }
+}
+
+impl Form for Ours {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&mut self, slice: &mut Slice<'_>) {
+        let drain = self.plane.spawn_drain().unwrap();
+        let mut others = vec![every(SCRAPE_PAUSE, || self.scraper.scrape())];
+        others.extend(self.taps.iter_mut().map(|tap| every(TAP_PAUSE, || tap.follow())));
+        beside(others, || slice.run(&mut self.relay));
+        drain.stop().unwrap();
+    }
+
+    fn check(&mut self, packets: u64) -> String {
+        let (_, account) = self.plane.accounts()[0];
+        assert_eq!((account.recorded, account.unread), (packets, 0));
+        assert_eq!(account.delivered + account.lost, packets);
+        self.scraper.scrape();
+        assert_eq!(self.scraper.sum("relay_forwarded_packets_total"), packets);
+        assert_eq!(self.scraper.sum("relay_forwarded_bytes_total"), packets * PACKET_BYTES as u64);
+        assert_eq!(self.scraper.sum("relay_forwarding_seconds_count"), account.delivered);
+        assert_eq!(self.scraper.sum("relay_ring_overwritten_samples_total"), account.lost);
+        let mut text = format!("{}; {} samples overwritten unread", self.scraper.summary(), account.lost);
+        for tap in &self.taps {
+            let account = tap.consumer.account();
+            assert_eq!((account.recorded, account.unread), (packets, 0));
+            assert_eq!((account.delivered, account.delivered + account.lost), (tap.delivered, packets));
+            text += &format!("; a tap lost {}", account.lost);
+        }
+        text
+    }
+}
+
+/// Serves until the process ends.
+fn start_server(plane: ControlPlane) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            serve(listener, plane, Limits::default(), std::future::pending()).await
+        })
+    });
+    address
+}
