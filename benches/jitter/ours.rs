@@ -1,6 +1,7 @@
 //! relayscope as a relay uses it: cells and a ring, the control plane draining and serving. All that
 //! this bench knows of its interface is in this file.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -167,7 +168,7 @@ impl Form for Ours {
             let account = tap.consumer.account();
             assert_eq!((account.recorded, account.unread), (packets, 0));
             assert_eq!((account.delivered, account.delivered + account.lost), (tap.delivered, packets));
-            text += &format!("; a tap lost {}", account.lost);
+            write!(text, "; a tap: {} lost", account.lost).unwrap();
         }
         text
     }

@@ -2,10 +2,10 @@
 
 use std::hint::black_box;
 
-use relayscope_benches::contender::{Contender, Reader, Writer};
+use relayscope_benches::contender::{Broadcast, Contender, Reader, Writer};
 use relayscope_bridge::{
-    Consumer, CounterCell, HubConfig, MetricId, MetricSample, MetricValue, Producer, ShardId, TelemetryRing,
-    catalogue, hub,
+    Consumer, CounterCell, HubConfig, MetricId, MetricSample, MetricValue, Producer, ShardId, Start,
+    TelemetryRing, catalogue, hub,
 };
 
 use crate::{RING_SLOTS, Side};
@@ -53,11 +53,23 @@ impl Contender for Ours {
     }
 
     fn check(recorded: u64, delivered: u64, writer: Self::Writer, reader: Self::Reader) -> u64 {
-        let account = reader.0.account();
         assert_eq!(writer.0.recorded(), recorded);
-        assert_eq!((account.delivered, account.unread), (delivered, 0));
-        assert_eq!(account.delivered + account.lost, recorded);
+        Self::check_reader(recorded, delivered, reader);
         delivered
+    }
+}
+
+impl Broadcast for Ours {
+    fn fan_out(readers: usize) -> (Self::Writer, Vec<Self::Reader>) {
+        let (writer, Side(consumer)) = Self::pair();
+        let taps = (0..readers).map(|_| Side(consumer.tap(Start::Oldest))).collect();
+        (writer, taps)
+    }
+
+    fn check_reader(recorded: u64, delivered: u64, reader: Self::Reader) {
+        let account = reader.0.account();
+        assert_eq!((account.recorded, account.delivered, account.unread), (recorded, delivered, 0));
+        assert_eq!(account.delivered + account.lost, recorded);
     }
 }
 

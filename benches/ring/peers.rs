@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use relayscope_benches::contender::{Contender, Reader, Writer};
+use relayscope_benches::contender::{Broadcast, Contender, Reader, Writer};
 use ringbuf::traits::Observer as _;
 use ringbuf::{HeapRb, LocalRb, storage::Heap};
 
@@ -95,9 +95,21 @@ impl Contender for Photon {
 
     fn check(recorded: u64, delivered: u64, writer: Self::Writer, reader: Self::Reader) -> u64 {
         assert_eq!(writer.0.published(), recorded);
+        Self::check_reader(recorded, delivered, reader);
+        delivered
+    }
+}
+
+impl Broadcast for Photon {
+    fn fan_out(readers: usize) -> (Self::Writer, Vec<Self::Reader>) {
+        let (publisher, subscribable) = photon_ring::channel(RING_SLOTS);
+        let subscribers = (0..readers).map(|_| Side(subscribable.subscribe())).collect();
+        (Side(publisher), subscribers)
+    }
+
+    fn check_reader(recorded: u64, delivered: u64, reader: Self::Reader) {
         assert_eq!(reader.0.total_received(), delivered);
         assert_eq!(reader.0.total_received() + reader.0.total_lagged(), recorded);
-        delivered
     }
 }
 

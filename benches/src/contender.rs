@@ -41,3 +41,12 @@ pub trait Contender {
     /// what it aggregates. Panics when records are unaccounted for.
     fn check(recorded: u64, delivered: u64, writer: Self::Writer, reader: Self::Reader) -> u64;
 }
+
+/// A contender that many may read at once, each of them everything.
+pub trait Broadcast: Contender {
+    /// A fresh writer with `readers` readers.
+    fn fan_out(readers: usize) -> (Self::Writer, Vec<Self::Reader>);
+
+    /// Checks the account of one reader as [`Contender::check`] does.
+    fn check_reader(recorded: u64, delivered: u64, reader: Self::Reader);
+}
