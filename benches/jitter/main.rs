@@ -68,6 +68,7 @@ trait Form {
 struct Measured {
     form: Box<dyn Form>,
     packets: u64,
+    preemptions: u64,
     total_ns: Histogram<u64>,
     rounds: Vec<Percentiles>,
 }
@@ -130,7 +131,7 @@ fn leave_last_core() -> Option<CoreId> {
 
 impl Measured {
     fn new(form: Box<dyn Form>) -> Self {
-        Self { form, packets: 0, total_ns: latencies_ns(), rounds: Vec::new() }
+        Self { form, packets: 0, preemptions: 0, total_ns: latencies_ns(), rounds: Vec::new() }
     }
 
     fn run(&mut self, core: CoreId) {
@@ -138,6 +139,7 @@ impl Measured {
         let mut slice = Slice::new(core, &mut slice_ns);
         self.form.run(&mut slice);
         self.packets += slice.packets();
+        self.preemptions += slice.preemptions();
         self.total_ns.add(&slice_ns).unwrap();
         let at = |quantile| slice_ns.value_at_quantile(quantile) as f64;
         self.rounds.push(Percentiles { p50_ns: at(0.5), p999_ns: at(0.999) });
@@ -146,15 +148,15 @@ impl Measured {
 
 fn print_latencies(measured: &[Measured]) {
     println!(
-        "\n  {:<20} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "ns per iteration", "packets", "p50", "p99", "p99.9", "p99.99", "max"
+        "\n  {:<20} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10}",
+        "ns per iteration", "timed", "p50", "p99", "p99.9", "p99.99", "max", "preempted"
     );
     for form in measured {
-        print!("  {:<20} {:>7.1} M", form.form.name(), form.packets as f64 / 1e6);
+        print!("  {:<20} {:>7.1} M", form.form.name(), form.total_ns.len() as f64 / 1e6);
         for quantile in [0.5, 0.99, 0.999, 0.9999, 1.0] {
             print!(" {:>9}", form.total_ns.value_at_quantile(quantile));
         }
-        println!();
+        println!(" {:>10}", form.preemptions);
     }
 }
 

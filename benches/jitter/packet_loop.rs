@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use core_affinity::CoreId;
 use hdrhistogram::Histogram;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::{ClockId, clock_gettime};
 
 /// Peers of the relay. Packets come from each in turn, and each has series of its own.
@@ -52,17 +53,24 @@ pub(crate) struct Slice<'a> {
     core: CoreId,
     latencies_ns: &'a mut Histogram<u64>,
     packets: u64,
+    preemptions: u64,
 }
 
 impl<'a> Slice<'a> {
     /// Leaves what it measures in `latencies_ns`, made by [`latencies_ns`].
     pub(crate) fn new(core: CoreId, latencies_ns: &'a mut Histogram<u64>) -> Self {
-        Self { core, latencies_ns, packets: 0 }
+        Self { core, latencies_ns, packets: 0, preemptions: 0 }
     }
 
     /// Packets forwarded, those that were not timed among them.
     pub(crate) fn packets(&self) -> u64 {
         self.packets
+    }
+
+    /// How often the kernel gave the core to something else while it was timed. Nothing of this process
+    /// runs there: it is the machine's doing.
+    pub(crate) fn preemptions(&self) -> u64 {
+        self.preemptions
     }
 
     /// Runs the loop on its core, on a thread of its own, and waits for it.
@@ -72,7 +80,9 @@ impl<'a> Slice<'a> {
                 assert!(core_affinity::set_for_current(self.core), "the loop could not be pinned");
                 self.packets += forward_for(WARM, recorder, self.latencies_ns);
                 self.latencies_ns.reset();
+                let before = preemptions();
                 self.packets += forward_for(TIMED, recorder, self.latencies_ns);
+                self.preemptions += preemptions() - before;
             });
         });
     }
@@ -116,6 +126,12 @@ fn forward(payload: &[u8]) -> u64 {
     payload.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+/// Of this thread.
+fn preemptions() -> u64 {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    usage.involuntary_context_switches() as u64
 }
 
 #[inline]

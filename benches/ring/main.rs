@@ -1,7 +1,7 @@
 //! What one record costs the thread that makes it, side by side with what a user would pick instead.
 //!
 //! ```text
-//! cargo bench -p relayscope-benches --bench ring             a minute and a half
+//! cargo bench -p relayscope-benches --bench ring             a minute and a quarter
 //! cargo bench -p relayscope-benches --bench ring -- --quick  a few seconds, for a first look
 //! ```
 //!
