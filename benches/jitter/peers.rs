@@ -107,7 +107,7 @@ impl Form for Exporter {
         // Perhaps not all: a fold that comes between the making of a new block of samples and its linking to
         // the old ones does not find those again.
         let observed = self.scraper.sum("forwarding_seconds_count");
-        assert!(observed > packets / 2 && observed <= packets, "{observed} of {packets} observed");
+        assert!((1..=packets).contains(&observed), "{observed} of {packets} observed");
         format!("{}; {} samples lost by the exporter", self.scraper.summary(), packets - observed)
     }
 }

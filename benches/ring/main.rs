@@ -20,13 +20,15 @@ use relayscope_benches::rounds::{
     Cores, Measured, Measurement, alone, beside_reader, beside_readers, interleave, line_round_trip,
 };
 
+mod aggregates;
 mod ours;
 mod peers;
 
+use aggregates::{MetricsCounter, MetricsHistogram, PrometheusCounter, PrometheusHistogram};
 use ours::{Cell, Ours, OursBatched, OursGathered};
 use peers::{
-    Crossbeam, FetchAdd, MetricsCounter, MetricsHistogram, MutexDeque, Photon, PlainArray, PlainCounter,
-    PrometheusCounter, PrometheusHistogram, RingbufAlone, RingbufLocked, Rtrb, RtrbOverwriting,
+    Crossbeam, FetchAdd, MutexDeque, Photon, PlainArray, PlainCounter, RingbufAlone, RingbufLocked, Rtrb,
+    RtrbOverwriting,
 };
 
 /// Slots of every ring, a power of two.
