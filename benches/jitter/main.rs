@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo bench -p relayscope-benches --bench jitter             about a minute
-//! cargo bench -p relayscope-benches --bench jitter -- --quick  a few seconds, for a first look
+//! cargo bench -p relayscope-benches --bench jitter -- --quick  a few seconds: too few rounds for p99.9 on a machine that is shared
 //! ```
 //!
 //! The loop runs alone on the last core: fixed work, then two counters, one observation and one gauge
