@@ -15,6 +15,7 @@
 //! | `none`, `none again` | nothing; the second is the control: what the machine itself does to a ratio |
 //! | `relayscope` | the control plane drains every 100 ms and is scraped over HTTP ten times a second |
 //! | `relayscope, 4 taps` | the same, and four more readers of the ring that follow it, each 1 ms behind |
+//! | `relayscope, facade` | as `relayscope`, recorded through held handles of the `metrics` facade |
 //! | `metrics` | metrics-exporter-prometheus is scraped over its own HTTP ten times a second |
 //! | `mutex` | a thread locks the state, folds and renders it ten times a second |
 //!
@@ -33,11 +34,13 @@ use nix::unistd::Pid;
 use relayscope_benches::report::Spread;
 
 mod beside;
+mod facade;
 mod ours;
 mod packet_loop;
 mod peers;
 mod plot;
 
+use facade::Facade;
 use ours::Ours;
 use packet_loop::{Slice, latencies_ns};
 use peers::{Exporter, Locked, NoTelemetry};
@@ -85,11 +88,12 @@ fn main() {
         println!("SKIPPED jitter: it needs two cores, and leave to pin to them");
         return;
     };
-    let forms: [Box<dyn Form>; 6] = [
+    let forms: [Box<dyn Form>; 7] = [
         Box::new(NoTelemetry("none")),
         Box::new(NoTelemetry("none again")),
         Box::new(Ours::new("relayscope", 0)),
         Box::new(Ours::new("relayscope, 4 taps", 4)),
+        Box::new(Facade::new()),
         Box::new(Exporter::new()),
         Box::new(Locked::new()),
     ];
@@ -176,6 +180,7 @@ fn print_ratios(measured: &[Measured]) {
         ("none_vs_none", "none_p50_vs_none"),
         ("p999_vs_none", "p50_vs_none"),
         ("taps_p999_vs_none", "taps_p50_vs_none"),
+        ("facade_p999_vs_none", "facade_p50_vs_none"),
         ("metrics_p999_vs_none", "metrics_p50_vs_none"),
         ("mutex_p999_vs_none", "mutex_p50_vs_none"),
     ];

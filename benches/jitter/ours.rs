@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use relayscope_bridge::catalogue::{Family, Unit};
 use relayscope_bridge::{
-    Consumer, CounterCell, GaugeCell, HubConfig, MetricId, MetricKind, MetricSample, MetricValue, Publisher,
-    ShardId, Start, hub,
+    Consumer, CounterCell, GaugeCell, Hub, HubConfig, MetricId, MetricKind, MetricSample, MetricValue,
+    Publisher, ShardId, Start, hub,
 };
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, serve};
 
@@ -23,34 +23,19 @@ const SHARD: ShardId = ShardId(0);
 /// Packets between two signs of life.
 const BEAT_PACKETS: u64 = 4096;
 
-static PACKETS: Family = Family {
-    name: "forwarded_packets_total",
-    kind: MetricKind::Counter,
-    unit: Unit::None,
-    help: "Packets forwarded.",
-    labels: &["peer"],
-};
-static BYTES: Family = Family {
-    name: "forwarded_bytes_total",
-    kind: MetricKind::Counter,
-    unit: Unit::Bytes,
-    help: "Bytes forwarded.",
-    labels: &["peer"],
-};
-static FORWARDING: Family = Family {
-    name: "forwarding_seconds",
-    kind: MetricKind::Histogram,
-    unit: Unit::Seconds,
-    help: "Time to forward a packet.",
-    labels: &["peer"],
-};
-static QUEUED: Family = Family {
-    name: "queued_packets",
-    kind: MetricKind::Gauge,
-    unit: Unit::None,
-    help: "Packets queued.",
-    labels: &["peer"],
-};
+static PACKETS: Family =
+    Family::new("forwarded_packets_total", MetricKind::Counter, Unit::None, &["peer"], "Packets forwarded.");
+static BYTES: Family =
+    Family::new("forwarded_bytes_total", MetricKind::Counter, Unit::Bytes, &["peer"], "Bytes forwarded.");
+static FORWARDING: Family = Family::new(
+    "forwarding_seconds",
+    MetricKind::Histogram,
+    Unit::Seconds,
+    &["peer"],
+    "Time to forward a packet.",
+);
+static QUEUED: Family =
+    Family::new("queued_packets", MetricKind::Gauge, Unit::None, &["peer"], "Packets queued.");
 
 /// What the relay's core holds.
 struct Relay {
@@ -119,13 +104,12 @@ impl Ours {
             max_series: 4 * PEERS,
             ..HubConfig::default()
         };
-        let (mut publishers, collector) = hub(config).unwrap();
+        let Hub { mut publishers, registry, collector } = hub(config).unwrap();
         let (_, reader) = collector.shards().next().unwrap();
         let tap = || Tap { consumer: reader.tap(Start::Oldest), delivered: 0, newest_ns: 0 };
         let taps = std::iter::repeat_with(tap).take(taps).collect();
         // As it comes: drained every 100 ms.
         let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
-        let registry = plane.registry();
         let peer = |n: usize| {
             let labels: &[&str] = &[&format!("peer-{n}")];
             Peer {
@@ -175,7 +159,7 @@ impl Form for Ours {
 }
 
 /// Serves until the process ends.
-fn start_server(plane: ControlPlane) -> SocketAddr {
+pub(crate) fn start_server(plane: ControlPlane) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();

@@ -38,6 +38,11 @@ pub(crate) struct Packet {
 /// The relay's side of a telemetry: two counters, one observation, one gauge per packet.
 pub(crate) trait Recorder: Send {
     fn record(&mut self, packet: &Packet);
+
+    /// Runs `run` on the loop's thread with all that belongs to that thread.
+    fn on_loop_thread(&mut self, run: impl FnOnce(&mut Self)) {
+        run(self);
+    }
 }
 
 /// No telemetry.
@@ -78,11 +83,13 @@ impl<'a> Slice<'a> {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 assert!(core_affinity::set_for_current(self.core), "the loop could not be pinned");
-                self.packets += forward_for(WARM, recorder, self.latencies_ns);
-                self.latencies_ns.reset();
-                let before = preemptions();
-                self.packets += forward_for(TIMED, recorder, self.latencies_ns);
-                self.preemptions += preemptions() - before;
+                recorder.on_loop_thread(|recorder| {
+                    self.packets += forward_for(WARM, recorder, self.latencies_ns);
+                    self.latencies_ns.reset();
+                    let before = preemptions();
+                    self.packets += forward_for(TIMED, recorder, self.latencies_ns);
+                    self.preemptions += preemptions() - before;
+                });
             });
         });
     }

@@ -37,20 +37,21 @@ impl Form for NoTelemetry {
 /// Held handles of the `metrics` facade; metrics-exporter-prometheus with its own HTTP listener, and
 /// its upkeep every 5 s as by default: a scrape folds what was recorded before it.
 pub(crate) struct Exporter {
-    relay: ExporterRelay,
+    relay: FacadeHandles,
     scraper: Scraper,
 }
 
-struct ExporterRelay(Vec<ExporterPeer>);
+/// Handles of whichever recorder the facade had when they were made.
+pub(crate) struct FacadeHandles(Vec<PeerHandles>);
 
-struct ExporterPeer {
+struct PeerHandles {
     packets: metrics::Counter,
     bytes: metrics::Counter,
     forwarding: metrics::Histogram,
     queued: metrics::Gauge,
 }
 
-impl Recorder for ExporterRelay {
+impl Recorder for FacadeHandles {
     #[inline]
     fn record(&mut self, packet: &Packet) {
         let peer = &self.0[packet.peer];
@@ -58,6 +59,21 @@ impl Recorder for ExporterRelay {
         peer.bytes.increment(packet.bytes);
         peer.queued.set(packet.queued);
         peer.forwarding.record(packet.forwarding_seconds);
+    }
+}
+
+impl FacadeHandles {
+    pub(crate) fn new() -> Self {
+        let peer = |n| {
+            let peer = format!("peer-{n}");
+            PeerHandles {
+                packets: metrics::counter!("forwarded_packets_total", "peer" => peer.clone()),
+                bytes: metrics::counter!("forwarded_bytes_total", "peer" => peer.clone()),
+                forwarding: metrics::histogram!("forwarding_seconds", "peer" => peer.clone()),
+                queued: metrics::gauge!("queued_packets", "peer" => peer),
+            }
+        };
+        Self((0..PEERS).map(peer).collect())
     }
 }
 
@@ -69,18 +85,9 @@ impl Exporter {
         let entered = runtime.enter();
         let (recorder, exporter) = builder.with_http_listener(address).build().unwrap();
         drop(entered);
-        let peer = |n| {
-            let peer = format!("peer-{n}");
-            ExporterPeer {
-                packets: metrics::counter!("forwarded_packets_total", "peer" => peer.clone()),
-                bytes: metrics::counter!("forwarded_bytes_total", "peer" => peer.clone()),
-                forwarding: metrics::histogram!("forwarding_seconds", "peer" => peer.clone()),
-                queued: metrics::gauge!("queued_packets", "peer" => peer),
-            }
-        };
-        let peers = metrics::with_local_recorder(&recorder, || (0..PEERS).map(peer).collect());
+        let relay = metrics::with_local_recorder(&recorder, FacadeHandles::new);
         std::thread::spawn(move || runtime.block_on(exporter));
-        Self { relay: ExporterRelay(peers), scraper: Scraper::new(address) }
+        Self { relay, scraper: Scraper::new(address) }
     }
 }
 

@@ -58,7 +58,7 @@ pub use hub::{Collector, Heartbeat, Hub, HubConfig, HubError, Publisher, ShardRe
 #[cfg(not(loom))]
 pub use hub::{attach, create};
 #[cfg(all(feature = "metrics", not(loom)))]
-pub use recorder::{RecorderError, ShardRecorder};
+pub use recorder::{ParkedRecorder, RecorderError, ShardRecorder};
 pub use ring::{Account, CapacityError, Consumer, Drained, Mark, Producer, Start, TelemetryRing};
 pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS, ShardId};
 pub use segment::layout::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};

@@ -96,13 +96,29 @@ pub enum RecorderError {
 /// }
 /// ```
 pub struct ShardRecorder {
+    parts: Parts,
+    here: Here,
+}
+
+/// While it lives, the thread it was made on is the shard's.
+struct Here {
+    /// It does not leave that thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+/// A shard's recorder on its way to another thread, as when a worker is started anew. Handles used
+/// meanwhile are all on other threads than the shard's.
+pub struct ParkedRecorder {
+    parts: Parts,
+    publisher: Publisher,
+}
+
+struct Parts {
     shard: ShardId,
     registry: SeriesRegistry,
     elsewhere: Arc<Elsewhere>,
     refused_registrations: Arc<CounterHandle>,
     registered: RefCell<Registered>,
-    /// Bound to its thread.
-    _not_send: PhantomData<*const ()>,
 }
 
 /// What handles on other threads share with the shard.
@@ -130,9 +146,7 @@ impl ShardRecorder {
     /// [`RecorderError`]: the thread is another shard's, or there is no room for the recorder's own
     /// counters.
     pub fn new(publisher: Publisher, registry: &SeriesRegistry) -> Result<Self, RecorderError> {
-        if let Some(taken) = PUBLISHER.with_borrow(|here| here.as_ref().map(Publisher::shard)) {
-            return Err(RecorderError::ThreadTaken(taken));
-        }
+        check_thread()?;
         static OWNERS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let owner = OWNERS.fetch_add(1, Ordering::Relaxed);
         let shard = publisher.shard();
@@ -142,26 +156,36 @@ impl ShardRecorder {
             Ok::<_, SeriesError>(Arc::new(CounterHandle { owner, cells }))
         };
         let (refused_registrations, queue_full) = (refused("registration")?, refused("queue_full")?);
-        OWNER.set(owner);
+        let elsewhere = Arc::new(Elsewhere {
+            owner,
+            waiting: ArrayQueue::new(QUEUE_LEN),
+            closed: AtomicBool::new(false),
+            refused: queue_full,
+        });
+        let (registry, registered) = (registry.clone(), RefCell::default());
+        let parts = Parts { shard, registry, elsewhere, refused_registrations, registered };
+        Ok(Self::here(parts, publisher))
+    }
+
+    fn here(parts: Parts, publisher: Publisher) -> Self {
+        OWNER.set(parts.elsewhere.owner);
         PUBLISHER.set(Some(publisher));
-        Ok(Self {
-            shard,
-            registry: registry.clone(),
-            elsewhere: Arc::new(Elsewhere {
-                owner,
-                waiting: ArrayQueue::new(QUEUE_LEN),
-                closed: AtomicBool::new(false),
-                refused: queue_full,
-            }),
-            refused_registrations,
-            registered: RefCell::default(),
-            _not_send: PhantomData,
-        })
+        Self { parts, here: Here { _not_send: PhantomData } }
+    }
+
+    /// Takes the recorder off this thread, to be [resumed](ParkedRecorder::resume) on another.
+    pub fn park(self) -> ParkedRecorder {
+        let Self { parts, here } = self;
+        let Some(publisher) = PUBLISHER.take() else {
+            unreachable!("the publisher is here until the recorder is dropped")
+        };
+        drop(here);
+        ParkedRecorder { parts, publisher }
     }
 
     /// The shard it records for.
     pub fn shard(&self) -> ShardId {
-        self.shard
+        self.parts.shard
     }
 
     /// Signs that the shard runs at `now_ns` of `CLOCK_MONOTONIC`, gives that time to what is observed from
@@ -172,7 +196,7 @@ impl ShardRecorder {
             publisher.beat(now_ns);
             // Bounded: others may go on adding while it is emptied.
             for _ in 0..QUEUE_LEN {
-                let Some((metric_id, value)) = self.elsewhere.waiting.pop() else { return };
+                let Some((metric_id, value)) = self.parts.elsewhere.waiting.pop() else { return };
                 publisher.record(observation(metric_id, now_ns, value));
             }
         });
@@ -187,19 +211,19 @@ impl ShardRecorder {
     }
 
     fn refuse<T>(&self, result: Result<T, Refused>) -> Option<T> {
-        result.inspect_err(|Refused| self.refused_registrations.increment(1)).ok()
+        result.inspect_err(|Refused| self.parts.refused_registrations.increment(1)).ok()
     }
 
     /// The family and label values of a key, as a gauge with the shard's label.
     fn family(&self, key: &Key, kind: MetricKind) -> Result<(&'static Family, Vec<String>), Refused> {
-        let mut registered = self.registered.borrow_mut();
+        let mut registered = self.parts.registered.borrow_mut();
         let name = sanitize(key.name(), true);
         if *registered.kinds.entry(name.clone()).or_insert(kind) != kind {
             return Err(Refused);
         }
         let (unit, help) = registered.described.get(&name).cloned().unwrap_or_default();
         let labels = key.labels().map(|label| (sanitize(label.key(), false), label.value().to_owned()));
-        let own = (kind == MetricKind::Gauge).then(|| (SHARD_LABEL.to_owned(), self.shard.0.to_string()));
+        let own = (kind == MetricKind::Gauge).then(|| (SHARD_LABEL.to_owned(), self.shard().0.to_string()));
         let (labels, values) = labels.chain(own).unzip();
         let text = FamilyText { name, kind, unit, help, labels, prefixed: false };
         Ok((catalogue::intern(text).ok_or(Refused)?, values))
@@ -207,20 +231,23 @@ impl ShardRecorder {
 
     fn new_counter(&self, key: &Key) -> Result<Counter, Refused> {
         let (family, values) = self.family(key, MetricKind::Counter)?;
-        let cells = self.registry.shared_counter(self.shard, family, &refs(&values))?;
-        Ok(Counter::from_arc(Arc::new(CounterHandle { owner: self.elsewhere.owner, cells })))
+        let cells = self.parts.registry.shared_counter(self.shard(), family, &refs(&values))?;
+        Ok(Counter::from_arc(Arc::new(CounterHandle { owner: self.parts.elsewhere.owner, cells })))
     }
 
     fn new_gauge(&self, key: &Key) -> Result<Gauge, Refused> {
         let (family, values) = self.family(key, MetricKind::Gauge)?;
-        let (cells, index) = self.registry.gauge_word(self.shard, family, &refs(&values))?;
+        let (cells, index) = self.parts.registry.gauge_word(self.shard(), family, &refs(&values))?;
         Ok(Gauge::from_arc(Arc::new(GaugeHandle { cells, index })))
     }
 
     fn new_histogram(&self, key: &Key) -> Result<Histogram, Refused> {
         let (family, values) = self.family(key, MetricKind::Histogram)?;
-        let id = self.registry.stream(self.shard, family, &refs(&values))?;
-        Ok(Histogram::from_arc(Arc::new(HistogramHandle { id, elsewhere: Arc::clone(&self.elsewhere) })))
+        let id = self.parts.registry.stream(self.shard(), family, &refs(&values))?;
+        Ok(Histogram::from_arc(Arc::new(HistogramHandle {
+            id,
+            elsewhere: Arc::clone(&self.parts.elsewhere),
+        })))
     }
 
     fn describe(&self, name: &KeyName, unit: Option<FacadeUnit>, help: &SharedString) {
@@ -232,22 +259,45 @@ impl ShardRecorder {
             _ => Unit::None,
         };
         let name = sanitize(name.as_str(), true);
-        self.registered.borrow_mut().described.insert(name, (unit, help.to_string()));
+        self.parts.registered.borrow_mut().described.insert(name, (unit, help.to_string()));
     }
 }
 
-impl Drop for ShardRecorder {
+impl ParkedRecorder {
+    /// Makes this thread the shard's.
+    ///
+    /// # Errors
+    /// [`RecorderError::ThreadTaken`]: the recorder is lost with it, as the thread is another's.
+    pub fn resume(self) -> Result<ShardRecorder, RecorderError> {
+        check_thread()?;
+        Ok(ShardRecorder::here(self.parts, self.publisher))
+    }
+}
+
+fn check_thread() -> Result<(), RecorderError> {
+    match PUBLISHER.with_borrow(|here| here.as_ref().map(Publisher::shard)) {
+        Some(taken) => Err(RecorderError::ThreadTaken(taken)),
+        None => Ok(()),
+    }
+}
+
+impl Drop for Here {
     fn drop(&mut self) {
         OWNER.set(0);
+        PUBLISHER.set(None);
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
         // Of what other threads see of the recorder's end, nothing depends on the order.
         self.elsewhere.closed.store(true, Ordering::Relaxed);
-        PUBLISHER.set(None);
     }
 }
 
 impl fmt::Debug for ShardRecorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardRecorder").field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("ShardRecorder").field("shard", &self.shard()).finish_non_exhaustive()
     }
 }
 
@@ -265,28 +315,28 @@ impl Recorder for ShardRecorder {
     }
 
     fn register_counter(&self, key: &Key, _metadata: &Metadata<'_>) -> Counter {
-        let known = self.registered.borrow().counters.get(key).cloned();
+        let known = self.parts.registered.borrow().counters.get(key).cloned();
         known.unwrap_or_else(|| {
             let new = self.refuse(self.new_counter(key)).unwrap_or_else(Counter::noop);
-            self.registered.borrow_mut().counters.insert(key.clone(), new.clone());
+            self.parts.registered.borrow_mut().counters.insert(key.clone(), new.clone());
             new
         })
     }
 
     fn register_gauge(&self, key: &Key, _metadata: &Metadata<'_>) -> Gauge {
-        let known = self.registered.borrow().gauges.get(key).cloned();
+        let known = self.parts.registered.borrow().gauges.get(key).cloned();
         known.unwrap_or_else(|| {
             let new = self.refuse(self.new_gauge(key)).unwrap_or_else(Gauge::noop);
-            self.registered.borrow_mut().gauges.insert(key.clone(), new.clone());
+            self.parts.registered.borrow_mut().gauges.insert(key.clone(), new.clone());
             new
         })
     }
 
     fn register_histogram(&self, key: &Key, _metadata: &Metadata<'_>) -> Histogram {
-        let known = self.registered.borrow().histograms.get(key).cloned();
+        let known = self.parts.registered.borrow().histograms.get(key).cloned();
         known.unwrap_or_else(|| {
             let new = self.refuse(self.new_histogram(key)).unwrap_or_else(Histogram::noop);
-            self.registered.borrow_mut().histograms.insert(key.clone(), new.clone());
+            self.parts.registered.borrow_mut().histograms.insert(key.clone(), new.clone());
             new
         })
     }

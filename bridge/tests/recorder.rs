@@ -227,3 +227,29 @@ fn help_and_unit_are_as_described_and_shards_share_counters_but_not_gauges() {
         assert_eq!(shards, [["0"], ["1"]]);
     });
 }
+
+#[test]
+fn a_parked_recorder_goes_on_on_another_thread_with_the_same_handles() {
+    let (recorder, mut collector) = one_shard(64);
+    let (packets, seconds) =
+        metrics::with_local_recorder(&recorder, || (counter!("packets"), histogram!("seconds")));
+    packets.increment(1);
+    let parked = recorder.park();
+    // Nobody's thread now: shared, and waiting.
+    packets.increment(1);
+    seconds.record(1.0);
+    let on_another = (packets.clone(), seconds.clone());
+    let resumed = move || {
+        let (packets, seconds) = on_another;
+        let recorder = parked.resume().expect("the thread has none");
+        packets.increment(1);
+        seconds.record(1.0);
+        metrics::with_local_recorder(&recorder, || counter!("packets").increment(1));
+        recorder.beat(9);
+    };
+    thread::spawn(resumed).join().unwrap();
+    packets.increment(1);
+    assert_eq!(counted(&collector, "packets"), Some(5));
+    assert_eq!(collector.drain(ShardId(0), |_| {}).delivered, 2);
+    assert_eq!(refused(&collector, "registration"), Some(0));
+}

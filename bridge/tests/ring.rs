@@ -116,7 +116,7 @@ fn a_drain_longer_than_a_chunk_comes_whole_and_in_order() {
 #[test]
 fn a_batch_larger_than_the_ring_leaves_its_newest() {
     let (mut producer, mut consumer) = TelemetryRing::with_capacity(8);
-    producer.record_batch(&(0..100).map(sample).collect::<Vec<_>>());
+    producer.record_batch((0..100).map(sample).collect::<Vec<_>>());
     assert_eq!(producer.recorded(), 100);
     assert_eq!(drain(&mut consumer), ((94..100).collect(), billed(6, 94)));
 }
@@ -125,7 +125,7 @@ fn a_batch_larger_than_the_ring_leaves_its_newest() {
 fn an_empty_batch_records_nothing() {
     let (mut producer, mut consumer) = TelemetryRing::with_capacity(8);
     record(&mut producer, 0..7);
-    producer.record_batch(&[]);
+    producer.record_batch(std::iter::empty::<MetricSample>());
     assert_eq!(producer.recorded(), 7);
     assert_eq!(drain(&mut consumer), ((0..7).collect(), billed(7, 0)));
 }
@@ -133,7 +133,7 @@ fn an_empty_batch_records_nothing() {
 #[test]
 fn a_finished_batch_costs_a_reader_no_more_than_single_records() {
     let (mut producer, mut consumer) = TelemetryRing::with_capacity(8);
-    producer.record_batch(&[sample(0), sample(1), sample(2), sample(3)]);
+    producer.record_batch([sample(0), sample(1), sample(2), sample(3)]);
     record(&mut producer, 4..7);
     assert_eq!(drain(&mut consumer), ((0..7).collect(), billed(7, 0)));
 }

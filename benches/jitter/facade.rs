@@ -1,0 +1,74 @@
+//! relayscope by way of the `metrics` facade: held handles, as in code that records with it already.
+
+use relayscope_bridge::{Hub, HubConfig, ParkedRecorder, ShardRecorder, hub};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
+
+use crate::beside::{Scraper, beside, every};
+use crate::ours::start_server;
+use crate::packet_loop::{PACKET_BYTES, Packet, Recorder, Slice};
+use crate::peers::FacadeHandles;
+use crate::{Form, RING_SLOTS, SCRAPE_PAUSE};
+
+/// Drained and scraped as our own API's form is.
+pub(crate) struct Facade {
+    relay: FacadeRelay,
+    plane: ControlPlane,
+    scraper: Scraper,
+}
+
+/// The shard's recorder, parked between slices: each runs on a thread of its own.
+struct FacadeRelay {
+    parked: Option<ParkedRecorder>,
+    handles: FacadeHandles,
+}
+
+impl Recorder for FacadeRelay {
+    #[inline]
+    fn record(&mut self, packet: &Packet) {
+        self.handles.record(packet);
+    }
+
+    fn on_loop_thread(&mut self, run: impl FnOnce(&mut Self)) {
+        let recorder = self.parked.take().unwrap().resume().unwrap();
+        recorder.beat(1);
+        run(self);
+        self.parked = Some(recorder.park());
+    }
+}
+
+impl Facade {
+    pub(crate) fn new() -> Self {
+        let config = HubConfig { ring_capacity: RING_SLOTS, ..HubConfig::default() };
+        let Hub { mut publishers, registry, collector } = hub(config).unwrap();
+        let recorder = ShardRecorder::new(publishers.remove(0), &registry).unwrap();
+        let handles = metrics::with_local_recorder(&recorder, FacadeHandles::new);
+        let relay = FacadeRelay { parked: Some(recorder.park()), handles };
+        let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
+        let scraper = Scraper::new(start_server(plane.clone()));
+        Self { relay, plane, scraper }
+    }
+}
+
+impl Form for Facade {
+    fn name(&self) -> &'static str {
+        "relayscope, facade"
+    }
+
+    fn run(&mut self, slice: &mut Slice<'_>) {
+        let drain = self.plane.spawn_drain().unwrap();
+        let scraping = every(SCRAPE_PAUSE, || self.scraper.scrape());
+        beside(vec![scraping], || slice.run(&mut self.relay));
+        drain.stop().unwrap();
+    }
+
+    fn check(&mut self, packets: u64) -> String {
+        let (_, account) = self.plane.accounts()[0];
+        assert_eq!((account.recorded, account.unread), (packets, 0));
+        assert_eq!(account.delivered + account.lost, packets);
+        self.scraper.scrape();
+        assert_eq!(self.scraper.sum("forwarded_packets_total"), packets);
+        assert_eq!(self.scraper.sum("forwarded_bytes_total"), packets * PACKET_BYTES as u64);
+        assert_eq!(self.scraper.sum("forwarding_seconds_count"), account.delivered);
+        format!("{}; {} samples overwritten unread", self.scraper.summary(), account.lost)
+    }
+}
