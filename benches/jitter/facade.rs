@@ -3,11 +3,11 @@
 use relayscope_bridge::{Hub, HubConfig, ParkedRecorder, ShardRecorder, hub};
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
 
-use crate::beside::{Scraper, beside, every};
 use crate::ours::start_server;
-use crate::packet_loop::{PACKET_BYTES, Packet, Recorder, Slice};
 use crate::peers::FacadeHandles;
 use crate::{Form, RING_SLOTS, SCRAPE_PAUSE};
+use relayscope_benches::beside::{Scraper, beside, every};
+use relayscope_benches::packet_loop::{PACKET_BYTES, Packet, Recorder, Slice};
 
 /// Drained and scraped as our own API's form is.
 pub(crate) struct Facade {

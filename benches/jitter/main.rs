@@ -29,20 +29,16 @@ use std::time::Duration;
 
 use core_affinity::CoreId;
 use hdrhistogram::Histogram;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use relayscope_benches::packet_loop::{Slice, latencies_ns, leave_last_core};
 use relayscope_benches::report::Spread;
 
-mod beside;
 mod facade;
 mod ours;
-mod packet_loop;
 mod peers;
 mod plot;
 
 use facade::Facade;
 use ours::Ours;
-use packet_loop::{Slice, latencies_ns};
 use peers::{Exporter, Locked, NoTelemetry};
 
 /// Observations that our ring and the mutex's queue hold: what comes in a drain interval of 100 ms at
@@ -84,10 +80,16 @@ struct Percentiles {
 
 fn main() {
     let rounds = if std::env::args().any(|arg| arg == "--quick") { ROUNDS_QUICK } else { ROUNDS };
-    let Some(core) = leave_last_core() else {
+    let Some((core, others)) = leave_last_core() else {
         println!("SKIPPED jitter: it needs two cores, and leave to pin to them");
         return;
     };
+    let others: Vec<_> = others.iter().map(|core| core.id.to_string()).collect();
+    println!(
+        "the loop is pinned to core {}, alone; all else, up to {THREADS_BESIDE} threads, shares core {}",
+        core.id,
+        others.join(", ")
+    );
     let forms: [Box<dyn Form>; 7] = [
         Box::new(NoTelemetry("none")),
         Box::new(NoTelemetry("none again")),
@@ -111,26 +113,6 @@ fn main() {
     }
     draw(&measured);
     print_ratios(&measured);
-}
-
-/// Keeps this thread, and with it all that it starts, off the last core and returns that. `None` where
-/// there are no two.
-fn leave_last_core() -> Option<CoreId> {
-    let cores = core_affinity::get_core_ids()?;
-    let (last, others) = cores.split_last()?;
-    let mut set = CpuSet::new();
-    for other in others {
-        set.set(other.id).ok()?;
-    }
-    // Of no core at all it fails, which is as it should be.
-    sched_setaffinity(Pid::from_raw(0), &set).ok()?;
-    let ids: Vec<_> = others.iter().map(|core| core.id.to_string()).collect();
-    println!(
-        "the loop is pinned to core {}, alone; all else, up to {THREADS_BESIDE} threads, shares core {}",
-        last.id,
-        ids.join(", ")
-    );
-    Some(*last)
 }
 
 impl Measured {

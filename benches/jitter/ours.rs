@@ -12,9 +12,9 @@ use relayscope_bridge::{
 };
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, serve};
 
-use crate::beside::{Scraper, beside, every};
-use crate::packet_loop::{PACKET_BYTES, PEERS, Packet, Recorder, Slice};
 use crate::{Form, RING_SLOTS, SCRAPE_PAUSE};
+use relayscope_benches::beside::{Scraper, beside, every};
+use relayscope_benches::packet_loop::{PACKET_BYTES, PEERS, Packet, Recorder, Slice};
 
 /// A tap follows closely: it drains, then waits this long.
 pub(crate) const TAP_PAUSE: Duration = Duration::from_millis(1);

@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::beside::{Scraper, beside, every};
-use crate::packet_loop::{Nothing, PACKET_BYTES, PEERS, Packet, Recorder, Slice};
 use crate::{Form, RING_SLOTS, SCRAPE_PAUSE};
+use relayscope_benches::beside::{Scraper, beside, every};
+use relayscope_benches::packet_loop::{Nothing, PACKET_BYTES, PEERS, Packet, Recorder, Slice};
 
 /// Upper bounds of histogram buckets in seconds: powers of two from 60 ns to 1 ms, as ours are.
 fn bucket_bounds() -> Vec<f64> {

@@ -18,6 +18,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
+use relayscope_benches::binary::build_relayscope;
 use relayscope_benches::report::Spread;
 
 const TARGETS: u32 = 1000;
@@ -76,25 +77,6 @@ fn main() {
 
 fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
-}
-
-/// The release binary, built by the cargo that runs this bench.
-fn build_relayscope() -> String {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let output = Command::new(cargo)
-        .args(["build", "--release", "-p", "relayscope", "--manifest-path", manifest])
-        .args(["--message-format", "json"])
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "relayscope does not build");
-    let messages = String::from_utf8(output.stdout).unwrap();
-    let executable = messages
-        .lines()
-        .rev()
-        .find_map(|line| line.split("\"executable\":\"").nth(1).and_then(|rest| rest.split('"').next()));
-    executable.unwrap().to_owned()
 }
 
 fn addresses() -> impl Iterator<Item = Ipv4Addr> {

@@ -131,7 +131,7 @@ impl Writer for GatherWriter {
             for (gathered, n) in self.gathered.iter_mut().zip(black_box(first)..) {
                 *gathered = sample(n);
             }
-            self.producer.record_batch(&self.gathered);
+            self.producer.record_batch(self.gathered.as_slice());
         }
     }
 }

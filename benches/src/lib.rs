@@ -6,9 +6,14 @@
 //!
 //! - [`contender`]: what is measured: a writer, its reader, and their account.
 //! - [`rounds`]: how: pinned, timed, interleaved.
+//! - [`packet_loop`], [`beside`]: a relay's loop with time taken per packet, and what runs beside it.
+//! - [`binary`]: the program as users run it.
 //! - [`report`]: medians, a table for people, `RATIO` lines for scripts.
 #![forbid(unsafe_code)]
 
+pub mod beside;
+pub mod binary;
 pub mod contender;
+pub mod packet_loop;
 pub mod report;
 pub mod rounds;
