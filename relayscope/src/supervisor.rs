@@ -81,10 +81,15 @@ async fn reload_on_each(reload: Option<&Reload>, hangup: &mut Signal) {
 
 /// Resolves when a shard has ended though nobody asked it to. While a reload holds the targets it waits.
 async fn death(reload: Option<&Reload>) -> usize {
-    let Some(Reload { targets, .. }) = reload else { return std::future::pending().await };
+    let Some(Reload { targets, registry, .. }) = reload else { return std::future::pending().await };
+    let mut whole = true;
     let mut looks = tokio::time::interval(DEATH_POLL);
     loop {
         looks.tick().await;
+        if whole && !registry.is_segment_whole() {
+            whole = false;
+            tracing::error!("the segment was cut off: nobody can read what is measured until a restart");
+        }
         let ended = targets.try_lock().ok().and_then(|targets| targets.ended());
         if let Some(shard) = ended {
             return shard;

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ const RACES_MAX: usize = 16;
 pub(super) struct Made {
     pub(super) words: Run<AtomicU64>,
     pub(super) layout: Layout,
-    pub(super) file: OwnedFd,
+    pub(super) file: File,
 }
 
 /// Makes a segment without a name: in memory, sealed against shrinking.
@@ -43,7 +43,7 @@ pub(super) fn in_memory(sizes: Sizes) -> Result<Made, SegmentError> {
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| fault(errno.into()))?;
     let words = map(&file, layout).map_err(fault)?;
     write_header(&words, layout, 1)?;
-    Ok(Made { words, layout, file: file.into() })
+    Ok(Made { words, layout, file })
 }
 
 /// Makes a segment at `path`, in place of one whose maker is dead.
@@ -156,7 +156,7 @@ fn make_unnamed(path: &Path, sizes: Sizes, generation: u64) -> Result<(Made, Unn
         .map_err(|errno| fault("reserve room for", errno.into()))?;
     let words = map(&file, layout).map_err(|source| fault("map", source))?;
     write_header(&words, layout, generation)?;
-    Ok((Made { words, layout, file: file.into() }, unnamed))
+    Ok((Made { words, layout, file }, unnamed))
 }
 
 /// Gives the finished segment its name; `false` if somebody else was faster.

@@ -16,8 +16,6 @@ pub(crate) mod map;
 use std::fmt;
 use std::io;
 #[cfg(not(loom))]
-use std::os::fd::OwnedFd;
-#[cfg(not(loom))]
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -246,12 +244,21 @@ pub(crate) struct SegmentOwner {
     info: SegmentInfo,
     /// Whose lock says that the maker lives.
     #[cfg(not(loom))]
-    _file: OwnedFd,
+    file: std::fs::File,
+    #[cfg(not(loom))]
+    words: Run<AtomicU64>,
 }
 
 impl SegmentOwner {
     pub(crate) fn info(&self) -> SegmentInfo {
         self.info
+    }
+
+    /// Whether the file still has every byte that was made.
+    #[cfg(not(loom))]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.words.mapping().is_none_or(map::Mapping::is_whole)
+            && self.file.metadata().is_ok_and(|metadata| metadata.len() == self.info.bytes)
     }
 
     pub(crate) fn note_reload(&self, successful: bool) {
@@ -288,7 +295,7 @@ impl Segment {
         let info = file::info_of(&made);
         let file::Made { words, layout, file } = made;
         let header = One::at(&words, 0).unwrap_or_else(|| unreachable!("a segment has a header"));
-        let owner = SegmentOwner { header, info, _file: file };
+        let owner = SegmentOwner { header, info, file, words: words.clone() };
         let attachment = Attachment(std::sync::Arc::new(Attached { words: words.clone(), info, file: None }));
         Ok(Self { words, layout, owner, attachment })
     }

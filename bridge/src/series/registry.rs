@@ -194,6 +194,13 @@ impl SeriesRegistry {
         self.lock().owner.info()
     }
 
+    /// Whether the segment's file still has every byte that was made. Where it has not, shards go on
+    /// recording and nobody can read it; only a new segment helps.
+    #[cfg(not(loom))]
+    pub fn is_segment_whole(&self) -> bool {
+        self.lock().owner.is_whole()
+    }
+
     /// Notes for all readers whether the configuration read last is in force.
     pub fn note_reload(&self, successful: bool) {
         self.lock().owner.note_reload(successful);

@@ -12,6 +12,7 @@ mod prometheus;
 mod relay;
 mod reload;
 mod scapy;
+mod split;
 mod stamp_suite;
 
 use libtest_mimic::{Arguments, Trial};
@@ -46,6 +47,15 @@ fn main() {
     add("a_flood_at_a_probing_socket_is_counted_and_is_not_loss", None, hostile::flood);
     add("a_log_nobody_reads_does_not_end_the_relay", None, mesh::log_is_gone);
     add("hostile_packets_are_counted_by_reason_and_change_nothing_else", None, hostile::both_roles);
+    add(
+        "a_control_plane_killed_ten_times_loses_count_of_nothing",
+        None,
+        split::control_plane_killed_ten_times,
+    );
+    add("a_killed_data_plane_shows_at_once_and_its_successor_is_followed", None, split::data_plane_killed);
+    add("a_segment_in_use_is_refused_with_its_owner", None, split::segment_in_use);
+    add("files_that_are_no_segment_are_named_and_left_alone", None, split::files_that_are_no_segment);
+    add("a_segment_that_shrinks_ends_nobody_and_shows_no_number", None, split::segment_that_shrinks);
     add("scapy_reflects_our_probes_field_by_field", Some(Peer::Scapy), scapy::as_reflector);
     add("scapy_probes_our_reflector_field_by_field", Some(Peer::Scapy), scapy::as_sender);
     add("stamp_suite_reflects_our_probes", Some(Peer::StampSuite), stamp_suite::as_reflector);

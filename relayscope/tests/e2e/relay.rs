@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -84,6 +85,10 @@ impl Process {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub(crate) fn wait(&mut self) -> ExitStatus {
         wait_for("the process to end", || self.child.try_wait().unwrap())
     }
@@ -100,6 +105,14 @@ impl Drop for Process {
             self.child.wait().ok();
         }
     }
+}
+
+/// Starts a data plane on its own that reflects on `ip`:8620, probes itself and writes `segment`.
+pub(crate) fn start_data_plane(ip: IpAddr, segment: &Path) -> Process {
+    let reflect = SocketAddr::new(ip, 8620).to_string();
+    let mut command = relayscope();
+    command.arg("dataplane").arg("--segment").arg(segment);
+    Process::start(command.args(["--reflect", &reflect, "--probe", &format!("self={reflect}")]))
 }
 
 /// A running relayscope.
@@ -125,11 +138,33 @@ impl Relay {
         relay
     }
 
+    /// Starts a control plane on its own that reads `segment`, whether that is there or not.
+    pub(crate) fn start_control_plane(ip: IpAddr, segment: &Path) -> Self {
+        let http = SocketAddr::new(ip, 9862);
+        let mut command = relayscope();
+        command.arg("controlplane").arg("--listen").arg(http.to_string()).arg("--segment").arg(segment);
+        let relay = Self { process: Process::start(&mut command), http };
+        wait_for("the control plane to serve", || relay.try_get("/").ok());
+        relay
+    }
+
     pub(crate) fn wait_ready(&self) {
         wait_for("the relay to be ready", || {
             let ready = get(&format!("http://{}/readyz", self.http));
             ready.is_ok().then_some(())
         });
+    }
+
+    /// The answer whatever its status, as JSON.
+    pub(crate) fn status(&self, path: &str) -> (u16, Value) {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut response = agent.get(format!("http://{}{path}", self.http)).call().unwrap();
+        let body = response.body_mut().read_to_string().unwrap();
+        (response.status().as_u16(), serde_json::from_str(&body).unwrap())
+    }
+
+    pub(crate) fn try_get(&self, path: &str) -> Result<String, String> {
+        get(&format!("http://{}{path}", self.http))
     }
 
     pub(crate) fn get(&self, path: &str) -> String {
@@ -138,14 +173,17 @@ impl Relay {
 
     /// The mesh row of a target.
     pub(crate) fn row(&self, target: &str) -> Value {
+        self.find_row(target).unwrap_or_else(|| panic!("no target {target} in the mesh"))
+    }
+
+    fn find_row(&self, target: &str) -> Option<Value> {
         let mesh: Value = serde_json::from_str(&self.get("/mesh?format=json")).unwrap();
-        let rows = mesh["rows"].as_array().unwrap();
-        rows.iter().find(|row| row["name"] == target).unwrap_or_else(|| panic!("no {target}: {mesh}")).clone()
+        mesh["rows"].as_array().unwrap().iter().find(|row| row["name"] == target).cloned()
     }
 
     pub(crate) fn wait_state(&self, target: &str, state: &str) {
         wait_for(format_args!("{target} to be {state} at {}", self.http), || {
-            (self.row(target)["state"] == state).then_some(())
+            (self.find_row(target)?["state"] == state).then_some(())
         });
     }
 
