@@ -150,10 +150,12 @@ fn make_unnamed(path: &Path, sizes: Sizes, generation: u64) -> Result<(Made, Unn
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&unnamed.0);
     let file = file.map_err(|source| fault("make", source))?;
     lock(&file).map_err(|source| fault("lock", source))?;
-    let length = i64::try_from(layout.bytes()).unwrap_or(i64::MAX);
-    // All of it now: a full disk is an error here, not a fault in the packet path later.
-    fallocate(&file, FallocateFlags::empty(), 0, length)
-        .map_err(|errno| fault("reserve room for", errno.into()))?;
+    file.set_len(layout.bytes()).map_err(|source| fault("make", source))?;
+    // What shards write, now: a full disk is an error here, not a fault in the packet path later. Of the
+    // tables as much as is used, when it is.
+    for (at, words) in [(0, layout.series), (layout.shards, layout.words - layout.shards)] {
+        reserve(&file, at, words).map_err(|source| fault("reserve room for", source))?;
+    }
     let words = map(&file, layout).map_err(|source| fault("map", source))?;
     write_header(&words, layout, generation)?;
     Ok((Made { words, layout, file }, unnamed))
@@ -370,6 +372,13 @@ impl AttachedFile {
         let asked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut lock));
         asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
     }
+}
+
+/// Makes the file system set aside `words` words from word `at` on.
+pub(super) fn reserve(file: &File, at: usize, words: usize) -> io::Result<()> {
+    let bytes = |words: usize| i64::try_from(words * 8).unwrap_or(i64::MAX);
+    fallocate(file, FallocateFlags::empty(), bytes(at), bytes(words))?;
+    Ok(())
 }
 
 fn lock(file: &File) -> io::Result<()> {

@@ -254,6 +254,17 @@ impl SegmentOwner {
         self.info
     }
 
+    /// Has the file system set aside `words` words from word `at` on, before they are written.
+    #[cfg(not(loom))]
+    pub(crate) fn reserve(&self, at: usize, words: usize) -> io::Result<()> {
+        file::reserve(&self.file, at, words)
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn reserve(&self, _at: usize, _words: usize) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Whether the file still has every byte that was made.
     #[cfg(not(loom))]
     pub(crate) fn is_whole(&self) -> bool {

@@ -44,6 +44,9 @@ pub(crate) struct Table {
     series: Run<Row>,
     strings: Run<AtomicU64>,
     shards: Vec<TableShard>,
+    /// Where the series and the strings begin, in words of the segment.
+    series_at: usize,
+    strings_at: usize,
 }
 
 struct TableShard {
@@ -78,6 +81,8 @@ impl Table {
             series: part(words, layout.series, sizes.series_rows),
             strings: part(words, layout.strings, sizes.string_words),
             shards: shards.collect(),
+            series_at: layout.series,
+            strings_at: layout.strings,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::cell::{CellWords, CounterCell, GaugeCell};
 #[cfg(all(feature = "metrics", not(loom)))]
 use crate::recorder::SharedCounterCells;
 use crate::sample::{MetricId, MetricKind, ShardId};
-use crate::segment::layout::{LABELS_MAX, STRING_MAX, header, shard};
+use crate::segment::layout::{LABELS_MAX, ROW_WORDS, STRING_MAX, header, shard};
 use crate::segment::{SegmentInfo, SegmentOwner};
 use crate::sync::{Ordering, Site, ordering};
 
@@ -83,6 +83,9 @@ pub enum SeriesError {
     /// The words for texts are all taken.
     #[error("no room for another text in the segment; raise max_series")]
     TextsFull,
+    /// The file system of the segment has no room for what its tables would take.
+    #[error("the file system of the segment is full; free some of it, or declare fewer series")]
+    NoSpace,
     /// More labels, or a longer text, than a row holds.
     #[error("family {family}: {what} is {len} long; at most {max} fit")]
     TooLong {
@@ -422,6 +425,10 @@ impl Registry {
         if self.entries.len() >= max {
             return Err(SeriesError::TableFull { max });
         }
+        let rows = |rows: usize| rows * ROW_WORDS;
+        let table = Growing { at: self.table.series_at, words: rows(max) };
+        let (before, after) = (rows(self.entries.len()), rows(self.entries.len() + 1));
+        table.reserve(&self.owner, before, after)?;
         let unused = SeriesRow {
             family: 0,
             shard,
@@ -508,13 +515,13 @@ impl Registry {
     /// All texts, or none.
     fn take_texts(&mut self, texts: &[&str], taken: &mut Vec<Text>) -> Result<(), SeriesError> {
         for text in texts {
-            match self.texts.take(&self.table, text) {
-                Some(at) => taken.push(at),
-                None => {
+            match self.texts.take(&self.table, &self.owner, text) {
+                Ok(at) => taken.push(at),
+                Err(error) => {
                     let done = &texts[..taken.len()];
                     done.iter().for_each(|text| self.texts.give_back(text));
                     taken.clear();
-                    return Err(SeriesError::TextsFull);
+                    return Err(error);
                 }
             }
         }
@@ -569,23 +576,25 @@ impl Registry {
 }
 
 impl Texts {
-    fn take(&mut self, table: &Table, text: &str) -> Option<Text> {
+    fn take(&mut self, table: &Table, owner: &SegmentOwner, text: &str) -> Result<Text, SeriesError> {
         if let Some((at, uses)) = self.by_text.get_mut(text) {
             *uses += 1;
-            return Some(*at);
+            return Ok(*at);
         }
         let words = Table::text_words(text);
         let at = match self.free.get_mut(&words).and_then(Vec::pop) {
             Some(at) => at,
             None if self.used + words <= table.strings.len() => {
+                let strings = Growing { at: table.strings_at, words: table.strings.len() };
+                strings.reserve(owner, self.used, self.used + words)?;
                 self.used += words;
-                u32::try_from(self.used - words).ok()?
+                u32::try_from(self.used - words).map_err(|_| SeriesError::TextsFull)?
             }
-            None => return None,
+            None => return Err(SeriesError::TextsFull),
         };
         table.write_text(at, text);
         self.by_text.insert(text.to_owned(), (at, 1));
-        Some(at)
+        Ok(at)
     }
 
     fn give_back(&mut self, text: &str) {
@@ -595,6 +604,27 @@ impl Texts {
             self.free.entry(Table::text_words(text)).or_default().push(*at);
             self.by_text.remove(text);
         }
+    }
+}
+
+/// A table of the segment that is given memory as it is used.
+struct Growing {
+    at: usize,
+    words: usize,
+}
+
+impl Growing {
+    /// 64 KiB at a time.
+    const STEP_WORDS: usize = 8192;
+
+    /// Has memory set aside, where words up to `after` take more steps than those up to `before` did.
+    fn reserve(&self, owner: &SegmentOwner, before: usize, after: usize) -> Result<(), SeriesError> {
+        let whole_steps = |words: usize| words.next_multiple_of(Self::STEP_WORDS).min(self.words);
+        let (from, to) = (whole_steps(before), whole_steps(after));
+        if from == to {
+            return Ok(());
+        }
+        owner.reserve(self.at + from, to - from).map_err(|_| SeriesError::NoSpace)
     }
 }
 
