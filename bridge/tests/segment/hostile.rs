@@ -155,6 +155,24 @@ mod families {
     }
 
     #[test]
+    fn more_labels_than_a_row_holds_are_not_taken_for_as_many_as_it_does() {
+        let dead = Dead::new();
+        let [name, value] = [family(0, LABELS), series(0, LABELS)].map(|at| dead.word(at) & 0xffff_ffff);
+        for word in LABELS..LABELS + 4 {
+            dead.set(family(0, word), name | name << 32);
+            dead.set(series(0, word), value | value << 32);
+        }
+        dead.set(family(0, WHAT), 1 | 1 << 16 | 9 << 24);
+        dead.set(series(0, WHAT), 1 << 32 | 9 << 40);
+        assert_eq!(see(&mut dead.attach()), only(&[1, 2, 3], 1));
+        // Eight are a family like another.
+        dead.set(family(0, WHAT), 1 | 1 << 16 | 8 << 24);
+        dead.set(series(0, WHAT), 1 << 32 | 8 << 40);
+        let eight = "probe_sent_total[\"b\", \"b\", \"b\", \"b\", \"b\", \"b\", \"b\", \"b\"]@0=41";
+        assert_eq!(see(&mut dead.attach()).series[0], eight);
+    }
+
+    #[test]
     fn a_name_beyond_the_texts_takes_its_series_with_it() {
         assert_eq!(with(family(0, WHERE), u64::MAX), only(&[1, 2, 3], 1));
         assert_eq!(with(family(0, WHERE), 32_800), only(&[1, 2, 3], 1));

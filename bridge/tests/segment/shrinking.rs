@@ -1,9 +1,9 @@
-//! A file that shrinks while it is mapped: nobody dies of it, and readers notice.
+//! A file that shrinks, or loses its header, while it is mapped: nobody dies of it, and readers notice.
 
 use relayscope_bridge::attach;
 use relayscope_bridge::segment::SegmentState;
 
-use crate::raw::{A, BYTES, Made, dir, make, observation, see, seen_of_made};
+use crate::raw::{A, BYTES, Dead, Made, dir, make, observation, see, seen_of_made};
 
 /// A maker and a reader of a file that is cut to `len` under both.
 fn shrunk(len: u64) -> (tempfile::TempDir, Made, relayscope_bridge::Collector) {
@@ -53,6 +53,17 @@ fn a_file_that_grew_is_damaged_too() {
     let (_dir, _made, mut reader) = shrunk(BYTES + 1);
     assert_eq!(see(&mut reader), seen_of_made());
     assert_eq!(reader.attachment().state(), SegmentState::Damaged);
+}
+
+#[test]
+fn a_header_lost_while_mapped_is_damage() {
+    for word in [0, 1] {
+        let dead = Dead::new();
+        let reader = dead.attach();
+        assert_eq!(reader.attachment().state(), SegmentState::Dead);
+        dead.set(word, 0);
+        assert_eq!(reader.attachment().state(), SegmentState::Damaged, "{word}");
+    }
 }
 
 #[test]
