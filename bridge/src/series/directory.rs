@@ -137,12 +137,15 @@ impl Directory {
     fn follow_row(&mut self, index: usize, sequence: u64) -> bool {
         let id = MetricId(u32::try_from(index).unwrap_or(u32::MAX));
         self.forget(index, id);
-        let row = &self.table.series[index];
-        let read = Table::read_series(row);
+        let read = Table::read_series(&self.table.series[index]);
+        // Of a family that came after the families were looked at: this row will not be read again, so now.
+        if read.as_ref().is_some_and(|read| usize::from(read.family) >= self.families.len()) {
+            self.follow_families();
+        }
         let live = read.as_ref().is_none_or(|read| read.live);
         let series = read.filter(|read| read.live).and_then(|read| self.decode(read));
         let malformed = live && series.is_none();
-        if !Table::unchanged(row, sequence) {
+        if !Table::unchanged(&self.table.series[index], sequence) {
             self.entries[index].sequence = 0;
             return false;
         }
@@ -336,6 +339,19 @@ mod tests {
         registry.counter(B, &PROBE_SENT, &["c"]).unwrap();
         assert!(is_up_to_date(&directory));
         assert_eq!(directory.read(|series| series.series().count()), 2);
+    }
+
+    /// As when both come between a reader's look at the families and its look at the rows.
+    #[test]
+    fn a_series_whose_family_came_during_the_look_is_read_with_it() {
+        let (registry, directory, rows) = made();
+        registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
+        let mut directory = directory.lock();
+        directory.entries.resize_with(1, Entry::default);
+        let sequence = rows[0][0].load(Ordering::Relaxed);
+        assert!(directory.follow_row(0, sequence));
+        assert_eq!(directory.malformed, 0);
+        assert_eq!(directory.entries[0].series.as_ref().map(|series| series.family), Some(&PROBE_SENT));
     }
 
     #[test]
