@@ -171,7 +171,6 @@ pub struct Publisher {
 impl Publisher {
     fn new(words: &Run<AtomicU64>, layout: &Layout, shard: ShardId, owner: Arc<SegmentOwner>) -> Self {
         let pulse = pulse(words, layout, shard);
-        pulse[shard::WRITER].store(u64::from(std::process::id()), Ordering::Relaxed);
         let producer = Producer::new(ring(words, layout, shard));
         Self { shard, producer, pulse, acknowledged: 0, _owner: owner }
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::layout::{self, HEADER_WORDS, Layout, Sizes, header};
+use super::layout::{self, HEADER_WORDS, Layout, Sizes, header, shard};
 use super::map::{Access, Mapping};
 use super::{SegmentError, SegmentInfo};
 use crate::sync::{AtomicU64, Ordering};
@@ -213,6 +213,10 @@ fn write_header(words: &Run<AtomicU64>, layout: Layout, generation: u64) -> Resu
     ] {
         words[word].store(value, Ordering::Relaxed);
     }
+    // Ours before they have a name, until a publisher is dropped: another process claims what is nobody's.
+    for number in 0..sizes.shards {
+        words[layout.shard(number) + shard::WRITER].store(u64::from(std::process::id()), Ordering::Relaxed);
+    }
     // Release: with whoever maps the segment after reading the version. A header with one is whole.
     words[header::VERSION].store(layout::VERSION, Ordering::Release);
     Ok(())
@@ -389,4 +393,24 @@ fn lock(file: &File) -> io::Result<()> {
 fn whole_file(kind: i32) -> libc::flock {
     let narrow = |value: i32| i16::try_from(value).unwrap_or_default();
     libc::flock { l_type: narrow(kind), l_whence: narrow(libc::SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shard_is_the_makers_before_the_segment_has_a_name() {
+        let sizes = Sizes {
+            shards: 2,
+            ring_slots: 2,
+            cells_per_shard: 1,
+            series_rows: 1,
+            family_rows: 1,
+            string_words: 1,
+        };
+        let Made { words, layout, .. } = in_memory(sizes).unwrap();
+        let writer = |number| words[layout.shard(number) + shard::WRITER].load(Ordering::Relaxed);
+        assert_eq!([0, 1].map(writer), [u64::from(std::process::id()); 2]);
+    }
 }
