@@ -205,7 +205,10 @@ impl Attachment {
             }
             // Before the state: a maker closes the segment and then lets go of it.
             let held = self.0.info.this_boot && file.is_held();
-            if read(header::STATE) == CLOSED {
+            let state = read(header::STATE);
+            // Acquire: with the release store in `SegmentOwner::drop`. A drain after this is the last one.
+            std::sync::atomic::fence(Ordering::Acquire);
+            if state == CLOSED {
                 return SegmentState::Closed;
             }
             if !held {
@@ -279,7 +282,8 @@ impl SegmentOwner {
 
 impl Drop for SegmentOwner {
     fn drop(&mut self) {
-        // Release: whoever sees the segment closed sees all that the dropping thread knows of it.
+        // Release: with the fence in `Attachment::state`. Whoever sees the segment closed sees all that the
+        // dropping thread knows of it.
         self.header[header::STATE].store(CLOSED, Ordering::Release);
     }
 }
