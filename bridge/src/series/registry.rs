@@ -126,6 +126,14 @@ pub struct RetireTicket {
     pub(crate) number: u64,
 }
 
+impl RetireTicket {
+    /// Its number among those of its shard, from 1: what a writer in another process is told, which has no
+    /// [`Publisher`](crate::Publisher) to acknowledge through.
+    pub fn number(self) -> u64 {
+        self.number
+    }
+}
+
 /// The table of series, for who gives shards what they write. Clones share it. Locks: not for a shard.
 #[derive(Clone)]
 pub struct SeriesRegistry(Arc<Mutex<Registry>>);
