@@ -48,7 +48,7 @@ impl CellWords {
 }
 
 /// The bits of a gauge without a value: a quiet NaN that arithmetic does not produce.
-const ABSENT: u64 = 0x7ff8_0000_0000_0a85;
+pub(crate) const ABSENT: u64 = 0x7ff8_0000_0000_0a85;
 
 /// A counter of one series on one core. Wait-free; one load and one store.
 ///

@@ -28,11 +28,11 @@ use crate::words::{LINE_WORDS, OfWords, One, Run, Slot};
 
 /// Records copied between two looks at the head. Bounds the stack buffer at 1.5 KiB. Small under
 /// loom, so that its small rings are drained in several chunks too.
-const CHUNK: usize = if cfg!(loom) { 2 } else { 64 };
+pub(crate) const CHUNK: usize = if cfg!(loom) { 2 } else { 64 };
 /// Records published with one head store. Bounds how much of the ring a batch makes unreadable.
-const BATCH_MAX: u64 = 64;
+pub(crate) const BATCH_MAX: u64 = 64;
 /// After being lapped, a reader resumes this fraction of the ring ahead of what is clobbered next.
-const SLACK_DIVISOR: u64 = 8;
+pub(crate) const SLACK_DIVISOR: u64 = 8;
 
 /// A ring capacity out of range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,9 +42,9 @@ pub struct CapacityError(pub usize);
 /// What the producer tells its readers: two words of a line of their own.
 type RingHeader = [AtomicU64; 2];
 /// Records published since the ring was made. Positions are never reused: u64 does not wrap.
-const HEAD: usize = 0;
+pub(crate) const HEAD: usize = 0;
 /// The end of the last batch announced, whether published or in flight.
-const CLAIMED: usize = 1;
+pub(crate) const CLAIMED: usize = 1;
 
 /// One ring's header and slots. The number of slots is a power of two.
 #[derive(Clone)]

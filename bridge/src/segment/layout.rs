@@ -141,7 +141,7 @@ pub(crate) struct Layout {
 }
 
 /// Shards begin on a page, so that each can be placed by itself; under loom on a line.
-const SHARD_ALIGN: usize = if cfg!(loom) { LINE_WORDS } else { 512 };
+pub(super) const SHARD_ALIGN: usize = if cfg!(loom) { LINE_WORDS } else { 512 };
 
 impl Layout {
     /// Lays out `sizes`, which are in range.

@@ -7,6 +7,8 @@
 //!
 //! `docs/segment.md` in the repository describes the layout for other languages.
 
+#[cfg(all(test, not(loom)))]
+mod c_header;
 #[cfg(not(loom))]
 mod file;
 pub(crate) mod layout;
@@ -323,6 +325,25 @@ pub(crate) fn attach(path: &Path) -> Result<(Run<AtomicU64>, Layout, Attachment)
     let attachment =
         Attachment(std::sync::Arc::new(Attached { words: words.clone(), info, file: Some(file) }));
     Ok((words, layout, attachment))
+}
+
+/// Where things lie in a segment of these sizes (shards, ring slots, cells per shard, rows of series and of
+/// families, string words), in words. No part of the interface: `tests/c_header.rs` asks the C header the same.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub fn offsets(sizes: [usize; 6]) -> [(&'static str, usize); 7] {
+    let [shards, ring_slots, cells_per_shard, series_rows, family_rows, string_words] = sizes;
+    let layout =
+        Layout::new(Sizes { shards, ring_slots, cells_per_shard, series_rows, family_rows, string_words });
+    [
+        ("families", layout.families),
+        ("series", layout.series),
+        ("strings", layout.strings),
+        ("shards", layout.shards),
+        ("shard_stride", layout.shard_stride),
+        ("slots", layout.slots),
+        ("words", layout.words),
+    ]
 }
 
 /// Where the segment of a maker that died is kept when the next one takes its name.

@@ -18,20 +18,20 @@ use crate::words::{One, Run};
 type Row = [AtomicU64; ROW_WORDS];
 
 /// Words of a row, by name. What follows is each label's text, 32 bits each.
-const SEQUENCE: usize = 0;
+pub(crate) const SEQUENCE: usize = 0;
 /// Series: family | shard << 16 | state << 32 | labels << 40. Family: kind | unit << 8 | prefixed << 16 |
 /// labels << 24.
-const WHAT: usize = 1;
+pub(crate) const WHAT: usize = 1;
 /// Series: cell | shared cell << 32. Family: name | help << 32.
-const WHERE: usize = 2;
+pub(crate) const WHERE: usize = 2;
 /// Series: the first ring position that can be this series'.
-const SINCE: usize = 3;
-const LABELS: usize = 4;
+pub(crate) const SINCE: usize = 3;
+pub(crate) const LABELS: usize = 4;
 
 /// No cell: the series travels in the ring, or is written by its owner alone.
-const NO_CELL: u32 = u32::MAX;
+pub(crate) const NO_CELL: u32 = u32::MAX;
 
-const STATE_LIVE: u64 = 1;
+pub(crate) const STATE_LIVE: u64 = 1;
 const STATE_RETIRED: u64 = 2;
 
 /// Where a text lies: the number of its first word among the string words.
