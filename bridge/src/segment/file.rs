@@ -245,6 +245,16 @@ pub(super) struct AttachedFile {
     bytes: u64,
 }
 
+impl AttachedFile {
+    /// The file that this process just made at `path`. Opened anew: asked through the maker's descriptor,
+    /// the kernel would not speak of the maker's lock.
+    pub(super) fn of_maker(made: &Made, path: &Path) -> Result<Self, SegmentError> {
+        let fault = |source| SegmentError::File { path: path.to_owned(), doing: "open", source };
+        let file = File::open(path).map_err(fault)?;
+        Ok(Self { file, path: path.to_owned(), bytes: made.layout.bytes() })
+    }
+}
+
 /// Maps the segment at `path` read-only, once its header is found sound.
 pub(super) fn attach(path: &Path) -> Result<Attached, SegmentError> {
     let fault = |doing, source| SegmentError::File { path: path.to_owned(), doing, source };

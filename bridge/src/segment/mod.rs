@@ -179,7 +179,7 @@ pub struct Attachment(std::sync::Arc<Attached>);
 struct Attached {
     words: Run<AtomicU64>,
     info: SegmentInfo,
-    /// None where maker and reader are one process without a file between them.
+    /// None where the segment has none.
     #[cfg(not(loom))]
     file: Option<file::AttachedFile>,
 }
@@ -301,19 +301,20 @@ pub(crate) struct Segment {
 #[cfg(not(loom))]
 impl Segment {
     pub(crate) fn in_memory(sizes: Sizes) -> Result<Self, SegmentError> {
-        Self::made(file::in_memory(sizes)?)
+        Self::made(file::in_memory(sizes)?, None)
     }
 
     pub(crate) fn create(path: &Path, sizes: Sizes) -> Result<Self, SegmentError> {
-        Self::made(file::create(path, sizes)?)
+        Self::made(file::create(path, sizes)?, Some(path))
     }
 
-    fn made(made: file::Made) -> Result<Self, SegmentError> {
+    fn made(made: file::Made, path: Option<&Path>) -> Result<Self, SegmentError> {
         let info = file::info_of(&made);
+        let own = path.map(|path| file::AttachedFile::of_maker(&made, path)).transpose()?;
         let file::Made { words, layout, file } = made;
         let header = One::at(&words, 0).unwrap_or_else(|| unreachable!("a segment has a header"));
         let owner = SegmentOwner { header, info, file, words: words.clone() };
-        let attachment = Attachment(std::sync::Arc::new(Attached { words: words.clone(), info, file: None }));
+        let attachment = Attachment(std::sync::Arc::new(Attached { words: words.clone(), info, file: own }));
         Ok(Self { words, layout, owner, attachment })
     }
 }

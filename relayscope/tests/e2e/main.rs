@@ -53,6 +53,11 @@ fn main() {
         split::control_plane_killed_ten_times,
     );
     add("a_killed_data_plane_shows_at_once_and_its_successor_is_followed", None, split::data_plane_killed);
+    add(
+        "a_relay_with_a_segment_is_seen_by_others_and_survives_its_damage",
+        None,
+        split::both_planes_and_a_segment,
+    );
     add("a_segment_in_use_is_refused_with_its_owner", None, split::segment_in_use);
     add("files_that_are_no_segment_are_named_and_left_alone", None, split::files_that_are_no_segment);
     add("a_segment_that_shrinks_ends_nobody_and_shows_no_number", None, split::segment_that_shrinks);

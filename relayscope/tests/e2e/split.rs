@@ -236,3 +236,23 @@ pub(crate) fn segment_that_shrinks() {
         control.wait_state("self", "up");
     }
 }
+
+pub(crate) fn both_planes_and_a_segment() {
+    let ((_directory, segment), ip) = (place(), loopback());
+    let address = format!("{ip}:8620");
+    let path = segment.to_str().unwrap();
+    let probe = format!("self={address}");
+    let mut relay = Relay::start(ip, &["--segment", path, "--reflect", &address, "--probe", &probe]);
+    relay.wait_state("self", "up");
+    let other = Relay::start_control_plane(loopback(), &segment);
+    other.wait_state("self", "up");
+
+    OpenOptions::new().write(true).open(&segment).unwrap().set_len(4096).unwrap();
+    for plane in [&relay, &other] {
+        wait_for("the damage to show", || (plane.status("/healthz").0 == 503).then_some(()));
+        wait_for("its numbers to go", || {
+            (!plane.get("/metrics").contains("relay_probe_sent_total{")).then_some(())
+        });
+    }
+    assert!(relay.process.is_running());
+}
