@@ -56,6 +56,15 @@ fn a_file_that_grew_is_damaged_too() {
 }
 
 #[test]
+fn a_file_that_shrank_under_a_reader_and_grew_again_stays_damaged_to_it() {
+    let (dir, _made, mut reader) = shrunk(4096);
+    see(&mut reader);
+    let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("segment")).unwrap();
+    file.set_len(BYTES).unwrap();
+    assert_eq!(reader.attachment().state(), SegmentState::Damaged);
+}
+
+#[test]
 fn a_header_lost_while_mapped_is_damage() {
     for word in [0, 1] {
         let dead = Dead::new();
