@@ -1,12 +1,13 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::failure::Failure;
 use crate::output::say;
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Controlplane(RunArgs),
     Probe(ProbeArgs),
     MeshStatus { url: String },
+    Tap(TapArgs),
+    Autopsy(AutopsyArgs),
     CheckConfig { file: PathBuf },
     PrintConfig(RunArgs),
 }
@@ -56,6 +59,10 @@ enum Verb {
         #[arg(long, default_value = "http://127.0.0.1:9862")]
         url: String,
     },
+    /// Print the samples of a segment as they are recorded.
+    Tap(TapArgs),
+    /// Print what a dead data plane left in its segment.
+    Autopsy(AutopsyArgs),
     /// Check a configuration file and say what is wrong with it.
     CheckConfig {
         /// The file.
@@ -153,6 +160,65 @@ pub(crate) struct ProbeArgs {
     pub(crate) timeout: Duration,
 }
 
+/// What `tap` takes.
+#[derive(Args, Debug)]
+pub(crate) struct TapArgs {
+    /// The segment to read: a path, or a name in /run/relayscope.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SEGMENT, value_parser = parse_segment)]
+    pub(crate) segment: PathBuf,
+    /// A JSON object per line instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only these metrics, `*` and `?` allowed, with or without the prefix; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) metric: Vec<String>,
+    /// Only samples of this target; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Vec<String>,
+    /// Only this shard's samples; may be repeated.
+    #[arg(long, value_name = "N")]
+    pub(crate) shard: Vec<u16>,
+    /// Begin with the next sample, or with the oldest still there.
+    #[arg(long, value_enum, default_value_t = Since::Now)]
+    pub(crate) since: Since,
+    /// End after printing as many samples [default: never].
+    #[arg(short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// End after this time [default: never].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
+    /// What goes before metric names: the relay's metric_prefix.
+    #[arg(long, value_name = "PREFIX", default_value = METRIC_PREFIX)]
+    pub(crate) metric_prefix: String,
+}
+
+/// Where `tap` begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Since {
+    Now,
+    Oldest,
+}
+
+/// What `autopsy` takes.
+#[derive(Args, Debug)]
+pub(crate) struct AutopsyArgs {
+    /// The segment: a path, or a name in /run/relayscope.
+    #[arg(value_name = "FILE", value_parser = parse_segment)]
+    pub(crate) file: PathBuf,
+    /// A JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Last samples of each shard to print.
+    #[arg(short = 'n', value_name = "COUNT", default_value_t = 20)]
+    pub(crate) samples: usize,
+    /// Print every counter and gauge: zero, absent and past the hundredth ones, too.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// What goes before metric names: the relay's metric_prefix.
+    #[arg(long, value_name = "PREFIX", default_value = METRIC_PREFIX)]
+    pub(crate) metric_prefix: String,
+}
+
 /// Reads the command line. `Err` holds what to end with: help asked for is no failure.
 pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
     let cli = Cli::try_parse().map_err(|error| match error.kind() {
@@ -168,6 +234,8 @@ pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
         Some(Verb::Controlplane(args)) => Command::Controlplane(args.into()),
         Some(Verb::Probe(args)) => Command::Probe(args),
         Some(Verb::MeshStatus { url }) => Command::MeshStatus { url },
+        Some(Verb::Tap(args)) => Command::Tap(args),
+        Some(Verb::Autopsy(args)) => Command::Autopsy(args),
         Some(Verb::CheckConfig { file }) => Command::CheckConfig { file },
         Some(Verb::PrintConfig(args)) => Command::PrintConfig(args),
     })
@@ -191,10 +259,13 @@ fn parse_reflect(text: &str) -> Result<SocketAddr, String> {
 
 /// Where segments with a name of their own lie.
 const SEGMENTS: &str = "/run/relayscope";
+const DEFAULT_SEGMENT: &str = "default";
+/// The prefix of metric names where none is configured.
+pub(crate) const METRIC_PREFIX: &str = "relay";
 
 /// The segment of a data plane that was given none.
 pub(crate) fn default_segment() -> PathBuf {
-    PathBuf::from(SEGMENTS).join("default")
+    PathBuf::from(SEGMENTS).join(DEFAULT_SEGMENT)
 }
 
 /// A path, or the name of a file where segments lie.
@@ -208,8 +279,15 @@ pub(crate) fn parse_segment(text: &str) -> Result<PathBuf, String> {
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(1)..=Duration::from_secs(3600);
-    humantime::parse_duration(text)
-        .ok()
-        .filter(|duration| range.contains(duration))
-        .ok_or_else(|| "expected a time from 1ms to 1h, such as 200ms".to_owned())
+    parse_time(text, range, "a time from 1ms to 1h, such as 200ms")
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let year = Duration::from_secs(366 * 24 * 3600);
+    parse_time(text, Duration::from_millis(1)..=year, "a time from 1ms to 366days, such as 10s")
+}
+
+fn parse_time(text: &str, range: RangeInclusive<Duration>, expected: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok().filter(|duration| range.contains(duration));
+    time.ok_or_else(|| format!("expected {expected}"))
 }

@@ -20,7 +20,7 @@ use relayscope_dataplane::reflector::Mode;
 use serde::Deserialize;
 
 use self::document::time_text;
-use crate::cli::{RunArgs, parse_segment};
+use crate::cli::{METRIC_PREFIX, RunArgs, parse_segment};
 use crate::failure::Failure;
 use crate::target::{HTTP_PORT, HostPort, REFLECTOR_PORT, TargetArg, parse_address, parse_name};
 
@@ -148,7 +148,7 @@ impl Source {
         let file = &self.file;
         let mut config = Config {
             listen: SocketAddr::from(([127, 0, 0, 1], HTTP_PORT)),
-            metric_prefix: file.metric_prefix.clone().unwrap_or_else(|| "relay".to_owned()),
+            metric_prefix: file.metric_prefix.clone().unwrap_or_else(|| METRIC_PREFIX.to_owned()),
             cores: self.cores(args)?,
             ring_capacity: self.size(
                 "ring_capacity",

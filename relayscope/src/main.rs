@@ -1,21 +1,25 @@
 //! The binary: the only crate that sees both planes, and nothing but wiring.
 #![forbid(unsafe_code)]
 
+mod autopsy;
 mod cli;
 mod config;
 mod controlplane;
 mod dataplane;
 mod failure;
 mod mesh_status;
+mod moment;
 mod output;
 mod probe;
 mod reload;
 mod run;
+mod series;
+mod stop;
 mod supervisor;
+mod tap;
 mod target;
 mod targets;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use cli::Command;
@@ -28,13 +32,15 @@ fn main() -> ExitCode {
         Ok(Command::Controlplane(args)) => run::run_controlplane(&args),
         Ok(Command::Probe(args)) => probe::run(&args),
         Ok(Command::MeshStatus { url }) => mesh_status::run(&url),
+        Ok(Command::Tap(args)) => tap::run(&args),
+        Ok(Command::Autopsy(args)) => autopsy::run(&args),
         Ok(Command::CheckConfig { file }) => check_config(&file),
         Ok(Command::PrintConfig(args)) => print_config(&args),
         Err(outcome) => outcome,
     };
     outcome.unwrap_or_else(|failure| {
         // Where stderr is gone, too, the exit code still tells.
-        writeln!(std::io::stderr(), "relayscope: {failure}").unwrap_or_default();
+        output::note(&failure.to_string());
         failure.exit_code()
     })
 }

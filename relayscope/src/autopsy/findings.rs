@@ -1,0 +1,141 @@
+//! What is found in a segment.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use relayscope_bridge::segment::{SegmentInfo, SegmentState, crashed_segment_path};
+use relayscope_bridge::{
+    Account, Collector, MetricKind, MetricSample, SeriesView, ShardId, ShardReader, Start,
+};
+
+use crate::moment::{Now, SegmentClock};
+use crate::series::{Number, Series, SeriesNames};
+
+/// Everything that is told of a segment.
+pub(crate) struct Findings {
+    pub(crate) path: PathBuf,
+    pub(crate) info: SegmentInfo,
+    pub(crate) state: SegmentState,
+    /// See [`Attachment::last_reload_successful`](relayscope_bridge::segment::Attachment::last_reload_successful).
+    pub(crate) reload: Option<bool>,
+    pub(crate) clock: SegmentClock,
+    /// The segment of an earlier data plane that died, kept beside this one.
+    pub(crate) predecessor: Option<PathBuf>,
+    pub(crate) shards: Vec<ShardFindings>,
+    pub(crate) names: SeriesNames,
+    /// Sorted by name, then shard. Gauges without a value have none.
+    pub(crate) counters: Vec<Cell>,
+    pub(crate) gauges: Vec<Cell>,
+    /// Whether zero and absent ones are among them.
+    pub(crate) all: bool,
+    /// Rows of the series table that make no sense.
+    pub(crate) malformed: usize,
+}
+
+/// One shard, as it stands.
+pub(crate) struct ShardFindings {
+    pub(crate) shard: ShardId,
+    pub(crate) writer: Option<u32>,
+    pub(crate) heartbeat_ns: Option<u64>,
+    pub(crate) capacity: u64,
+    /// Of a reader from the first sample on: recorded = readable + gone, less what came meanwhile.
+    pub(crate) account: Account,
+    /// Of the lost, those that are there and are no samples.
+    pub(crate) malformed: u64,
+    pub(crate) in_flight: u64,
+    /// Oldest first, with their positions.
+    pub(crate) last: VecDeque<(u64, MetricSample)>,
+}
+
+/// The value of a series that lies in a cell.
+pub(crate) struct Cell {
+    pub(crate) series: Series,
+    pub(crate) shard: ShardId,
+    pub(crate) value: Option<Number>,
+}
+
+impl Findings {
+    /// Reads all there is, with the last `samples` of each shard, and of the cells those that say something:
+    /// counters that counted and gauges that have a value; or `all`.
+    pub(crate) fn read(path: &Path, collector: &Collector, samples: usize, all: bool, now: Now) -> Self {
+        let mut names = SeriesNames::default();
+        let shards = collector.shards().map(|(shard, reader)| read_shard(shard, reader, samples)).collect();
+        names.follow(collector.directory());
+        let (counters, gauges, malformed) = collector.directory().read(|view| {
+            let (counters, gauges) = read_cells(view, all);
+            (counters, gauges, view.malformed())
+        });
+        let attachment = collector.attachment();
+        let kept = crashed_segment_path(path);
+        let info = attachment.info();
+        Self {
+            path: path.to_owned(),
+            info,
+            reload: attachment.last_reload_successful(),
+            clock: SegmentClock::new(&info, now),
+            predecessor: kept.is_file().then_some(kept),
+            shards,
+            names,
+            counters,
+            gauges,
+            all,
+            malformed,
+            // Last: what was read before was the maker's if it is not damaged now.
+            state: attachment.state(),
+        }
+    }
+}
+
+fn read_shard(shard: ShardId, reader: &ShardReader, samples: usize) -> ShardFindings {
+    let mut last = VecDeque::new();
+    let mut consumer = reader.tap(Start::First);
+    let drained = consumer.drain_to(consumer.mark(), |position, sample| {
+        if last.len() >= samples {
+            last.pop_front();
+        }
+        if samples > 0 {
+            last.push_back((position, sample));
+        }
+    });
+    ShardFindings {
+        shard,
+        writer: reader.writer(),
+        heartbeat_ns: reader.heartbeat().last_ns(),
+        capacity: reader.capacity(),
+        account: consumer.account(),
+        malformed: drained.malformed,
+        in_flight: reader.in_flight(),
+        last,
+    }
+}
+
+fn read_cells(view: &SeriesView<'_>, all: bool) -> (Vec<Cell>, Vec<Cell>) {
+    let (mut counters, mut gauges) = (Vec::new(), Vec::new());
+    for series in view.series() {
+        let cell = |value| Cell { series: Series::of(&series), shard: series.shard, value };
+        match series.family.kind {
+            MetricKind::Counter => {
+                let value = view.counter(series.id);
+                if all || value.is_some_and(|value| value > 0) {
+                    counters.push(cell(value.map(Number::Count)));
+                }
+            }
+            MetricKind::Gauge => {
+                let value = view.gauge(series.id);
+                if all || value.is_some() {
+                    gauges.push(cell(value.map(Number::Real)));
+                }
+            }
+            // Its observations travel in the ring.
+            MetricKind::Histogram => {}
+        }
+    }
+    for cells in [&mut counters, &mut gauges] {
+        cells.sort_by(|a, b| key(a).cmp(&key(b)));
+    }
+    (counters, gauges)
+}
+
+fn key(cell: &Cell) -> (&str, &[String], ShardId) {
+    (cell.series.family.name, &cell.series.values, cell.shard)
+}

@@ -1,0 +1,123 @@
+//! Moments: what a segment tells in nanoseconds of `CLOCK_MONOTONIC`, as wall-clock time and as an age.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+use relayscope_bridge::segment::SegmentInfo;
+
+/// One moment on both clocks, read together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Now {
+    pub(crate) monotonic_ns: u64,
+    pub(crate) unix_ns: u64,
+}
+
+impl Now {
+    pub(crate) fn sample() -> Self {
+        Self { monotonic_ns: read(ClockId::CLOCK_MONOTONIC), unix_ns: read(ClockId::CLOCK_REALTIME) }
+    }
+
+    /// Time since `then_ns` of `CLOCK_MONOTONIC`; zero for what was signed after this moment was read.
+    pub(crate) fn since(self, then_ns: u64) -> Duration {
+        Duration::from_nanos(self.monotonic_ns.saturating_sub(then_ns))
+    }
+}
+
+fn read(clock: ClockId) -> u64 {
+    // Linux has had both clocks since before vDSO: the call fails only for a clock that it lacks.
+    let time = clock_gettime(clock).expect("CLOCK_MONOTONIC and CLOCK_REALTIME exist on Linux");
+    u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The monotonic clock that a segment's times are of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentClock {
+    /// The same moment on both clocks.
+    known: Now,
+    /// None where the machine was booted since: no moment of that clock has an age.
+    now: Option<Now>,
+}
+
+impl SegmentClock {
+    /// Of this boot, `now` tells the wall clock's time of a moment. Of another, only the segment's own start does.
+    pub(crate) fn new(segment: &SegmentInfo, now: Now) -> Self {
+        let start = Now { monotonic_ns: segment.start_monotonic_ns, unix_ns: segment.start_unix_ns };
+        let now = segment.this_boot.then_some(now);
+        Self { known: now.unwrap_or(start), now }
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub(crate) fn unix_ns(&self, then_ns: u64) -> u64 {
+        let unix_ns =
+            i128::from(self.known.unix_ns) + i128::from(then_ns) - i128::from(self.known.monotonic_ns);
+        u64::try_from(unix_ns.max(0)).unwrap_or(u64::MAX)
+    }
+
+    /// How long ago that was; `None` before the last boot.
+    pub(crate) fn age(&self, then_ns: u64) -> Option<Duration> {
+        Some(self.now?.since(then_ns))
+    }
+}
+
+/// RFC 3339 in UTC, to the nanosecond.
+pub(crate) fn rfc3339(unix_ns: u64) -> String {
+    // u64 nanoseconds end in the year 2554.
+    humantime::format_rfc3339_nanos(UNIX_EPOCH + Duration::from_nanos(unix_ns)).to_string()
+}
+
+/// As people read it: `0.1 s`, `4m 07s`, `3h 12m`, `9d 4h`.
+pub(crate) fn age_text(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", age.as_secs_f64()),
+        60..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn segment(this_boot: bool) -> SegmentInfo {
+        SegmentInfo {
+            generation: 1,
+            pid: 1,
+            start_unix_ns: 1_700_000_000 * SECOND,
+            start_monotonic_ns: 100 * SECOND,
+            this_boot,
+            shards: 1,
+            ring_capacity: 2,
+            bytes: 4096,
+        }
+    }
+
+    /// The wall clock was set a minute ahead since the segment was made.
+    const NOW: Now = Now { monotonic_ns: 110 * SECOND, unix_ns: 1_700_000_070 * SECOND };
+
+    #[test]
+    fn a_moment_of_this_boot_has_an_age_and_the_time_of_the_clock_as_it_is_now() {
+        let clock = SegmentClock::new(&segment(true), NOW);
+        assert_eq!(clock.unix_ns(108 * SECOND), 1_700_000_068 * SECOND);
+        assert_eq!(clock.age(108 * SECOND), Some(Duration::from_secs(2)));
+        assert_eq!(clock.age(111 * SECOND), Some(Duration::ZERO), "what lies ahead has no age at all");
+    }
+
+    #[test]
+    fn a_moment_of_an_earlier_boot_has_the_time_of_the_clock_then_and_no_age() {
+        let clock = SegmentClock::new(&segment(false), NOW);
+        assert_eq!(clock.unix_ns(108 * SECOND), 1_700_000_008 * SECOND);
+        assert_eq!(clock.age(108 * SECOND), None);
+    }
+
+    #[test]
+    fn times_are_rfc_3339_and_ages_are_short() {
+        assert_eq!(rfc3339(1_700_000_008_000_000_001), "2023-11-14T22:13:28.000000001Z");
+        assert_eq!(rfc3339(u64::MAX), "2554-07-21T23:34:33.709551615Z");
+        let ages = [0, 100, 59_940, 247_000, 11_520_000, 792_000_000].map(Duration::from_millis);
+        assert_eq!(ages.map(age_text), ["0.0 s", "0.1 s", "59.9 s", "4m 07s", "3h 12m", "9d 4h"]);
+    }
+}
