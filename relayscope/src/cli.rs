@@ -21,6 +21,7 @@ pub(crate) enum Command {
     Controlplane(RunArgs),
     Probe(ProbeArgs),
     MeshStatus { url: String },
+    Top(TopArgs),
     Tap(TapArgs),
     Autopsy(AutopsyArgs),
     CheckConfig { file: PathBuf },
@@ -59,6 +60,8 @@ enum Verb {
         #[arg(long, default_value = "http://127.0.0.1:9862")]
         url: String,
     },
+    /// Watch a segment in the terminal: shards, peers and counters as they are now.
+    Top(TopArgs),
     /// Print the samples of a segment as they are recorded.
     Tap(TapArgs),
     /// Print what a dead data plane left in its segment.
@@ -160,6 +163,17 @@ pub(crate) struct ProbeArgs {
     pub(crate) timeout: Duration,
 }
 
+/// What `top` takes.
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// The segment to watch: a path, or a name in /run/relayscope.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SEGMENT, value_parser = parse_segment)]
+    pub(crate) segment: PathBuf,
+    /// Time from look to look: 50ms to 1m.
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_look_interval)]
+    pub(crate) interval: Duration,
+}
+
 /// What `tap` takes.
 #[derive(Args, Debug)]
 pub(crate) struct TapArgs {
@@ -234,6 +248,7 @@ pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
         Some(Verb::Controlplane(args)) => Command::Controlplane(args.into()),
         Some(Verb::Probe(args)) => Command::Probe(args),
         Some(Verb::MeshStatus { url }) => Command::MeshStatus { url },
+        Some(Verb::Top(args)) => Command::Top(args),
         Some(Verb::Tap(args)) => Command::Tap(args),
         Some(Verb::Autopsy(args)) => Command::Autopsy(args),
         Some(Verb::CheckConfig { file }) => Command::CheckConfig { file },
@@ -280,6 +295,14 @@ pub(crate) fn parse_segment(text: &str) -> Result<PathBuf, String> {
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(1)..=Duration::from_secs(3600);
     parse_time(text, range, "a time from 1ms to 1h, such as 200ms")
+}
+
+fn parse_look_interval(text: &str) -> Result<Duration, String> {
+    parse_time(
+        text,
+        Duration::from_millis(50)..=Duration::from_secs(60),
+        "a time from 50ms to 1m, such as 500ms",
+    )
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

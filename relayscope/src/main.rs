@@ -19,6 +19,7 @@ mod supervisor;
 mod tap;
 mod target;
 mod targets;
+mod top;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Ok(Command::Controlplane(args)) => run::run_controlplane(&args),
         Ok(Command::Probe(args)) => probe::run(&args),
         Ok(Command::MeshStatus { url }) => mesh_status::run(&url),
+        Ok(Command::Top(args)) => top::run(&args),
         Ok(Command::Tap(args)) => tap::run(&args),
         Ok(Command::Autopsy(args)) => autopsy::run(&args),
         Ok(Command::CheckConfig { file }) => check_config(&file),

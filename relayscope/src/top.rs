@@ -1,0 +1,94 @@
+//! `relayscope top`: a segment in the terminal, as it is now.
+//!
+//! It reads the segment as a control plane does, takes nothing from one and is not seen by the shards. It waits
+//! for a segment that is not there yet, goes over to the next data plane's when there is one, and always says
+//! what became of the one it shows: values of one that ended, or of a shard that is silent, are a dash. What
+//! `RING` and `LOST` say is as this reader finds the rings at its own interval, not as the control plane does.
+//!
+//! `q`, Ctrl-C, SIGINT, SIGTERM and SIGHUP end it with code 0; however it ends, the terminal is as before.
+
+mod model;
+mod pane;
+mod reading;
+mod screen;
+mod view;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event};
+
+use self::reading::Reader;
+use self::screen::Screen;
+use crate::cli::TopArgs;
+use crate::failure::Failure;
+use crate::moment::Now;
+use crate::stop::Stop;
+
+/// How long a signal may wait for the keys.
+const KEY_POLL: Duration = Duration::from_millis(100);
+/// Keys taken between two looks at the screen: what is pasted does not keep it from being drawn.
+const KEYS_MAX: usize = 64;
+
+pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
+    for (is_terminal, what) in [(io::stdin().is_terminal(), "stdin"), (io::stdout().is_terminal(), "stdout")]
+    {
+        if !is_terminal {
+            return Err(Failure::Usage(format!(
+                "top needs a terminal, and {what} is none; use relayscope tap or relayscope mesh-status there"
+            )));
+        }
+    }
+    let mut stop = Stop::on_signals()?;
+    // Also restores the terminal before a panic says what it has to say.
+    let terminal = ratatui::try_init();
+    let ended = terminal.and_then(|mut terminal| watch(args, &mut terminal, &mut stop));
+    let restored = ratatui::try_restore();
+    ended.and(restored).map_err(|error| Failure::Host(format!("cannot use the terminal: {error}")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn watch(args: &TopArgs, terminal: &mut DefaultTerminal, stop: &mut Stop) -> io::Result<()> {
+    let mut reader = Reader::new(&args.segment);
+    let mut screen = Screen::new(args.segment.display().to_string());
+    let mut due = Instant::now();
+    while !screen.is_over {
+        if Instant::now() >= due {
+            screen.observe(reader.read(Now::sample()));
+            // A look that came late is not made up for.
+            due = (due + args.interval).max(Instant::now());
+        }
+        terminal.draw(|frame| view::draw(frame, &mut screen))?;
+        if !take_keys(&mut screen, due, stop)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a key changed something or the next look is due; `false` if a signal asks for the end.
+fn take_keys(screen: &mut Screen, due: Instant, stop: &mut Stop) -> io::Result<bool> {
+    loop {
+        // Not zero: a signal is seen only by who waits for it.
+        if stop.within(Duration::from_millis(1)) {
+            return Ok(false);
+        }
+        let left = due.saturating_duration_since(Instant::now());
+        let mut taken = 0;
+        let mut wait = left.min(KEY_POLL);
+        while taken < KEYS_MAX && event::poll(wait)? {
+            match event::read()? {
+                Event::Key(key) => screen.handle(key),
+                // A new size is drawn anew.
+                _ => {}
+            }
+            taken += 1;
+            wait = Duration::ZERO;
+        }
+        if taken > 0 || left.is_zero() {
+            return Ok(true);
+        }
+    }
+}
