@@ -79,10 +79,9 @@ fn take_keys(screen: &mut Screen, due: Instant, stop: &mut Stop) -> io::Result<b
         let mut taken = 0;
         let mut wait = left.min(KEY_POLL);
         while taken < KEYS_MAX && event::poll(wait)? {
-            match event::read()? {
-                Event::Key(key) => screen.handle(key),
-                // A new size is drawn anew.
-                _ => {}
+            // Whatever else there is, such as a new size, is drawn anew.
+            if let Event::Key(key) = event::read()? {
+                screen.handle(key);
             }
             taken += 1;
             wait = Duration::ZERO;

@@ -4,6 +4,7 @@
 //! skipped by the runner. `scripts/test` installs all peers.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod autopsy;
 mod cli;
 mod hostile;
 mod mesh;
@@ -13,7 +14,10 @@ mod relay;
 mod reload;
 mod scapy;
 mod split;
+mod segment;
 mod stamp_suite;
+mod tap;
+mod top;
 
 use libtest_mimic::{Arguments, Trial};
 use peers::Peer;
@@ -70,6 +74,18 @@ fn main() {
     add("a_small_memlock_limit_names_the_remedy", None, cli::small_memlock);
     add("check_config_and_print_config_agree", None, cli::check_and_print);
     add("a_one_shot_probe_has_the_exit_codes_of_ping", None, cli::one_shot_probe);
+    add("tap_prints_samples_by_name_as_text_and_as_json", None, tap::text_and_json);
+    add("tap_prints_what_its_filters_want_and_nothing_else", None, tap::filters);
+    add("tap_ends_at_a_signal_with_an_exact_account", None, tap::account_is_exact);
+    add("tap_ends_at_a_signal_though_nobody_reads_its_pipe", None, tap::stalled_reader);
+    add("tap_ends_quietly_when_its_pipe_is_closed", None, tap::closed_pipe);
+    add("tap_follows_a_data_plane_that_died_and_came_again", None, tap::follows_a_restart);
+    add("autopsy_tells_how_a_killed_data_plane_ended", None, autopsy::of_the_dead);
+    add("autopsy_of_what_is_no_segment_is_one_line", None, autopsy::of_no_segment);
+    add("autopsy_of_a_segment_full_of_garbage_says_so_and_ends", None, autopsy::of_garbage);
+    add("top_shows_a_data_plane_its_death_and_the_next_one", Some(Peer::Tmux), top::shows_a_data_plane);
+    add("top_does_what_its_keys_say_and_restores_the_terminal", Some(Peer::Tmux), top::keys_work);
+    add("top_without_a_terminal_names_what_to_use_instead", None, top::no_terminal);
 
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -9,6 +9,7 @@ pub(crate) enum Peer {
     Promtool,
     Scapy,
     StampSuite,
+    Tmux,
 }
 
 impl Peer {
@@ -29,6 +30,7 @@ impl Peer {
             Self::Promtool => "promtool".into(),
             Self::Scapy => peers_dir().join("venv/bin/python"),
             Self::StampSuite => peers_dir().join("bin/stamp-suite"),
+            Self::Tmux => "tmux".into(),
         }
     }
 }

@@ -1,0 +1,201 @@
+//! `relayscope tap` beside a data plane of another process.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::relay::{Process, loopback, relayscope, run, wait_for};
+use crate::segment::{DataPlane, collect_stderr, segment};
+
+fn tap(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = relayscope();
+    command.arg("tap").arg("--segment").arg(segment(directory)).args(arguments);
+    command
+}
+
+/// Recorded, delivered, lost, unread and printed, of a line on stderr.
+fn account(line: &str) -> Option<[u64; 5]> {
+    let rest = line.strip_prefix("relayscope: shard 0: ")?;
+    let numbers: Vec<u64> = rest.split(' ').filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().ok()
+}
+
+pub(crate) fn text_and_json() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let _dataplane = DataPlane::start(ip, directory);
+    let (status, stdout, stderr) = run(&mut tap(directory, &["-n", "3"]));
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert_eq!(stdout.lines().count(), 3, "{stdout}");
+    for line in stdout.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [time, shard, position, series, value] = words[..] else { panic!("{line}") };
+        assert!(time.len() == 30 && time.starts_with("20") && time.ends_with('Z'), "{line}");
+        assert_eq!((shard, series), ("0", "relay_probe_rtt_seconds{target=\"self\"}"));
+        position.parse::<u64>().unwrap();
+        let seconds: f64 = value.parse().unwrap();
+        assert!(seconds > 0.0 && seconds < 1.0, "{line}");
+    }
+
+    let (status, stdout, stderr) = run(&mut tap(directory, &["--json", "-n", "5", "--since", "oldest"]));
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    let objects: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let positions: Vec<_> = objects.iter().map(|object| object["position"].as_u64().unwrap()).collect();
+    assert_eq!(positions, [0, 1, 2, 3, 4], "from the oldest on, each once");
+    for object in &objects {
+        assert_eq!(object["metric"], "relay_probe_rtt_seconds");
+        assert_eq!(object["kind"], "histogram");
+        assert_eq!(object["labels"], serde_json::json!({"target": "self"}));
+        assert_eq!(object["shard"], 0);
+        assert!(object["value"].as_f64().unwrap() > 0.0);
+    }
+}
+
+pub(crate) fn filters() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let dataplane = DataPlane::start(ip, directory);
+    dataplane.wait_samples();
+    let all = ["--since", "oldest", "--duration", "300ms"];
+    for (filter, is_wanted) in [
+        (&["--metric", "probe_rtt_seconds"][..], true),
+        (&["--metric", "relay_probe_*"], true),
+        (&["--metric", "relay_probe_*", "--metric-prefix", "wzp"], false),
+        (&["--metric", "probe_*_total"], false),
+        (&["--metric", "probe_*_total", "--metric", "*rtt*"], true),
+        (&["--target", "self"], true),
+        (&["--target", "nobody"], false),
+        (&["--shard", "0"], true),
+        (&["--shard", "1"], false),
+    ] {
+        let (status, stdout, stderr) = run(tap(directory, &all).args(filter));
+        assert_eq!(status.code(), Some(0), "{stderr}");
+        assert_eq!(!stdout.is_empty(), is_wanted, "{filter:?}: {stdout}{stderr}");
+        let is_unknown = stderr.contains("--shard 1: not in this segment; expected below 1");
+        assert_eq!(is_unknown, filter == ["--shard", "1"], "{stderr}");
+    }
+    let (_, stdout, _) = run(tap(directory, &["-n", "1"]).args(["--metric-prefix", "wzp"]));
+    assert!(stdout.contains("  wzp_probe_rtt_seconds{"), "{stdout}");
+}
+
+pub(crate) fn account_is_exact() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let _dataplane = DataPlane::start(ip, directory);
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut process = Process::start(tap(directory, &[]).stderr(Stdio::piped()));
+        let said = collect_stderr(&mut process);
+        for _ in 0..5 {
+            process.line("a sample", |_| Some(()));
+        }
+        process.signal(signal);
+        assert_eq!(process.wait().code(), Some(0), "{signal}");
+        let [recorded, delivered, lost, unread, printed] =
+            wait_for("the account", || said.lock().unwrap().last().and_then(|line| account(line)));
+        let lines = 5 + process.rest().len() as u64;
+        assert_eq!((printed, delivered, lost), (lines, lines, 0));
+        assert_eq!(recorded, delivered + lost + unread);
+    }
+}
+
+pub(crate) fn stalled_reader() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let dataplane = DataPlane::start(ip, directory);
+    dataplane.wait_samples();
+    // Nobody reads the pipe: it is full before the tap begins.
+    let (reader, writer) = std::io::pipe().unwrap();
+    fill(&writer);
+    let mut command = tap(directory, &["--since", "oldest"]);
+    let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let mut stderr = child.stderr.take().unwrap();
+    let mut head = [0; 64];
+    std::io::Read::read_exact(&mut stderr, &mut head).unwrap();
+    assert!(head.starts_with(b"relayscope: reading "));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    let status = wait_for("the tap to end though nobody reads", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    let rest = std::io::read_to_string(stderr).unwrap();
+    assert!(rest.contains("stdout takes nothing: the last "), "{rest}");
+    drop(reader);
+}
+
+fn fill(writer: &std::io::PipeWriter) {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let set = |flags| fcntl(writer, FcntlArg::F_SETFL(flags)).unwrap();
+    set(OFlag::O_NONBLOCK);
+    while nix::unistd::write(writer, &[b'x'; 4096]).is_ok() {}
+    set(OFlag::empty());
+}
+
+pub(crate) fn closed_pipe() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let mut dataplane = DataPlane::start(ip, directory);
+    for is_silent in [false, true] {
+        if is_silent {
+            dataplane.process.kill();
+        }
+        let mut command = tap(directory, &["--since", "oldest"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let status = wait_for("the tap to end", || child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0));
+        let stderr = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert!(!stderr.contains("recorded") && !stderr.contains("stdout"), "{stderr}");
+    }
+}
+
+pub(crate) fn follows_a_restart() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    // Before there is any segment.
+    let mut process = Process::start(tap(directory, &["--json"]).stderr(Stdio::piped()));
+    let said = collect_stderr(&mut process);
+    let wait_said = |what: &str| wait_said(&said, what);
+    wait_said("waiting: cannot open segment");
+    let mut positions = Vec::new();
+    for (generation, ends) in [(1, "died"), (2, "has ended")] {
+        let mut dataplane = DataPlane::start(ip, directory);
+        wait_said(&format!(": generation {generation}, process "));
+        let mut own = Vec::new();
+        while own.len() < 5 {
+            let object = process.line("a sample", |line| serde_json::from_str::<Value>(line).ok());
+            assert_eq!(object["labels"]["target"], "self");
+            own.push(object["position"].as_u64().unwrap());
+        }
+        positions.push(own);
+        match ends {
+            "died" => dataplane.process.kill(),
+            _ => {
+                dataplane.process.signal(Signal::SIGTERM);
+                dataplane.process.wait();
+            }
+        }
+        wait_said(&format!(" {ends}; waiting for the next one"));
+    }
+    assert_eq!(positions, [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]], "every sample of both, the first included");
+    process.signal(Signal::SIGINT);
+    assert_eq!(process.wait().code(), Some(0));
+    let lines = 10 + process.rest().len() as u64;
+    let accounts = wait_for("both accounts", || {
+        let accounts: Vec<_> = said.lock().unwrap().iter().filter_map(|line| account(line)).collect();
+        (accounts.len() == 2).then_some(accounts)
+    });
+    for [recorded, delivered, lost, unread, printed] in &accounts {
+        assert_eq!((recorded, lost, unread), (delivered, &0, &0), "an ended data plane is read to the last");
+        assert_eq!(delivered, printed);
+    }
+    assert_eq!(accounts.iter().map(|account| account[4]).sum::<u64>(), lines);
+}
+
+fn wait_said(said: &Mutex<Vec<String>>, what: &str) {
+    wait_for(format_args!("'{what}' on stderr"), || {
+        said.lock().unwrap().iter().any(|line| line.contains(what)).then_some(())
+    });
+}
