@@ -38,12 +38,19 @@ pub(crate) struct SegmentClock {
     now: Option<Now>,
 }
 
+/// Both clocks run at one rate and drift apart only when the wall clock is set. Less than this is the time
+/// that lay between reading the one and the other.
+const STEP_MIN_NS: u64 = 1_000_000;
+
 impl SegmentClock {
-    /// Of this boot, `now` tells the wall clock's time of a moment. Of another, only the segment's own start does.
+    /// The segment's own start tells the wall clock's time of a moment, and the same at every look; where the
+    /// wall clock was set since, `now` does. Of another boot there is only the start.
     pub(crate) fn new(segment: &SegmentInfo, now: Now) -> Self {
         let start = Now { monotonic_ns: segment.start_monotonic_ns, unix_ns: segment.start_unix_ns };
         let now = segment.this_boot.then_some(now);
-        Self { known: now.unwrap_or(start), now }
+        let expected_ns = |now: Now| Self { known: start, now: None }.unix_ns(now.monotonic_ns);
+        let was_set = |now: &Now| now.unix_ns.abs_diff(expected_ns(*now)) >= STEP_MIN_NS;
+        Self { known: now.filter(was_set).unwrap_or(start), now }
     }
 
     /// Nanoseconds since the Unix epoch.
@@ -99,11 +106,19 @@ mod tests {
     const NOW: Now = Now { monotonic_ns: 110 * SECOND, unix_ns: 1_700_000_070 * SECOND };
 
     #[test]
-    fn a_moment_of_this_boot_has_an_age_and_the_time_of_the_clock_as_it_is_now() {
+    fn a_moment_of_this_boot_has_an_age_and_where_the_clock_was_set_its_time_as_of_now() {
         let clock = SegmentClock::new(&segment(true), NOW);
         assert_eq!(clock.unix_ns(108 * SECOND), 1_700_000_068 * SECOND);
         assert_eq!(clock.age(108 * SECOND), Some(Duration::from_secs(2)));
         assert_eq!(clock.age(111 * SECOND), Some(Duration::ZERO), "what lies ahead has no age at all");
+    }
+
+    #[test]
+    fn a_moment_has_the_same_time_at_every_look() {
+        let looks = [0, 300, 999_999]
+            .map(|late_ns| Now { monotonic_ns: 110 * SECOND, unix_ns: 1_700_000_010 * SECOND + late_ns });
+        let times = looks.map(|now| SegmentClock::new(&segment(true), now).unix_ns(108 * SECOND));
+        assert_eq!(times, [1_700_000_008 * SECOND; 3]);
     }
 
     #[test]
@@ -117,7 +132,7 @@ mod tests {
     fn times_are_rfc_3339_and_ages_are_short() {
         assert_eq!(rfc3339(1_700_000_008_000_000_001), "2023-11-14T22:13:28.000000001Z");
         assert_eq!(rfc3339(u64::MAX), "2554-07-21T23:34:33.709551615Z");
-        let ages = [0, 100, 59_940, 247_000, 11_520_000, 792_000_000].map(Duration::from_millis);
-        assert_eq!(ages.map(age_text), ["0.0 s", "0.1 s", "59.9 s", "4m 07s", "3h 12m", "9d 4h"]);
+        let ages = [0, 100, 59_940, 247_000, 3_599_000, 11_520_000, 792_000_000].map(Duration::from_millis);
+        assert_eq!(ages.map(age_text), ["0.0 s", "0.1 s", "59.9 s", "4m 07s", "59m 59s", "3h 12m", "9d 4h"]);
     }
 }

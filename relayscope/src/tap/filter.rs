@@ -79,6 +79,7 @@ mod tests {
             ("abc", "abcd", false),
             ("a*c", "abbc", true),
             ("a*c", "ac", true),
+            ("a*bc", "abbc", true),
             ("a*b*c", "a-b-b-d", false),
             ("*_seconds", "probe_rtt_seconds", true),
             ("a?c", "abc", true),

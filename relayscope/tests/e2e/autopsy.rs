@@ -52,6 +52,9 @@ pub(crate) fn of_the_dead() {
     let received = report["counters"].as_array().unwrap().iter().find(|counter| {
         counter["metric"] == "relay_probe_received_total" && counter["labels"]["target"] == "self"
     });
+    let two: Value = serde_json::from_str(&autopsy(&["--json", "-n", "2"])).unwrap();
+    let last = two["shards"][0]["samples"].as_array().unwrap();
+    assert_eq!(last, &samples[samples.len() - 2..], "the newest, and in order");
     // Every reply is one sample; the process may have died between the two.
     let received = number(&received.unwrap()["value"]);
     assert!((recorded..=recorded + 1).contains(&received), "{received} received, {recorded} recorded");

@@ -34,6 +34,15 @@ pub(crate) fn bad_input() {
         ),
         (&["probe", "127.0.0.1", "-c", "0"], "invalid value '0' for '-c <N>'"),
         (&["probe", "127.0.0.1", "-i", "soon"], "expected a time from 1ms to 1h, such as 200ms"),
+        (&["tap", "-n", "0"], "invalid value '0' for '-n <COUNT>'"),
+        (
+            &["tap", "--since", "then"],
+            "invalid value 'then' for '--since <SINCE>' [possible values: now, oldest]",
+        ),
+        (&["tap", "--duration", "0s"], "expected a time from 1ms to 366days, such as 10s"),
+        (&["tap", "--segment", ".."], "expected a path, or a name for a file in /run/relayscope"),
+        (&["top", "--interval", "1ms"], "expected a time from 50ms to 1m, such as 500ms"),
+        (&["autopsy"], "the following required arguments were not provided: <FILE>"),
         (&["mesh-status", "--url", "ftp://x"], "--url 'ftp://x' is invalid; expected http://HOST:PORT"),
     ] {
         let (code, line) = failure(relayscope().args(arguments));

@@ -75,6 +75,7 @@ fn main() {
     add("check_config_and_print_config_agree", None, cli::check_and_print);
     add("a_one_shot_probe_has_the_exit_codes_of_ping", None, cli::one_shot_probe);
     add("tap_prints_samples_by_name_as_text_and_as_json", None, tap::text_and_json);
+    add("tap_prints_an_applications_series_and_counts_what_it_lost", None, tap::of_an_application);
     add("tap_prints_what_its_filters_want_and_nothing_else", None, tap::filters);
     add("tap_ends_at_a_signal_with_an_exact_account", None, tap::account_is_exact);
     add("tap_ends_at_a_signal_though_nobody_reads_its_pipe", None, tap::stalled_reader);

@@ -1,11 +1,14 @@
 //! `relayscope tap` beside a data plane of another process.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use relayscope_bridge::catalogue::{Family, Unit};
+use relayscope_bridge::{Hub, HubConfig, MetricId, MetricKind, MetricSample, MetricValue, ShardId, create};
+use serde_json::{Value, json};
 
 use crate::relay::{Process, loopback, relayscope, run, wait_for};
 use crate::segment::{DataPlane, collect_stderr, segment};
@@ -161,7 +164,10 @@ pub(crate) fn follows_a_restart() {
     wait_said("waiting: cannot open segment");
     let mut positions = Vec::new();
     for (generation, ends) in [(1, "died"), (2, "has ended")] {
-        let mut dataplane = DataPlane::start(ip, directory);
+        let mut dataplane = match generation {
+            1 => found_with_samples(ip, directory),
+            _ => DataPlane::start(ip, directory),
+        };
         wait_said(&format!(": generation {generation}, process "));
         let mut own = Vec::new();
         while own.len() < 5 {
@@ -192,6 +198,79 @@ pub(crate) fn follows_a_restart() {
         assert_eq!(delivered, printed);
     }
     assert_eq!(accounts.iter().map(|account| account[4]).sum::<u64>(), lines);
+}
+
+/// A data plane whose segment has samples in it by the time it takes its name.
+fn found_with_samples(ip: IpAddr, directory: &Path) -> DataPlane {
+    let elsewhere = directory.join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let dataplane = DataPlane::start(ip, &elsewhere);
+    dataplane.wait_samples();
+    std::fs::rename(segment(&elsewhere), segment(directory)).unwrap();
+    dataplane
+}
+
+/// An application's own segment, of a ring too small for what was recorded.
+pub(crate) fn of_an_application() {
+    static QUEUE: Family = Family::new("queue_depth", MetricKind::Gauge, Unit::None, &["room"], "Depth.");
+    static DELAY: Family =
+        Family::new("delay_seconds", MetricKind::Histogram, Unit::Seconds, &["room", "side"], "Delay.");
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let config = HubConfig { shards: 2, ring_capacity: 64, cells_per_shard: 8, max_series: 8 };
+    let Hub { mut publishers, registry, .. } = create(&segment(directory), config).unwrap();
+    let delay = registry.stream(ShardId(1), &DELAY, &["a \"room\"", "in"]).unwrap();
+    let queue = registry.gauge(ShardId(1), &QUEUE, &["b"]).unwrap();
+    let mut record = |metric_id, value| {
+        publishers[1].record(MetricSample { metric_id, timestamp_ns: 1, value });
+    };
+    for _ in 0..1000 {
+        record(delay, MetricValue::Histogram(0.5));
+    }
+    record(queue.id(), MetricValue::Gauge(f64::NAN));
+    record(MetricId(7), MetricValue::Counter(u64::MAX));
+    record(delay, MetricValue::Histogram(f64::INFINITY));
+
+    let arguments = ["--json", "--since", "oldest", "--duration", "300ms"];
+    let (status, stdout, stderr) = run(&mut tap(directory, &arguments));
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(
+        stderr.contains("shard 0: 0 recorded = 0 delivered + 0 lost + 0 unread; 0 printed\n"),
+        "{stderr}"
+    );
+    let expected =
+        "shard 1: 63 recorded = 63 delivered + 0 lost + 0 unread; 63 printed, 1 of no known series\n";
+    assert!(stderr.contains(expected), "{stderr}");
+    let objects: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let object = |index: usize| {
+        let object = &objects[index];
+        (&object["metric"], &object["kind"], &object["labels"], &object["value"])
+    };
+    let labels = json!({"room": "a \"room\"", "side": "in"});
+    let (null, histogram) = (Value::Null, json!("histogram"));
+    assert_eq!(object(59), (&json!("relay_delay_seconds"), &histogram, &labels, &json!(0.5)));
+    assert_eq!(object(60), (&json!("relay_queue_depth"), &json!("gauge"), &json!({"room": "b"}), &null));
+    assert_eq!(object(61), (&null, &json!("counter"), &null, &json!(u64::MAX)));
+    assert_eq!(object(62), (&json!("relay_delay_seconds"), &histogram, &labels, &null));
+    assert_eq!((&objects[62]["shard"], &objects[62]["position"]), (&json!(1), &json!(1002)));
+
+    // A reader from the first sample on has lost those that were overwritten, and says how many.
+    let elsewhere = directory.join("elsewhere");
+    std::fs::rename(segment(directory), &elsewhere).unwrap();
+    let mut process = Process::start(tap(directory, &[]).stderr(Stdio::piped()));
+    let said = collect_stderr(&mut process);
+    wait_said(&said, "waiting: cannot open segment");
+    std::fs::rename(&elsewhere, segment(directory)).unwrap();
+    process.line("the last sample", |line| line.ends_with("  inf").then_some(()));
+    process.signal(Signal::SIGTERM);
+    process.wait();
+    wait_said(&said, "shard 1: 1003 recorded = ");
+    let accounts = said.lock().unwrap();
+    let said = accounts.iter().find(|line| line.contains("shard 1: ")).unwrap();
+    let numbers: Vec<u64> = said.split([' ', ':']).filter_map(|word| word.parse().ok()).collect();
+    let [1, 1003, delivered, lost, unread, printed, 1] = numbers[..] else { panic!("{said}") };
+    assert_eq!((delivered + lost + unread, printed), (1003, delivered), "{said}");
+    assert!(lost >= 1003 - 63 && delivered > 0, "{said}");
 }
 
 fn wait_said(said: &Mutex<Vec<String>>, what: &str) {
