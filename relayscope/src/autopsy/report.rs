@@ -101,6 +101,7 @@ impl Findings {
         };
         line("in flight", &in_flight);
         match shard.last.len() {
+            0 if account.delivered > 0 => {}
             0 => line("samples", "none"),
             count => line("samples", &format!("the last {count}: time, shard, position, series, value")),
         }

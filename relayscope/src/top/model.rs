@@ -12,6 +12,8 @@ use crate::moment::{Now, SegmentClock};
 
 /// Rates are over the last three seconds: at one probe a second a shorter time shows the rhythm of the looks.
 const RATE_WINDOW: Duration = Duration::from_secs(3);
+/// Looks that are meant to lie a window apart may lie this much closer: they come some milliseconds late.
+const LOOK_JITTER: Duration = Duration::from_millis(100);
 /// Readings kept to rate against.
 const BASES_MAX: u32 = 6;
 /// A shard that signed no life for this long is silent, as in `/healthz`.
@@ -103,6 +105,11 @@ impl Model {
         let stale: Vec<bool> = reading.shards.iter().map(|shard| !is_running || is_silent(shard)).collect();
         let is_stale = |shard: u16| stale.get(usize::from(shard)).copied().unwrap_or(true);
 
+        // The newest base that is a whole window old is the one to rate against.
+        let is_old = |base: &Base| now.since(base.monotonic_ns) + LOOK_JITTER >= RATE_WINDOW;
+        while self.bases.get(1).is_some_and(is_old) {
+            self.bases.pop_front();
+        }
         let base = self.bases.front();
         let rates = Rates { base, elapsed: base.map(|base| now.since(base.monotonic_ns)) };
         self.newest_heartbeat_ns = reading.shards.iter().filter_map(|shard| shard.heartbeat_ns).max();
@@ -135,11 +142,7 @@ impl Model {
             self.history.pop_front();
         }
         let now = reading.now;
-        // The newest base that is a whole window old is the one to rate against.
-        while self.bases.get(1).is_some_and(|second| now.since(second.monotonic_ns) >= RATE_WINDOW) {
-            self.bases.pop_front();
-        }
-        let spacing = RATE_WINDOW / BASES_MAX;
+        let spacing = RATE_WINDOW / BASES_MAX - LOOK_JITTER;
         if self.bases.back().is_none_or(|newest| now.since(newest.monotonic_ns) >= spacing) {
             self.bases.push_back(Base {
                 monotonic_ns: now.monotonic_ns,

@@ -213,7 +213,9 @@ fn draw_pane<R: Row>(
     let first = choice.skipped;
     let last = wanted.len().min(first + height);
 
-    let mut title = format!(" {} {} ", pane as usize + 1, name(pane));
+    // Not by colour alone.
+    let mark = if is_focused { '▸' } else { ' ' };
+    let mut title = format!("{mark}{} {} ", pane as usize + 1, name(pane));
     if !summary.is_empty() {
         title += &format!(" {summary} ");
     }

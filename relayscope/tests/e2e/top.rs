@@ -93,7 +93,7 @@ pub(crate) fn shows_a_data_plane() {
         let rate = up.get(8).and_then(|rate| rate.parse::<f64>().ok()).unwrap_or(0.0);
         screen.starts_with(" RUNNING ") && up.contains(&"UP") && down.contains(&"DOWN") && rate > 5.0
     });
-    assert!(screen.contains(" 2 PEERS  1 of 2 up "), "{screen}");
+    assert!(screen.contains("▸2 PEERS  1 of 2 up "), "{screen}");
     let up = row(&screen, "self");
     // TARGET STATE RTT ms LOSS % JITTER ms SENT/S LAST-REPLY s
     assert_eq!((up[1], up[3], up[4], up[5], up[7], up[10]), ("UP", "ms", "0.0", "%", "ms", "s"), "{screen}");
@@ -139,7 +139,7 @@ pub(crate) fn keys_work() {
     terminal.keys(&["3", "/", "l", "o", "s", "t"]);
     terminal.wait("the filter as it is typed", |screen| screen.contains("counters with lost█"));
     terminal.keys(&["Enter"]);
-    let screen = terminal.wait("the filter in force", |screen| screen.contains(" 3 COUNTERS  /lost: 2 of "));
+    let screen = terminal.wait("the filter in force", |screen| screen.contains("▸3 COUNTERS  /lost: 2 of "));
     assert!(!screen.contains("probe_sent_total"), "{screen}");
     terminal.keys(&["p"]);
     terminal.wait("the pause", |screen| screen.starts_with(" RUNNING   PAUSED at "));

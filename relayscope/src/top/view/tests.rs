@@ -40,7 +40,7 @@ fn a_running_data_plane_fills_a_terminal_of_80_by_24() {
         " 1 SHARDS ──────────────────────────────────────────────────────────────────────",
         " SHARD▲    HEARTBEAT   SAMPLES/S            RING     LOST        LAG   MISSED",
         " 0             0.1 s        10.0 ▕████    ▏ 50 %        3     0.5 ms        1",
-        " 2 PEERS  1 of 1 up ────────────────────────────────────────────────────────────",
+        "▸2 PEERS  1 of 1 up ────────────────────────────────────────────────────────────",
         " TARGET▲           STATE           RTT     LOSS      JITTER   SENT/S  LAST REPLY",
         " b                 UP         0.182 ms    1.5 %    0.021 ms      2.0       0.5 s",
         " 3 COUNTERS ────────────────────────────────────────────────────────────────────",
@@ -136,7 +136,7 @@ fn a_filter_is_shown_with_what_it_leaves() {
     let mut screen = shown(Source::Segment(segment(1), SegmentState::Running));
     press(&mut screen, "3/lost");
     let shown = lines(&mut screen, 80, 24);
-    assert!(shown[10].starts_with(" 3 COUNTERS  /lost: 0 of 1 ──"), "{}", shown[10]);
+    assert!(shown[10].starts_with("▸3 COUNTERS  /lost: 0 of 1 ──"), "{}", shown[10]);
     assert_eq!(shown[11], "  nothing has that in its name; Esc shows all");
     assert_eq!(shown[23], " counters with lost█   Enter keep  Esc clear");
 }
