@@ -42,6 +42,9 @@ pub(crate) struct SegmentClock {
 /// that lay between reading the one and the other.
 const STEP_MIN_NS: u64 = 1_000_000;
 
+/// What was signed after this moment was read lies ahead of it, a little.
+const AHEAD_MAX_NS: u64 = 1_000_000_000;
+
 impl SegmentClock {
     /// The segment's own start tells the wall clock's time of a moment, and the same at every look; where the
     /// wall clock was set since, `now` does. Of another boot there is only the start.
@@ -60,9 +63,11 @@ impl SegmentClock {
         u64::try_from(unix_ns.max(0)).unwrap_or(u64::MAX)
     }
 
-    /// How long ago that was; `None` before the last boot.
+    /// How long ago that was; `None` before the last boot, and for what is yet to come, as in a damaged
+    /// segment.
     pub(crate) fn age(&self, then_ns: u64) -> Option<Duration> {
-        Some(self.now?.since(then_ns))
+        let now = self.now?;
+        (then_ns.saturating_sub(now.monotonic_ns) <= AHEAD_MAX_NS).then(|| now.since(then_ns))
     }
 }
 
@@ -110,7 +115,8 @@ mod tests {
         let clock = SegmentClock::new(&segment(true), NOW);
         assert_eq!(clock.unix_ns(108 * SECOND), 1_700_000_068 * SECOND);
         assert_eq!(clock.age(108 * SECOND), Some(Duration::from_secs(2)));
-        assert_eq!(clock.age(111 * SECOND), Some(Duration::ZERO), "what lies ahead has no age at all");
+        assert_eq!(clock.age(111 * SECOND), Some(Duration::ZERO), "signed since");
+        assert_eq!(clock.age(111 * SECOND + 1), None, "what is yet to come is not fresh");
     }
 
     #[test]

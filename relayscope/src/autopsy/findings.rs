@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use relayscope_bridge::segment::{SegmentInfo, SegmentState, crashed_segment_path};
 use relayscope_bridge::{
-    Account, Collector, MetricKind, MetricSample, SeriesView, ShardId, ShardReader, Start,
+    Account, Collector, Consumer, Mark, MetricKind, MetricSample, SeriesView, ShardId, ShardReader, Start,
 };
 
 use crate::moment::{Now, SegmentClock};
@@ -59,8 +59,13 @@ impl Findings {
     /// counters that counted and gauges that have a value; or `all`.
     pub(crate) fn read(path: &Path, collector: &Collector, samples: usize, all: bool, now: Now) -> Self {
         let mut names = SeriesNames::default();
-        let shards = collector.shards().map(|(shard, reader)| read_shard(shard, reader, samples)).collect();
+        let taps = collector.shards().map(|(_, reader)| reader.tap(Start::First));
+        let taps: Vec<_> = taps.map(|tap| (tap.mark(), tap)).collect();
+        // After the marks: of every sample below them, the directory tells whose it is.
         names.follow(collector.directory());
+        let shards = (collector.shards().zip(taps))
+            .map(|((shard, reader), (mark, tap))| read_shard(shard, reader, tap, mark, samples))
+            .collect();
         let (counters, gauges, malformed) = collector.directory().read(|view| {
             let (counters, gauges) = read_cells(view, all);
             (counters, gauges, view.malformed())
@@ -86,10 +91,15 @@ impl Findings {
     }
 }
 
-fn read_shard(shard: ShardId, reader: &ShardReader, samples: usize) -> ShardFindings {
+fn read_shard(
+    shard: ShardId,
+    reader: &ShardReader,
+    mut tap: Consumer,
+    mark: Mark,
+    samples: usize,
+) -> ShardFindings {
     let mut last = VecDeque::new();
-    let mut consumer = reader.tap(Start::First);
-    let drained = consumer.drain_to(consumer.mark(), |position, sample| {
+    let drained = tap.drain_to(mark, |position, sample| {
         if last.len() >= samples {
             last.pop_front();
         }
@@ -102,7 +112,7 @@ fn read_shard(shard: ShardId, reader: &ShardReader, samples: usize) -> ShardFind
         writer: reader.writer(),
         heartbeat_ns: reader.heartbeat().last_ns(),
         capacity: reader.capacity(),
-        account: consumer.account(),
+        account: tap.account(),
         malformed: drained.malformed,
         in_flight: reader.in_flight(),
         last,

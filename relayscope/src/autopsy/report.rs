@@ -138,6 +138,7 @@ impl Findings {
         let time = rfc3339(self.clock.unix_ns(then_ns));
         match self.clock.age(then_ns) {
             Some(age) => format!("{time}, {} ago", age_text(age)),
+            None if self.info.this_boot => format!("{time}, which is yet to come: damaged"),
             None => format!("{time} by the clock of an earlier boot, age unknown"),
         }
     }

@@ -361,6 +361,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_heartbeat_that_is_yet_to_come_does_not_make_a_shard_live() {
+        let mut damaged = reading(100.0);
+        damaged.shards[0].heartbeat_ns = Some(u64::MAX);
+        let model = after([damaged]);
+        assert!(model.shards[0].stale);
+        assert_eq!(model.shards[0].heartbeat_age, None);
+    }
+
+    #[test]
     fn a_peer_without_a_settled_probe_is_pending_and_one_that_lost_it_is_down() {
         let state = |up| {
             let mut reading = reading(100.0);
