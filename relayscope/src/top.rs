@@ -15,6 +15,7 @@ mod view;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
@@ -53,6 +54,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
 fn watch(args: &TopArgs, terminal: &mut DefaultTerminal, stop: &mut Stop) -> io::Result<()> {
     let mut reader = Reader::new(&args.segment);
     let mut screen = Screen::new(args.segment.display().to_string());
+    let events = events()?;
     let mut due = Instant::now();
     while !screen.is_over {
         if Instant::now() >= due {
@@ -61,15 +63,36 @@ fn watch(args: &TopArgs, terminal: &mut DefaultTerminal, stop: &mut Stop) -> io:
             due = (due + args.interval).max(Instant::now());
         }
         terminal.draw(|frame| view::draw(frame, &mut screen))?;
-        if !take_keys(&mut screen, due, stop)? {
+        if !take_keys(&mut screen, due, &events, stop)? {
             break;
         }
     }
     Ok(())
 }
 
+/// The terminal's events, read on a thread of their own: what reads them never returns once the terminal is
+/// gone, and must not keep us from the SIGHUP that says so. The thread ends with the process.
+fn events() -> io::Result<Receiver<io::Result<Event>>> {
+    let (send, events) = sync_channel(KEYS_MAX);
+    std::thread::Builder::new().name("keys".to_owned()).spawn(move || {
+        loop {
+            let event = event::read();
+            let failed = event.is_err();
+            if send.send(event).is_err() || failed {
+                return;
+            }
+        }
+    })?;
+    Ok(events)
+}
+
 /// Waits until a key changed something or the next look is due; `false` if a signal asks for the end.
-fn take_keys(screen: &mut Screen, due: Instant, stop: &mut Stop) -> io::Result<bool> {
+fn take_keys(
+    screen: &mut Screen,
+    due: Instant,
+    events: &Receiver<io::Result<Event>>,
+    stop: &mut Stop,
+) -> io::Result<bool> {
     loop {
         // Not zero: a signal is seen only by who waits for it.
         if stop.within(Duration::from_millis(1)) {
@@ -78,10 +101,16 @@ fn take_keys(screen: &mut Screen, due: Instant, stop: &mut Stop) -> io::Result<b
         let left = due.saturating_duration_since(Instant::now());
         let mut taken = 0;
         let mut wait = left.min(KEY_POLL);
-        while taken < KEYS_MAX && event::poll(wait)? {
-            // Whatever else there is, such as a new size, is drawn anew.
-            if let Event::Key(key) = event::read()? {
-                screen.handle(key);
+        while taken < KEYS_MAX {
+            match events.recv_timeout(wait) {
+                // Whatever else there is, such as a new size, is drawn anew.
+                Ok(event) => {
+                    if let Event::Key(key) = event? {
+                        screen.handle(key);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return Ok(false),
             }
             taken += 1;
             wait = Duration::ZERO;

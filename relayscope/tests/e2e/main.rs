@@ -86,6 +86,7 @@ fn main() {
     add("autopsy_of_a_segment_full_of_garbage_says_so_and_ends", None, autopsy::of_garbage);
     add("top_shows_a_data_plane_its_death_and_the_next_one", Some(Peer::Tmux), top::shows_a_data_plane);
     add("top_does_what_its_keys_say_and_restores_the_terminal", Some(Peer::Tmux), top::keys_work);
+    add("top_ends_with_its_terminal", Some(Peer::Tmux), top::terminal_is_gone);
     add("top_without_a_terminal_names_what_to_use_instead", None, top::no_terminal);
 
     libtest_mimic::run(&arguments, trials).exit();

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use nix::unistd::Pid;
+
 use crate::peers::Peer;
 use crate::relay::{loopback, relayscope, run, wait_for};
 use crate::segment::{DataPlane, segment};
@@ -40,6 +42,14 @@ impl Terminal {
     /// Waits for a screen that is as it should be, and gives it.
     fn wait(&self, what: &str, is_right: impl Fn(&str) -> bool) -> String {
         wait_for(what, || Some(self.screen()).filter(|screen| is_right(screen)))
+    }
+
+    /// The one process that the shell runs.
+    fn child(&self) -> Pid {
+        let pid = self.tmux(&["display-message", "-p", "#{pane_pid}"], &[]);
+        let shell = String::from_utf8(pid.stdout).unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", shell.trim())).unwrap();
+        Pid::from_raw(children.trim().parse().unwrap())
     }
 
     /// Waits until top has ended, and asserts that the terminal is the shell's again.
@@ -153,12 +163,18 @@ pub(crate) fn keys_work() {
     terminal.wait("the columns of a wide terminal", |screen| screen.contains("ADDRESS"));
     terminal.tmux(&["resize-window", "-x", "80", "-y", "24"], &[]);
     terminal.wait("the columns of a narrow one", |screen| !screen.contains("ADDRESS"));
-    let pid = terminal.tmux(&["display-message", "-p", "#{pane_pid}"], &[]);
-    let shell = String::from_utf8(pid.stdout).unwrap();
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", shell.trim())).unwrap();
-    let top = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
-    nix::sys::signal::kill(top, nix::sys::signal::Signal::SIGTERM).unwrap();
+    nix::sys::signal::kill(terminal.child(), nix::sys::signal::Signal::SIGTERM).unwrap();
     terminal.wait_restored();
+}
+
+pub(crate) fn terminal_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let terminal = Terminal::open(directory.path());
+    start(&terminal, directory.path());
+    terminal.wait("top", |screen| screen.starts_with(" WAITING"));
+    let top = terminal.child();
+    terminal.tmux(&["kill-server"], &[]);
+    wait_for("top to end with its terminal", || nix::sys::signal::kill(top, None).is_err().then_some(()));
 }
 
 pub(crate) fn no_terminal() {
