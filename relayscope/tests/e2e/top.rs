@@ -70,10 +70,15 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the terminal as it was:\n{}", self.screen());
+        let tmux = |arguments: &[&str]| {
+            Command::new(Peer::Tmux.program()).arg("-S").arg(&self.socket).args(arguments).output()
+        };
+        if std::thread::panicking()
+            && let Ok(screen) = tmux(&["capture-pane", "-p"])
+        {
+            eprintln!("the terminal as it was:\n{}", String::from_utf8_lossy(&screen.stdout));
         }
-        Command::new(Peer::Tmux.program()).arg("-S").arg(&self.socket).arg("kill-server").status().ok();
+        tmux(&["kill-server"]).ok();
     }
 }
 
