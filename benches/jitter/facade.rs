@@ -39,7 +39,7 @@ impl Recorder for FacadeRelay {
 impl Facade {
     pub(crate) fn new() -> Self {
         let config = HubConfig { ring_capacity: RING_SLOTS, ..HubConfig::default() };
-        let Hub { mut publishers, registry, collector } = hub(config).unwrap();
+        let Hub { mut publishers, registry, collector, .. } = hub(config).unwrap();
         let recorder = ShardRecorder::new(publishers.remove(0), &registry).unwrap();
         let handles = metrics::with_local_recorder(&recorder, FacadeHandles::new);
         let relay = FacadeRelay { parked: Some(recorder.park()), handles };

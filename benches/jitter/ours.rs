@@ -104,7 +104,7 @@ impl Ours {
             max_series: 4 * PEERS,
             ..HubConfig::default()
         };
-        let Hub { mut publishers, registry, collector } = hub(config).unwrap();
+        let Hub { mut publishers, registry, collector, .. } = hub(config).unwrap();
         let (_, reader) = collector.shards().next().unwrap();
         let tap = || Tap { consumer: reader.tap(Start::Oldest), delivered: 0, newest_ns: 0 };
         let taps = std::iter::repeat_with(tap).take(taps).collect();

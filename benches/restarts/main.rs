@@ -134,7 +134,7 @@ fn main() {
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let segment = directory.path().join("segment");
     let config = HubConfig { ring_capacity: RING_SLOTS, ..HubConfig::default() };
-    let Hub { mut publishers, registry, collector } = create(&segment, config).unwrap();
+    let Hub { mut publishers, registry, collector, .. } = create(&segment, config).unwrap();
     let mut relay = Relay {
         publisher: publishers.remove(0),
         packets: registry.counter(ShardId(0), &PACKETS, &[]).unwrap(),

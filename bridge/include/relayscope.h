@@ -370,6 +370,8 @@ struct relayscope_writer {
     uint64_t capacity;
     /* The position written next; the ring's head is its copy for readers. */
     uint64_t head;
+    /* The end of the furthest batch announced, by this writer or one before it. */
+    uint64_t claimed;
     uint64_t acknowledged;
     uint64_t pid;
     uint16_t shard;
@@ -405,7 +407,8 @@ static inline const char *relayscope_error(int code) {
     case RELAYSCOPE_E_HEADER:
         return "the segment is damaged: a field of its header (see what) is out of range";
     case RELAYSCOPE_E_LENGTH:
-        return "the segment is damaged: its file is shorter or longer than its header says";
+        return "the segment is damaged: its file is shorter or longer than its header says, or was cut off "
+               "and grew again";
     case RELAYSCOPE_E_READ_ONLY: return "the segment was opened for reading; open it with RELAYSCOPE_WRITE";
     case RELAYSCOPE_E_ENDED:
         return "the segment's maker closed it, died, or its file is damaged; open the segment that "
@@ -491,7 +494,8 @@ static inline void relayscope__lay_out(struct relayscope_layout *layout) {
         RELAYSCOPE_SHARD_CELLS + relayscope__round_up(layout->cells_per_shard, RELAYSCOPE_LINE_WORDS);
     layout->shard_stride = relayscope__round_up(
         layout->slots_at + layout->ring_slots * RELAYSCOPE_SAMPLE_WORDS, RELAYSCOPE_SHARD_ALIGN);
-    layout->words = layout->shards_at + layout->shards * layout->shard_stride;
+    /* A page more, for the mark at its end. */
+    layout->words = layout->shards_at + layout->shards * layout->shard_stride + RELAYSCOPE_SHARD_ALIGN;
 }
 
 /* The size that is out of range, by the name the Rust side gives it; NULL if none is. */
@@ -638,8 +642,12 @@ static inline int relayscope__map(struct relayscope_segment *segment, int file) 
     if (words == MAP_FAILED) {
         return RELAYSCOPE_E_SYSTEM;
     }
-    segment->mapping = words;
     segment->words = (_Atomic uint64_t *)words;
+    if (relayscope__load(segment->words + layout->words - 1) != RELAYSCOPE_MAGIC) {
+        munmap(words, (size_t)(layout->words * 8));
+        return RELAYSCOPE_E_LENGTH;
+    }
+    segment->mapping = words;
     relayscope__take_info(segment, page);
     return RELAYSCOPE_OK;
 }
@@ -714,16 +722,19 @@ static inline enum relayscope_state relayscope_state(const struct relayscope_seg
         return RELAYSCOPE_DAMAGED;
     }
     if (relayscope__load(segment->words + RELAYSCOPE_HEADER_MAGIC) != RELAYSCOPE_MAGIC ||
-        relayscope__load(segment->words + RELAYSCOPE_HEADER_VERSION) != RELAYSCOPE_VERSION) {
+        relayscope__load(segment->words + RELAYSCOPE_HEADER_VERSION) != RELAYSCOPE_VERSION ||
+        relayscope__load(segment->words + segment->layout.words - 1) != RELAYSCOPE_MAGIC) {
         return RELAYSCOPE_DAMAGED;
     }
+    /* Before the state: a maker closes the segment and then lets go of it. */
+    const bool held = segment->info.this_boot && relayscope__is_held(segment);
     uint64_t state = relayscope__load(segment->words + RELAYSCOPE_HEADER_STATE);
     /* Acquire: with the release store in SegmentOwner::drop. A drain after CLOSED is the last one. */
     atomic_thread_fence(memory_order_acquire);
     if (state == RELAYSCOPE_STATE_CLOSED) {
         return RELAYSCOPE_CLOSED;
     }
-    return segment->info.this_boot && relayscope__is_held(segment) ? RELAYSCOPE_RUNNING : RELAYSCOPE_DEAD;
+    return held ? RELAYSCOPE_RUNNING : RELAYSCOPE_DEAD;
 }
 
 /* The first word of a shard that there is. */
@@ -1252,6 +1263,7 @@ static inline int relayscope_take_over(struct relayscope_writer *writer, struct 
         .cells = words + RELAYSCOPE_SHARD_CELLS,
         .capacity = segment->layout.ring_slots,
         .head = relayscope__load(words + RELAYSCOPE_SHARD_RING + RELAYSCOPE_RING_HEAD),
+        .claimed = relayscope__load(words + RELAYSCOPE_SHARD_RING + RELAYSCOPE_RING_CLAIMED),
         .acknowledged = relayscope__load(words + RELAYSCOPE_SHARD_ACKNOWLEDGED),
         .pid = pid,
         .shard = shard,
@@ -1332,7 +1344,10 @@ static inline void relayscope_record_batch(struct relayscope_writer *writer,
     for (uint64_t done = 0; done < samples_len;) {
         const uint64_t count = relayscope__min(most, samples_len - done);
         const uint64_t end = writer->head + count;
-        relayscope__store(writer->ring + RELAYSCOPE_RING_CLAIMED, end);
+        /* Never less than before: a batch that ended early, or its writer, has written over what it
+         * announced. */
+        writer->claimed = relayscope__max(writer->claimed, end);
+        relayscope__store(writer->ring + RELAYSCOPE_RING_CLAIMED, writer->claimed);
         /* Release: with the reader's fence, as in relayscope_record; it carries the claim too. */
         atomic_thread_fence(memory_order_release);
         for (uint64_t i = 0; i < count; i++) {

@@ -94,6 +94,9 @@ pub struct Hub {
     pub registry: SeriesRegistry,
     /// Reads it.
     pub collector: Collector,
+    /// Where the segment of a data plane that died under this name is kept, or why it could not be; `None`
+    /// where none died.
+    pub predecessor: Option<std::io::Result<std::path::PathBuf>>,
 }
 
 /// Makes a hub in memory of this process.
@@ -130,13 +133,13 @@ pub fn attach(path: &Path) -> Result<Collector, SegmentError> {
 
 impl Hub {
     fn new(segment: Segment) -> Self {
-        let Segment { words, layout, owner, attachment } = segment;
+        let Segment { words, layout, owner, attachment, predecessor } = segment;
         let owner = Arc::new(owner);
         let publisher = |shard| Publisher::new(&words, &layout, shard, Arc::clone(&owner));
         let publishers = shard_ids().take(layout.sizes.shards).map(publisher).collect();
         let registry = SeriesRegistry::new(Table::new(&words, &layout), Arc::clone(&owner));
         let collector = Collector::new(&words, &layout, attachment);
-        Self { publishers, registry, collector }
+        Self { publishers, registry, collector, predecessor }
     }
 }
 
@@ -165,14 +168,14 @@ pub struct Publisher {
     pulse: Pulse,
     /// What `pulse` says. Tickets start at 1.
     acknowledged: u64,
-    _owner: Arc<SegmentOwner>,
+    owner: Arc<SegmentOwner>,
 }
 
 impl Publisher {
     fn new(words: &Run<AtomicU64>, layout: &Layout, shard: ShardId, owner: Arc<SegmentOwner>) -> Self {
         let pulse = pulse(words, layout, shard);
         let producer = Producer::new(ring(words, layout, shard));
-        Self { shard, producer, pulse, acknowledged: 0, _owner: owner }
+        Self { shard, producer, pulse, acknowledged: 0, owner }
     }
 
     /// The shard this publisher belongs to.
@@ -224,6 +227,7 @@ impl Publisher {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
+        self.owner.note_panic();
         // Another writer may claim the shard from here on.
         self.pulse[shard::WRITER].store(0, Ordering::Release);
     }

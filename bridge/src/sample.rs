@@ -27,7 +27,8 @@ pub struct ShardId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u64)]
 pub enum MetricValue {
-    /// An increment's new total. What ring overflow costs it shows in the reader's loss.
+    /// An increment's new total. What ring overflow costs it shows in the reader's loss, and a reader that
+    /// comes later knows it with the next one only: counters that must not lie belong in cells.
     Counter(u64) = KIND_COUNTER,
     /// A reading that replaces the one before it.
     Gauge(f64) = KIND_GAUGE,

@@ -1,16 +1,17 @@
 //! The one place where `std` is swapped for loom, so that what loom explores is what ships.
 //!
-//! Every fence and ordering the ring relies on is named by a [`Site`]. In an ordinary build a site
-//! is nothing: the functions below fold to the fence or the ordering they are given. Under
-//! `cfg(loom)` a model may weaken exactly one site and must then find a torn or lost sample; that is
-//! how we know that each of them is needed and that the models can fail.
+//! Every fence and ordering that the rings and the table of series rely on is named by a [`Site`]. In an
+//! ordinary build a site is nothing: the functions below fold to the fence or the ordering they are
+//! given. Under `cfg(loom)` a model may weaken exactly one site and must then find a sample, a series or
+//! a count that is torn, lost or another's; that is how we know that each of them is needed and that the
+//! models can fail.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A place in the ring where the memory model is relied upon.
+/// A place in the rings or the table of series where the memory model is relied upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Site {
     /// Producer: the release fence between the previous head store and the payload.
@@ -33,6 +34,18 @@ pub enum Site {
     RetireFence,
     /// Reader: the acquire fence between reading a cell and looking again whose it is.
     CellFence,
+    /// Registry: the release store of the even sequence that ends the writing of a row.
+    RowEndStore,
+    /// Reader: the acquire load of a row's sequence before the row is read.
+    RowLoad,
+    /// Registry: the release store of the table's generation that tells of changed rows.
+    TableChangedStore,
+    /// Reader: the acquire load of the table's generation before looking for changed rows.
+    TableLoad,
+    /// Registry: the release store of how many families there are.
+    UsedStore,
+    /// Reader: the acquire load of how many families there are.
+    UsedLoad,
 }
 
 #[cfg(not(loom))]

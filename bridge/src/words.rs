@@ -114,7 +114,9 @@ impl Run<AtomicU64> {
     }
 
     fn of(memory: Memory) -> Self {
-        let (first, len) = match &memory {
+        // Into its place first: what is pointed into does not move any more, not even as a value.
+        let memory = Arc::new(memory);
+        let (first, len) = match &*memory {
             #[cfg(not(loom))]
             Memory::Heap(lines) => (NonNull::from(&**lines).cast(), lines.len() * LINE_WORDS),
             #[cfg(not(loom))]
@@ -122,7 +124,7 @@ impl Run<AtomicU64> {
             #[cfg(loom)]
             Memory::Heap(words) => (NonNull::from(&**words).cast(), words.len()),
         };
-        Self { first, len, memory: Arc::new(memory) }
+        Self { first, len, memory }
     }
 
     /// `len` `U`s from word `at` on; `None` where that reaches past the end.

@@ -892,8 +892,11 @@ fn take_over(c: &Compiler) {
     assert_eq!(collector.shard(A).unwrap().in_flight(), 64);
     assert_eq!(drain(&mut collector).recorded, recorded);
     let mut peer = claimed(c, recorded);
-    assert_eq!(peer.ask(&[&"write", &1]), format!("OK {}", recorded + 1));
+    // A shorter batch does not take back what the dead one announced, and wrote.
+    assert_eq!(peer.ask(&[&"batch", &1]), format!("OK {}", recorded + 1));
     assert_eq!(drain(&mut collector).unread, 0);
+    let mut late = collector.shard(A).unwrap().tap(Start::Oldest);
+    late.drain_to(late.mark(), |position, sample| assert_eq!(sample, sample_at(position)));
     let written = recorded + 1 + 5000;
     assert_eq!(peer.ask(&[&"write", &5000]), format!("OK {written}"));
     let account = drain(&mut collector);

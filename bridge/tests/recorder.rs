@@ -1,29 +1,35 @@
-//! The `metrics` facade on a shard: values, handles that escape to other threads, what is refused, and
-//! what is allocated.
+//! The `metrics` facade on a shard: values, handles that escape to other threads, how a recorder ends, what
+//! is refused, and what is allocated.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::sync::mpsc::channel;
 use std::thread;
 
-use metrics::{counter, gauge, histogram};
-use relayscope_bridge::{Collector, Hub, HubConfig, MetricId, MetricValue, ShardId, ShardRecorder, hub};
+use metrics::{Key, Label, Level, Metadata, Recorder, counter, gauge, histogram};
+use relayscope_bridge::{
+    Collector, Hub, HubConfig, MetricId, MetricValue, RecorderError, ShardId, ShardRecorder, hub,
+};
 
-/// Counts the allocations of each thread.
+/// Counts the allocations of each thread, and the bytes it has allocated and not freed.
 struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static HELD_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 // SAFETY: everything is passed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        HELD_BYTES.set(HELD_BYTES.get() + layout.size() as i64);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        HELD_BYTES.set(HELD_BYTES.get() - layout.size() as i64);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(at, layout) }
     }
@@ -34,7 +40,7 @@ static COUNTING: Counting = Counting;
 
 fn one_shard(max_series: usize) -> (ShardRecorder, Collector) {
     let config = HubConfig { ring_capacity: 4096, cells_per_shard: 64, max_series, ..HubConfig::default() };
-    let Hub { mut publishers, registry, collector } = hub(config).expect("the sizes are in range");
+    let Hub { mut publishers, registry, collector, .. } = hub(config).expect("the sizes are in range");
     (ShardRecorder::new(publishers.remove(0), &registry).expect("the thread has none"), collector)
 }
 
@@ -129,7 +135,158 @@ fn observations_elsewhere_reach_the_ring_at_the_next_beat_and_the_rest_is_counte
     drop(recorder);
     seconds.record(1.0);
     observe(2);
-    assert_eq!(refused(&collector, "queue_full"), Some(10), "nobody is there to take them");
+    assert_eq!(refused(&collector, "closed"), Some(3), "nobody is there to take them");
+    assert_eq!(refused(&collector, "queue_full"), Some(7));
+}
+
+#[test]
+fn what_waits_when_a_recorder_ends_is_recorded() {
+    fn dropped(recorder: ShardRecorder) {
+        drop(recorder);
+    }
+    fn dropped_while_parked(recorder: ShardRecorder) {
+        drop(recorder.park());
+    }
+    fn not_resumed(recorder: ShardRecorder) {
+        let parked = recorder.park();
+        let (_another, _collector) = one_shard(64);
+        assert!(matches!(parked.resume(), Err(RecorderError::ThreadTaken(ShardId(0)))));
+    }
+    for end in [dropped, dropped_while_parked, not_resumed] {
+        let (recorder, mut collector) = one_shard(64);
+        let seconds = metrics::with_local_recorder(&recorder, || histogram!("seconds"));
+        recorder.beat(3);
+        let observe = move || (0..10).for_each(|_| seconds.record(1.0));
+        thread::spawn(observe.clone()).join().unwrap();
+        end(recorder);
+        thread::spawn(observe).join().unwrap();
+        let drained = collector.drain(ShardId(0), |sample| assert_eq!(sample.timestamp_ns, 3));
+        assert_eq!((drained.delivered, refused(&collector, "closed")), (10, Some(10)));
+    }
+}
+
+#[test]
+fn what_is_observed_while_the_recorder_ends_is_recorded_or_counted() {
+    const THREADS: u64 = 4;
+    for round in 0..50 {
+        let (recorder, collector) = one_shard(64);
+        let seconds = metrics::with_local_recorder(&recorder, || histogram!("seconds"));
+        let (observed, told) = channel();
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (seconds, observed) = (seconds.clone(), observed.clone());
+                thread::spawn(move || {
+                    for n in 0..20_000 {
+                        seconds.record(1.0);
+                        if n == round * 64 {
+                            observed.send(()).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        // Some before it, and some after, as each thread has so much left to observe.
+        told.recv().unwrap();
+        recorder.beat(1);
+        if round % 2 == 0 {
+            drop(recorder)
+        } else {
+            drop(recorder.park())
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let recorded = collector.shard(ShardId(0)).unwrap().account().recorded;
+        let refused = ["queue_full", "closed"].map(|reason| refused(&collector, reason).unwrap());
+        assert_eq!(recorded + refused[0] + refused[1], THREADS * 20_000, "round {round}: {refused:?}");
+    }
+}
+
+/// An application's thread-local: what it does at the end of its thread.
+struct AtTheEnd(RefCell<Vec<Box<dyn FnOnce()>>>);
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(|act| act());
+    }
+}
+
+#[test]
+fn what_a_threads_last_destructors_measure_is_counted() {
+    // Whichever is used first is destroyed last: one before the recorder's own, the other after.
+    thread_local! {
+        static FIRST: AtTheEnd = const { AtTheEnd(RefCell::new(Vec::new())) };
+        static LAST: AtTheEnd = const { AtTheEnd(RefCell::new(Vec::new())) };
+    }
+    let (made, told) = channel();
+    let ends = move || {
+        FIRST.with(|_| ());
+        let (recorder, collector) = one_shard(64);
+        let (packets, seconds) =
+            metrics::with_local_recorder(&recorder, || (counter!("packets"), histogram!("seconds")));
+        let waits = seconds.clone();
+        thread::spawn(move || waits.record(1.0)).join().unwrap();
+        // Leaked on its thread, where destructors may still use it.
+        let recorder: &'static ShardRecorder = Box::leak(Box::new(recorder));
+        for at_the_end in [&FIRST, &LAST] {
+            let (packets, seconds) = (packets.clone(), seconds.clone());
+            let act = move || {
+                packets.increment(1);
+                seconds.record(1.0);
+                recorder.beat(8);
+            };
+            at_the_end.with(|end| end.0.borrow_mut().push(Box::new(act)));
+        }
+        made.send((collector, packets)).unwrap();
+    };
+    thread::spawn(ends).join().expect("nothing panicked");
+    let (mut collector, packets) = told.recv().unwrap();
+    assert_eq!(counted(&collector, "packets"), Some(2));
+    let recorded = collector.drain(ShardId(0), |_| {}).delivered;
+    assert_eq!((recorded, refused(&collector, "closed")), (2, Some(1)));
+    packets.increment(1);
+    assert_eq!(counted(&collector, "packets"), Some(3), "handles outlive it");
+}
+
+#[test]
+fn a_recorder_kept_in_a_thread_local_ends_with_the_thread_whichever_goes_first() {
+    thread_local! {
+        static RECORDER: RefCell<Option<ShardRecorder>> = const { RefCell::new(None) };
+    }
+    for touched_first in [true, false] {
+        let ends = move || {
+            if touched_first {
+                RECORDER.set(None);
+            }
+            let (recorder, collector) = one_shard(64);
+            let seconds = metrics::with_local_recorder(&recorder, || histogram!("seconds"));
+            thread::spawn(move || seconds.record(1.0)).join().unwrap();
+            RECORDER.set(Some(recorder));
+            collector
+        };
+        let mut collector = thread::spawn(ends).join().expect("nothing panicked");
+        assert_eq!(collector.drain(ShardId(0), |_| {}).delivered, 1);
+    }
+}
+
+#[test]
+fn a_thread_that_is_ending_is_no_shards() {
+    thread_local! {
+        static LAST: AtTheEnd = const { AtTheEnd(RefCell::new(Vec::new())) };
+    }
+    let (errors, told) = channel();
+    let ends = move || {
+        let (another, _collector) = one_shard(64);
+        let parked = another.park();
+        let act = move || errors.send(parked.resume().err()).unwrap();
+        LAST.with(|end| end.0.borrow_mut().push(Box::new(act)));
+    };
+    let begins = move || {
+        // Destroyed last, after the recorder's own.
+        LAST.with(|_| ());
+        ends();
+    };
+    thread::spawn(begins).join().expect("nothing panicked");
+    let error = told.recv().unwrap().expect("it is refused");
+    assert_eq!(error.to_string(), "this thread is ending; a shard has a thread that runs");
 }
 
 #[test]
@@ -159,20 +316,139 @@ fn absolute_raises_a_counter_from_any_thread_and_never_past_its_value() {
 
 #[test]
 fn what_cannot_be_registered_goes_nowhere_and_is_counted_once() {
-    let (recorder, collector) = one_shard(4);
+    let (recorder, collector) = one_shard(5);
     metrics::with_local_recorder(&recorder, || {
         counter!("same_name").increment(1);
         gauge!("same_name").set(1.0);
         gauge!("same_name").set(2.0);
         let labels: Vec<_> = (0..9).map(|n| (format!("label_{n}"), "x".to_owned())).collect();
         counter!("nine_labels", &labels).increment(1);
-        // Two series are the recorder's own, and one is taken.
+        // Three series are the recorder's own, and one is taken.
         counter!("fourth").increment(1);
         counter!("fifth").increment(1);
     });
     assert_eq!(refused(&collector, "registration"), Some(3));
     assert_eq!((counted(&collector, "same_name"), counted(&collector, "fourth")), (Some(1), Some(1)));
     assert_eq!(series(&collector, "fifth"), None);
+}
+
+#[test]
+fn labels_that_would_be_exported_twice_are_refused() {
+    let (recorder, collector) = one_shard(64);
+    metrics::with_local_recorder(&recorder, || {
+        gauge!("load", "shard" => "mine").set(1.0);
+        counter!("alike_total", "a.b" => "1", "a_b" => "2").increment(1);
+        histogram!("repeated_seconds", "room" => "1", "room" => "2").record(1.0);
+        // Of these no other has the shard's label.
+        counter!("sent_total", "shard" => "mine").increment(1);
+        histogram!("sent_seconds", "shard" => "mine").record(1.0);
+    });
+    assert_eq!(refused(&collector, "registration"), Some(3));
+    let absent = ["load", "alike_total", "repeated_seconds"].map(|name| series(&collector, name));
+    assert_eq!(absent, [None, None, None]);
+    for name in ["sent_total", "sent_seconds"] {
+        assert_eq!(series(&collector, name).map(|(_, values)| values), Some(vec!["mine".to_owned()]));
+    }
+    metrics::with_local_recorder(&recorder, || gauge!("load").set(2.0));
+    assert_eq!(collector.gauge(series(&collector, "load").unwrap().0), Some(2.0), "its name is still free");
+}
+
+#[test]
+fn labels_in_another_order_are_the_same_series() {
+    let Hub { publishers, registry, collector, .. } =
+        hub(HubConfig { shards: 2, ..HubConfig::default() }).unwrap();
+    let orders = [["room", "lobby", "codec", "opus"], ["codec", "opus", "room", "lobby"]];
+    for (publisher, [first, is, second, then]) in publishers.into_iter().zip(orders) {
+        let registry = registry.clone();
+        let recording = move || {
+            let recorder = ShardRecorder::new(publisher, &registry).unwrap();
+            metrics::with_local_recorder(&recorder, || {
+                counter!("packets_total", first => is, second => then).increment(1);
+            });
+        };
+        thread::spawn(recording).join().unwrap();
+    }
+    collector.directory().read(|view| {
+        let packets: Vec<_> = view.series().filter(|s| s.family.name == "packets_total").collect();
+        assert_eq!(packets.len(), 2);
+        assert_eq!(packets[0].family, packets[1].family);
+        assert_eq!(packets[0].family.labels, ["codec", "room"]);
+        assert!(packets.iter().all(|series| series.values == ["opus", "lobby"]));
+    });
+}
+
+#[test]
+fn an_unbounded_label_takes_no_more_memory_and_no_look_at_the_registry_in_the_end() {
+    const REMEMBERED: u64 = 1024;
+    let metadata = Metadata::new("tests", Level::INFO, None);
+    let key = |n: u64| Key::from_parts("same_name", vec![Label::new("call", n.to_string())]);
+    let (recorder, collector) = one_shard(64);
+    recorder.register_counter(&Key::from_name("same_name"), &metadata).increment(1);
+
+    let at_first = HELD_BYTES.get();
+    (0..REMEMBERED).for_each(|n| drop(recorder.register_gauge(&key(n), &metadata)));
+    assert_eq!(refused(&collector, "registration"), Some(REMEMBERED));
+    assert!(HELD_BYTES.get() - at_first < 1 << 20, "{} bytes", HELD_BYTES.get() - at_first);
+
+    // Those remembered are not counted again; the others are, each time.
+    let held = HELD_BYTES.get();
+    (0..20_000).for_each(|n| drop(recorder.register_gauge(&key(n), &metadata)));
+    assert_eq!(refused(&collector, "registration"), Some(20_000));
+    assert_eq!(HELD_BYTES.get(), held);
+    let (unknown, before) = (key(30_000), ALLOCATIONS.get());
+    recorder.register_gauge(&unknown, &metadata).set(1.0);
+    assert_eq!(ALLOCATIONS.get(), before);
+
+    // There is room for it; nobody looked.
+    recorder.register_counter(&Key::from_name("fits"), &metadata).increment(1);
+    assert_eq!((refused(&collector, "registration"), series(&collector, "fits")), (Some(20_002), None));
+    // What has a series goes on.
+    recorder.register_counter(&Key::from_name("same_name"), &metadata).increment(1);
+    assert_eq!(counted(&collector, "same_name"), Some(2));
+}
+
+#[test]
+fn a_refused_name_and_a_text_too_long_for_a_series_are_not_kept() {
+    let metadata = Metadata::new("tests", Level::INFO, None);
+    let (recorder, collector) = one_shard(64);
+    let long = Key::from_name("x".repeat(1 << 20));
+    let held = HELD_BYTES.get();
+    drop(recorder.register_counter(&long, &metadata));
+    drop(recorder.register_counter(&long, &metadata));
+    assert_eq!((refused(&collector, "registration"), HELD_BYTES.get()), (Some(2), held));
+
+    // Refused as one kind, the name is still free for another.
+    let nine: Vec<_> = (0..9).map(|n| Label::new(format!("label_{n}"), "x")).collect();
+    drop(recorder.register_counter(&Key::from_parts("load", nine), &metadata));
+    recorder.register_gauge(&Key::from_name("load"), &metadata).set(1.0);
+    assert_eq!(collector.gauge(series(&collector, "load").unwrap().0), Some(1.0));
+}
+
+#[test]
+fn of_descriptions_the_first_1024_are_kept() {
+    let (recorder, collector) = one_shard(64);
+    metrics::with_local_recorder(&recorder, || {
+        metrics::describe_counter!("too_long", "x".repeat(1 << 20));
+        for n in 0..1024 {
+            metrics::describe_counter!(format!("described_{n}"), "Described.");
+        }
+        let held = HELD_BYTES.get();
+        for n in 1024..20_000 {
+            metrics::describe_counter!(format!("described_{n}"), "Described.");
+        }
+        assert_eq!(HELD_BYTES.get(), held);
+        metrics::describe_counter!("described_1023", "Described anew.");
+        counter!("described_1023").increment(1);
+        counter!("described_1024").increment(1);
+        counter!("too_long").increment(1);
+    });
+    let help = |name: &str| {
+        collector
+            .directory()
+            .read(|view| view.series().find(|s| s.family.name == name).map(|s| s.family.help))
+    };
+    assert_eq!(help("described_1023"), Some("Described anew."));
+    assert_eq!((help("described_1024"), help("too_long")), (Some(""), Some("")));
 }
 
 #[test]
@@ -203,7 +479,7 @@ fn a_thread_records_for_one_shard_at_a_time() {
 
 #[test]
 fn help_and_unit_are_as_described_and_shards_share_counters_but_not_gauges() {
-    let Hub { publishers, registry, collector } =
+    let Hub { publishers, registry, collector, .. } =
         hub(HubConfig { shards: 2, ..HubConfig::default() }).unwrap();
     for publisher in publishers {
         let registry = registry.clone();

@@ -252,36 +252,37 @@ mod tickets {
     }
 
     #[test]
-    fn each_shard_of_a_shared_series_retires_its_own() {
+    fn a_series_that_several_shards_write_is_not_retired_for_their_sum_would_fall() {
         let (_a, _b, collector, registry) = made(SMALL);
         let mut on_a = registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
         let mut on_b = registry.counter(B, &PROBE_SENT, &["b"]).unwrap();
         on_a.add(3);
         on_b.add(40);
-        registry.retire(A, &[on_a.id()]).unwrap();
-        collector.directory().read(|series| {
-            assert_eq!(series.find(&PROBE_SENT, &["b"]), [on_b.id()]);
-            assert_eq!(series.total(&PROBE_SENT, &["b"]), Some(40));
-        });
+        let refused = registry.retire(A, &[on_a.id()]).unwrap_err().to_string();
+        assert_eq!(refused, "series 0 is not held by shard 0 alone; it cannot be retired there");
+        collector.directory().read(|series| assert_eq!(series.total(&PROBE_SENT, &["b"]), Some(43)));
     }
 
     #[test]
     fn an_id_not_held_there_is_refused_and_none_is_retired() {
         let (_a, _b, collector, registry) = made(SMALL);
         let on_a = registry.counter(A, &PROBE_SENT, &["b"]).unwrap().id();
-        let on_b = registry.counter(B, &PROBE_SENT, &["b"]).unwrap().id();
+        let on_b = registry.counter(B, &PROBE_SENT, &["c"]).unwrap().id();
         let refused = |shard, ids: &[MetricId]| registry.retire(shard, ids).unwrap_err().to_string();
-        assert_eq!(refused(A, &[on_a, on_b]), "series 1 is not held by shard 0; it cannot be retired there");
-        assert_eq!(refused(B, &[on_a]), "series 0 is not held by shard 1; it cannot be retired there");
+        assert_eq!(
+            refused(A, &[on_a, on_b]),
+            "series 1 is not held by shard 0 alone; it cannot be retired there"
+        );
+        assert_eq!(refused(B, &[on_a]), "series 0 is not held by shard 1 alone; it cannot be retired there");
         assert_eq!(
             refused(A, &[MetricId(99)]),
-            "series 99 is not held by shard 0; it cannot be retired there"
+            "series 99 is not held by shard 0 alone; it cannot be retired there"
         );
         assert_eq!(collector.counter(on_a), Some(0), "all or none");
         registry.retire(A, &[on_a]).unwrap();
         assert_eq!(
             refused(A, &[on_a]),
-            "series 0 is not held by shard 0; it cannot be retired there",
+            "series 0 is not held by shard 0 alone; it cannot be retired there",
             "not twice"
         );
     }

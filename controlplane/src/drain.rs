@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use relayscope_bridge::segment::SegmentState;
 use relayscope_bridge::{Account, Collector, ShardId};
 
 use crate::ControlPlane;
@@ -80,14 +81,17 @@ impl Drain {
     pub(crate) fn follow(&mut self, attached: &Attached, now: Now) -> Option<Result<&Collector, String>> {
         self.watch.as_ref()?;
         if let Some(collector) = &self.collector {
-            let readable = attached.attachment().is_some() && attached.is_sound();
-            if readable && !collector.attachment().is_replaced() {
+            let sound = attached.attachment().is_some() && attached.is_sound();
+            if sound && !collector.attachment().is_replaced() {
                 return None;
             }
-            // A segment that was replaced is complete: its last samples are taken into account.
-            self.fold_all(now, &attached.clocks);
-            self.note_account();
-            self.log_accounts();
+            if sound {
+                // One that was replaced is complete: its last samples are taken into account. Of one that is
+                // damaged nothing is noted any more.
+                self.fold_all(now, &attached.clocks);
+                self.note_account();
+                self.log_accounts();
+            }
             self.let_go();
         }
         let watch = self.watch.as_mut()?;
@@ -109,8 +113,15 @@ impl Drain {
         }
     }
 
+    fn is_sound(&self) -> bool {
+        self.collector.as_ref().is_none_or(|c| c.attachment().state() != SegmentState::Damaged)
+    }
+
     /// Drops everything that came of the segment, as if it had never been read.
     pub(crate) fn let_go(&mut self) {
+        if self.collector.is_none() {
+            return;
+        }
         *self = Self { watch: self.watch.take(), epoch: self.epoch + 1, ..Self::of(None) };
     }
 
@@ -118,20 +129,24 @@ impl Drain {
     /// per shard.
     pub(crate) fn tick(&mut self, now: Now, clocks: &Clocks) {
         self.fold_all(now, clocks);
-        self.note_account();
+        // What was just drained of a segment that is damaged by now may be anything.
+        if self.is_sound() {
+            self.note_account();
+        }
         self.epoch += 1;
     }
 
     fn fold_all(&mut self, now: Now, clocks: &Clocks) {
         let Some(collector) = &mut self.collector else { return };
         let aggregate = &mut self.aggregate;
+        let this_boot = collector.attachment().info().this_boot;
         let marks: Vec<_> = shard_ids().zip(&self.shards).map(|(shard, _)| collector.mark(shard)).collect();
         // After the marks: of every sample below them, the directory tells whose it is.
         aggregate.sync(collector.directory());
         for ((shard, progress), mark) in shard_ids().zip(&mut self.shards).zip(marks) {
             let newest = &mut progress.newest_sample_ns;
             collector.drain_to(shard, mark, |position, sample| {
-                *newest = (*newest).max(Some(sample.timestamp_ns));
+                *newest = (*newest).max(Some(sample.timestamp_ns).filter(|_| this_boot));
                 aggregate.fold(shard, position, sample);
             });
             if let Some(reader) = collector.shard_mut(shard) {
@@ -173,10 +188,11 @@ impl Drain {
 
     /// In order of shard.
     pub(crate) fn shards(&self) -> impl Iterator<Item = ShardReport> {
+        let this_boot = self.collector.as_ref().is_some_and(|c| c.attachment().info().this_boot);
         let readers = self.collector.iter().flat_map(Collector::shards);
-        readers.zip(&self.shards).map(|((shard, reader), progress)| ShardReport {
+        readers.zip(&self.shards).map(move |((shard, reader), progress)| ShardReport {
             shard,
-            heartbeat_ns: reader.heartbeat().last_ns(),
+            heartbeat_ns: reader.heartbeat().last_ns().filter(|_| this_boot),
             last_drain_ns: progress.last_drain_ns,
             account: reader.account(),
             capacity: reader.capacity(),
@@ -332,7 +348,7 @@ mod tests {
     fn one_shard() -> (Publisher, SeriesRegistry, Drain, Clocks) {
         let sizes =
             HubConfig { ring_capacity: 16, cells_per_shard: 16, max_series: 4, ..HubConfig::default() };
-        let Hub { mut publishers, registry, collector } = hub(sizes).unwrap();
+        let Hub { mut publishers, registry, collector, .. } = hub(sizes).unwrap();
         let clocks = Clocks::new(1, Duration::from_secs(5), at(1));
         (publishers.remove(0), registry, Drain::new(collector), clocks)
     }

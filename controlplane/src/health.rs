@@ -182,8 +182,10 @@ impl Clocks {
             );
             (Verdict::ControlPlaneStuck, Some(reason))
         } else if let Some(how) = self.ended.get() {
-            let reason =
-                format!("shard {}: {how}, last sign of life {:.1} s ago", shard.0, silent.as_secs_f64());
+            let last = recorded.map_or(String::new(), |at| {
+                format!(", last sign of life {:.1} s ago", now.since(at).as_secs_f64())
+            });
+            let reason = format!("shard {}: {how}{last}", shard.0);
             (Verdict::DataPlaneEnded, Some(reason))
         } else if silent > self.stale_after {
             let reason = format!("shard {}: data plane silent for {:.1} s", shard.0, silent.as_secs_f64());

@@ -20,7 +20,7 @@
 //! use relayscope_bridge::{Hub, HubConfig, MetricSample, MetricValue, ShardId, catalogue, hub};
 //! use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
 //!
-//! let Hub { mut publishers, registry, collector } = hub(HubConfig::default())?;
+//! let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default())?;
 //! let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
 //! let rtt = registry.stream(ShardId(0), &catalogue::PROBE_RTT_SECONDS, &["relay-b"])?;
 //!

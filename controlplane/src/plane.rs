@@ -248,6 +248,7 @@ impl ControlPlane {
         if let Some(rendered) = &body.rendered
             && rendered.epoch == drain.epoch()
             && now.since(rendered.at_ns) < BODY_AGE_MAX
+            && self.attached().is_sound()
         {
             return rendered.bytes.clone();
         }
@@ -264,12 +265,17 @@ impl ControlPlane {
     fn render_sound(&self, exposition: &mut Exposition, drain: &mut Drain, now: Now) -> Vec<u8> {
         let attached = self.attached();
         attached.look();
+        // Without a segment to read from, nothing that came of one is shown either.
+        if attached.attachment().is_none() {
+            drain.let_go();
+        }
         let body = self.render(exposition, drain, &attached, now);
         if attached.is_sound() {
             return body;
         }
         drain.let_go();
-        let nothing = self.detach(now);
+        let nothing = Arc::new(self.nothing(now));
+        *lock(&self.0.attached) = Arc::clone(&nothing);
         self.render(exposition, drain, &nothing, now)
     }
 
@@ -278,11 +284,10 @@ impl ControlPlane {
         exposition.render(&Sources { now, drain, attached, targets: &attached.targets(), own, process })
     }
 
-    fn detach(&self, now: Now) -> Arc<Attached> {
-        let why = "the data plane's segment is damaged: it shrank while it was read".to_owned();
-        let nothing = Arc::new(Attached::nothing(why, self.0.config.stale_after, now));
-        *lock(&self.0.attached) = Arc::clone(&nothing);
-        nothing
+    /// What can be read of a segment that turned out to be damaged.
+    fn nothing(&self, now: Now) -> Attached {
+        let why = "the data plane's segment is damaged: it was cut off while it was read".to_owned();
+        Attached::nothing(why, self.0.config.stale_after, now)
     }
 
     /// The mesh now. O(targets).
@@ -298,7 +303,7 @@ impl ControlPlane {
             attached.directory.read(|series| mesh::read(&targets, series, &attached.clocks, now))
         };
         let mesh = read(&attached);
-        if attached.is_sound() { mesh } else { read(&self.detach(now)) }
+        if attached.is_sound() { mesh } else { read(&self.nothing(now)) }
     }
 
     /// The health of every shard now. Never waits for a drain: a drain that hangs is what it tells.
@@ -344,7 +349,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use relayscope_bridge::{Hub, HubConfig, hub};
+    use std::os::unix::fs::FileExt;
+
+    use relayscope_bridge::catalogue::PROBE_SENT;
+    use relayscope_bridge::{Hub, HubConfig, ShardId, create, hub};
 
     use super::*;
 
@@ -368,5 +376,45 @@ mod tests {
             refuse(ControlPlaneConfig { stale_after: Duration::from_millis(199), ..default() }),
             "staleness 199ms is invalid; expected at least two drain intervals of 100ms"
         );
+    }
+
+    /// A segment with one shard that beat and one counter at 7, and a plane that watches it.
+    fn watched() -> (tempfile::TempDir, Hub, std::fs::File, ControlPlane) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("segment");
+        let mut hub = create(&path, HubConfig { ring_capacity: 64, ..HubConfig::default() }).unwrap();
+        hub.publishers[0].beat(1_000_000_000);
+        hub.registry.counter(ShardId(0), &PROBE_SENT, &["b"]).unwrap().add(7);
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        (directory, hub, file, ControlPlane::watch(path, ControlPlaneConfig::default()).unwrap())
+    }
+
+    fn scrape(plane: &ControlPlane) -> String {
+        String::from_utf8(plane.exposition().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn nothing_of_a_damaged_segment_is_shown_whoever_looks_first() {
+        let (_directory, _hub, file, plane) = watched();
+        plane.tick();
+        assert!(scrape(&plane).contains("relay_probe_sent_total{target=\"b\"} 7\n"));
+        // Its header goes, and no drain comes by before it is looked at.
+        file.write_all_at(&[0; 8], 0).unwrap();
+        assert!(!plane.mesh().running);
+        let text = scrape(&plane);
+        assert!(!text.contains("relay_ring_recorded") && !text.contains("relay_probe_sent_total{"), "{text}");
+    }
+
+    #[test]
+    fn times_of_another_boot_are_not_shown() {
+        const BOOT_ID_BYTES: u64 = 56;
+        let (_directory, _hub, file, plane) = watched();
+        file.write_all_at(&[1; 16], BOOT_ID_BYTES).unwrap();
+        plane.tick();
+        let reason = plane.health().shards[0].reason.clone().unwrap();
+        assert_eq!(reason, format!("shard 0: data plane process {} died", std::process::id()));
+        let text = scrape(&plane);
+        assert!(!text.contains("relay_shard_heartbeat_timestamp_seconds{"), "{text}");
+        assert!(text.contains("relay_probe_sent_total{target=\"b\"} 7\n"), "counts are true of any boot");
     }
 }

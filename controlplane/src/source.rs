@@ -38,12 +38,14 @@ impl Targets {
 
 impl Attached {
     pub(crate) fn to(collector: &Collector, stale_after: Duration, now: Now) -> Self {
-        let heartbeats: Box<[_]> =
-            collector.shards().map(|(shard, reader)| (shard, reader.heartbeat())).collect();
+        let shards = collector.shards().count();
+        // Signs of life of another boot are times of another clock.
+        let this_boot = collector.attachment().info().this_boot;
+        let heartbeats = collector.shards().filter(|_| this_boot);
         Self {
             directory: collector.directory().clone(),
-            clocks: Clocks::new(heartbeats.len(), stale_after, now),
-            heartbeats,
+            clocks: Clocks::new(shards, stale_after, now),
+            heartbeats: heartbeats.map(|(shard, reader)| (shard, reader.heartbeat())).collect(),
             attachment: Some(collector.attachment().clone()),
             missing: None,
             targets: Targets::unknown(),

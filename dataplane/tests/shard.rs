@@ -20,7 +20,7 @@ fn at(ms: u64) -> Now {
 
 /// A shard that has sent its only target the first probe at one second; half a second is its timeout.
 fn one_probe_sent() -> (Shard, Collector) {
-    let Hub { mut publishers, registry, collector } = hub(HubConfig::default()).unwrap();
+    let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default()).unwrap();
     let series = ShardSeries::intern(&registry, SHARD).unwrap();
     let reflector = Reflector::new(ReflectorConfig::default());
     let mut shard = Shard::new(Duration::from_millis(20), reflector, publishers.remove(0), series);

@@ -10,8 +10,8 @@
 //!
 //! - `models`: what must hold, in every execution, of rings and of cells.
 //! - `reuse`: the same, of series that come and go while a reader looks on.
-//! - `weakened`: the same models with one fence, ordering or bound taken out of the ring. Each must
-//!   fail: that is how we know that the ring needs it and that the model would notice.
+//! - `weakened`: the same models with one fence, ordering or bound taken out of the bridge. Each must
+//!   fail: that is how we know that the bridge needs it and that the model would notice.
 //! - `witness`: samples that betray tearing, and the reader that checks its account.
 #![forbid(unsafe_code)]
 

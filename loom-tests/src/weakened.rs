@@ -1,4 +1,12 @@
 //! Each fence, ordering and bound of the bridge, taken out alone: the model that needs it must fail.
+//!
+//! Orderings without a [`Site`], which no model reaches: loom sees neither files nor signals, nor locks and
+//! counts of the standard library.
+//! - `CLOSED`, stored when the last owner of a segment is dropped, and the fence in `Attachment::state`, which
+//!   only a segment in a file gets to: it asks the kernel for the maker's lock in between.
+//! - `header::VERSION`, stored last by a segment's maker: its reader is a system call on another process's file.
+//! - `Publisher`'s release of its shard's writer word: its partner is the claim in `relayscope.h`, in C.
+//! - The flags between the handler of `SIGBUS` and readers, in `segment/map.rs`: a signal.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -35,6 +43,12 @@ each_site_is_needed! {
     AcknowledgeLoad by reuse::id in with_a_relaxed_look_at_the_acknowledgement_a_sample_is_anothers,
     RetireFence by reuse::cell in without_the_registrys_fence_a_count_is_anothers,
     CellFence by reuse::cell in without_the_readers_fence_a_count_is_anothers,
+    RowEndStore by reuse::cell in with_a_relaxed_end_of_a_row_a_series_is_lost,
+    RowLoad by reuse::cell in with_a_relaxed_look_at_a_row_a_series_is_lost,
+    TableChangedStore by reuse::arrival in with_a_relaxed_generation_a_series_is_lost,
+    TableLoad by reuse::arrival in with_a_relaxed_look_at_the_generation_a_series_is_lost,
+    UsedStore by reuse::arrival in with_a_relaxed_number_of_families_a_family_is_lost,
+    UsedLoad by reuse::arrival in with_a_relaxed_look_at_the_number_of_families_a_family_is_lost,
 }
 
 /// The panic that loom finds is printed by the hook and captured by the test harness, as any is.

@@ -77,10 +77,20 @@ pub(crate) fn make_hub(config: &Config, shards: usize) -> Result<Hub, Failure> {
         Some(path) => create(path, sizes),
         None => hub(sizes),
     };
-    made.map_err(|error| match error {
+    let hub = made.map_err(|error| match error {
         HubError::Segment(error) => Failure::host(error),
         error => Failure::usage(error),
-    })
+    })?;
+    match &hub.predecessor {
+        Some(Ok(kept)) => {
+            tracing::warn!("the data plane before this one died; see autopsy {}", kept.display())
+        }
+        Some(Err(error)) => {
+            tracing::warn!("the segment of the data plane that died could not be kept: {error}")
+        }
+        None => {}
+    }
+    Ok(hub)
 }
 
 /// Checks that the kernel lets shards run.

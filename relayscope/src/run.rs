@@ -30,7 +30,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let listener = controlplane::listen(config.listen)?;
     let http = listener.local_addr().unwrap_or(config.listen);
 
-    let Hub { publishers, registry, collector } = dataplane::make_hub(&config, cores.shards.len())?;
+    let Hub { publishers, registry, collector, .. } = dataplane::make_hub(&config, cores.shards.len())?;
     let plane = ControlPlane::new(collector, controlplane::plane_config(&config, cores.spare()))
         .map_err(Failure::usage)?;
     keep_off(&cores);

@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn an_id_that_was_reused_names_each_sample_by_its_position() {
-        let Hub { mut publishers, registry, collector } = hub(HubConfig::default()).unwrap();
+        let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default()).unwrap();
         let mut names = SeriesNames::default();
         let id = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old"]).unwrap();
         names.follow(collector.directory());

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -19,6 +20,9 @@ use super::map::{Access, Mapping};
 use super::{SegmentError, SegmentInfo};
 use crate::sync::{AtomicU64, Ordering};
 use crate::words::Run;
+
+/// Files of makers that are older than this and that nobody locks belong to nobody.
+const ORPHAN_AGE: Duration = Duration::from_secs(60);
 
 const HEADER_BYTES: usize = HEADER_WORDS * 8;
 /// Attempts at a name that others are taking at the same time.
@@ -41,14 +45,19 @@ pub(super) fn in_memory(sizes: Sizes) -> Result<Made, SegmentError> {
     file.set_len(layout.bytes()).map_err(fault)?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| fault(errno.into()))?;
-    let words = map(&file, layout).map_err(fault)?;
+    let mapping = Mapping::of_sealed(file.as_fd(), layout.words * 8, Access::Write);
+    let words = populated(mapping.map_err(fault)?, layout);
     write_header(&words, layout, 1)?;
     Ok(Made { words, layout, file })
 }
 
 /// Makes a segment at `path`, in place of one whose maker is dead.
-pub(super) fn create(path: &Path, sizes: Sizes) -> Result<Made, SegmentError> {
+pub(super) fn create(path: &Path, sizes: Sizes) -> Result<(Made, Option<Predecessor>), SegmentError> {
     let fault = |doing, source| SegmentError::File { path: path.to_owned(), doing, source };
+    // Where it leads, if it is a link: the segment is made there, in that file system.
+    let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = resolved.as_path();
+    sweep(path);
     if let Some(parent) = path.parent()
         && !parent.as_os_str().is_empty()
     {
@@ -57,12 +66,23 @@ pub(super) fn create(path: &Path, sizes: Sizes) -> Result<Made, SegmentError> {
     for _ in 0..RACES_MAX {
         let previous = Previous::take(path)?;
         let generation = previous.as_ref().map_or(1, |previous| previous.generation.saturating_add(1));
-        let made = make_unnamed(path, sizes, generation)?;
-        if publish(path, &made.1, previous).map_err(|source| fault("give its name to", source))? {
-            return Ok(made.0);
+        let mut made = make_unnamed(path, sizes, generation)?;
+        if publish(path, &mut made, previous).map_err(|source| fault("give its name to", source))? {
+            let Unpublished { made, predecessor, .. } = made;
+            return Ok((made, predecessor));
         }
     }
     Err(fault("take", io::Error::other("others take its name again and again")))
+}
+
+/// Where the segment of a crashed maker is kept, or why it is not.
+pub(super) type Predecessor = io::Result<PathBuf>;
+
+/// A finished segment that does not have its name yet.
+struct Unpublished {
+    made: Made,
+    unnamed: Unnamed,
+    predecessor: Option<Predecessor>,
 }
 
 /// The segment that has the name now, held so that nobody else replaces it.
@@ -86,7 +106,7 @@ impl Previous {
             return Err(SegmentError::NotAFile { path: path.to_owned() });
         }
         if metadata.len() == 0 {
-            lock(&file).map_err(|_| SegmentError::InUse { path: path.to_owned(), pid: 0 })?;
+            hold(&file, path, 0)?;
             return Ok(Some(Self { file, generation: 0, crashed: false }));
         }
         let (page, len) = read_page(path, &file)?;
@@ -99,9 +119,7 @@ impl Previous {
             // Somebody else's file, named by mistake.
             Err(error) => return Err(error),
         }
-        if lock(&file).is_err() {
-            return Err(SegmentError::InUse { path: path.to_owned(), pid: page[header::PID] });
-        }
+        hold(&file, path, page[header::PID])?;
         let crashed = page[header::STATE] != super::CLOSED;
         Ok(Some(Self { file, generation: page[header::GENERATION], crashed }))
     }
@@ -109,6 +127,15 @@ impl Previous {
     fn still_has(&self, path: &Path) -> bool {
         is_same_file(&self.file, path)
     }
+}
+
+/// Keeps other makers off `file`, if its own is dead. A reader's lock, which whoever may read can take,
+/// keeps nobody from replacing it.
+fn hold(file: &File, path: &Path, pid: u64) -> Result<(), SegmentError> {
+    if lock(file).is_err() && is_write_locked(file) {
+        return Err(SegmentError::InUse { path: path.to_owned(), pid });
+    }
+    Ok(())
 }
 
 fn is_same_file(file: &File, path: &Path) -> bool {
@@ -138,7 +165,7 @@ impl Drop for Unnamed {
     }
 }
 
-fn make_unnamed(path: &Path, sizes: Sizes, generation: u64) -> Result<(Made, Unnamed), SegmentError> {
+fn make_unnamed(path: &Path, sizes: Sizes, generation: u64) -> Result<Unpublished, SegmentError> {
     let layout = Layout::new(sizes);
     let fault = |doing, source| SegmentError::File { path: path.to_owned(), doing, source };
     // Two threads that make a segment at once must not take each other's.
@@ -158,13 +185,13 @@ fn make_unnamed(path: &Path, sizes: Sizes, generation: u64) -> Result<(Made, Unn
     }
     let words = map(&file, layout).map_err(|source| fault("map", source))?;
     write_header(&words, layout, generation)?;
-    Ok((Made { words, layout, file }, unnamed))
+    Ok(Unpublished { made: Made { words, layout, file }, unnamed, predecessor: None })
 }
 
 /// Gives the finished segment its name; `false` if somebody else was faster.
-fn publish(path: &Path, unnamed: &Unnamed, previous: Option<Previous>) -> io::Result<bool> {
+fn publish(path: &Path, made: &mut Unpublished, previous: Option<Previous>) -> io::Result<bool> {
     let Some(previous) = previous else {
-        return match fs::hard_link(&unnamed.0, path) {
+        return match fs::hard_link(&made.unnamed.0, path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
@@ -173,19 +200,47 @@ fn publish(path: &Path, unnamed: &Unnamed, previous: Option<Previous>) -> io::Re
     if !previous.still_has(path) {
         return Ok(false);
     }
-    if previous.crashed {
-        let kept = kept_path(path);
-        fs::remove_file(&kept).ok();
-        fs::hard_link(path, kept)?;
-    }
-    fs::rename(&unnamed.0, path)?;
+    made.predecessor = previous.crashed.then(|| keep(path));
+    fs::rename(&made.unnamed.0, path)?;
     Ok(true)
 }
 
+/// Gives the segment of a crashed maker another name as well, in place of the one kept before.
+fn keep(path: &Path) -> io::Result<PathBuf> {
+    let (kept, new) = (kept_path(path), Unnamed(with_suffix(path, ".crashed.new")));
+    fs::remove_file(&new.0).ok();
+    fs::hard_link(path, &new.0)?;
+    fs::rename(&new.0, &kept)?;
+    Ok(kept)
+}
+
+/// Removes what makers left that died before their segment had its name.
+fn sweep(path: &Path) {
+    let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { return };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let other = entry.file_name().to_string_lossy().into_owned();
+        let number = |part: &str| !part.is_empty() && part.bytes().all(|octet| octet.is_ascii_digit());
+        let ours = other.strip_prefix(&format!("{name}.")).and_then(|rest| rest.strip_suffix(".new"));
+        let left = ours.is_some_and(|rest| rest.split('.').count() == 2 && rest.split('.').all(number));
+        // One that was made a moment ago may not be locked yet.
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|at| at.elapsed());
+        let old = matches!(age, Ok(Ok(age)) if age > ORPHAN_AGE);
+        if left && old && File::open(entry.path()).is_ok_and(|file| !is_write_locked(&file)) {
+            // If somebody else was faster, all is well.
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
 fn map(file: &File, layout: Layout) -> io::Result<Run<AtomicU64>> {
-    let mapping = Mapping::new(file.as_fd(), layout.words * 8, Access::Write)?;
+    Ok(populated(Mapping::new(file.as_fd(), layout.words * 8, Access::Write)?, layout))
+}
+
+/// All words, those that shards write in memory already.
+fn populated(mapping: Mapping, layout: Layout) -> Run<AtomicU64> {
     mapping.populate(layout.shards * 8, layout.sizes.shards * layout.shard_stride * 8);
-    Ok(Run::mapped(mapping))
+    Run::mapped(mapping)
 }
 
 fn write_header(words: &Run<AtomicU64>, layout: Layout, generation: u64) -> Result<(), SegmentError> {
@@ -196,6 +251,7 @@ fn write_header(words: &Run<AtomicU64>, layout: Layout, generation: u64) -> Resu
     let [boot_high, boot_low] = boot_id();
     for (word, value) in [
         (header::MAGIC, layout::MAGIC),
+        (layout.end_mark(), layout::MAGIC),
         (header::LENGTH, layout.bytes()),
         (header::GENERATION, generation),
         (header::PID, u64::from(std::process::id())),
@@ -282,6 +338,9 @@ pub(super) fn attach(path: &Path) -> Result<Attached, SegmentError> {
     }
     let mapping = Mapping::new(file.as_fd(), layout.words * 8, Access::Read);
     let words = Run::mapped(mapping.map_err(|source| fault("map", source))?);
+    if words[layout.end_mark()].load(Ordering::Relaxed) != layout::MAGIC {
+        return Err(SegmentError::EndMark { path: path.to_owned() });
+    }
     let info = read_info(&page, layout);
     Ok(Attached { words, layout, info, file: AttachedFile { file, path: path.to_owned(), bytes } })
 }
@@ -382,9 +441,7 @@ impl AttachedFile {
 
     /// Whether the maker holds its lock, which the kernel drops when the process ends.
     pub(super) fn is_held(&self) -> bool {
-        let mut lock = whole_file(libc::F_RDLCK);
-        let asked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut lock));
-        asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
+        is_write_locked(&self.file)
     }
 }
 
@@ -393,6 +450,13 @@ pub(super) fn reserve(file: &File, at: usize, words: usize) -> io::Result<()> {
     let bytes = |words: usize| i64::try_from(words * 8).unwrap_or(i64::MAX);
     fallocate(file, FallocateFlags::empty(), bytes(at), bytes(words))?;
     Ok(())
+}
+
+/// Whether somebody else holds the file as its maker does.
+fn is_write_locked(file: &File) -> bool {
+    let mut lock = whole_file(libc::F_RDLCK);
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
 }
 
 fn lock(file: &File) -> io::Result<()> {

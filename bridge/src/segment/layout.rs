@@ -152,12 +152,19 @@ impl Layout {
         let shards = (strings + sizes.string_words).next_multiple_of(SHARD_ALIGN);
         let slots = shard::CELLS + sizes.cells_per_shard.next_multiple_of(LINE_WORDS);
         let shard_stride = (slots + sizes.ring_slots * SAMPLE_WORDS).next_multiple_of(SHARD_ALIGN);
-        let words = shards + sizes.shards * shard_stride;
+        // A page more, for the mark at its end.
+        let words = shards + sizes.shards * shard_stride + SHARD_ALIGN;
         Self { sizes, families, series, strings, shards, shard_stride, slots, words }
     }
 
     pub(crate) fn shard(&self, shard: usize) -> usize {
         self.shards + shard * self.shard_stride
+    }
+
+    /// The last word, which holds [`MAGIC`] as the first does: a file that was cut off has lost it, even if
+    /// it grew again.
+    pub(crate) fn end_mark(&self) -> usize {
+        self.words - 1
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -195,7 +202,7 @@ mod tests {
         assert_eq!(layout.shards * 8, 36_864);
         assert_eq!((shard::RING * 8, shard::CELLS * 8, layout.slots * 8), (128, 256, 1152));
         assert_eq!(layout.shard_stride * 8, 28_672);
-        assert_eq!(layout.bytes(), 94_208);
+        assert_eq!((layout.bytes(), layout.end_mark() * 8), (98_304, 98_296));
     }
 
     #[test]

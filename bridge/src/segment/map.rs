@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Once, OnceLock};
 
 /// Mappings of one process at a time.
@@ -35,7 +35,8 @@ impl Access {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    watched: &'static Watched,
+    /// None of a file that cannot shrink.
+    watched: Option<&'static Watched>,
 }
 
 // SAFETY: it owns a range of addresses and gives out nothing but their start; `watched` is atomics.
@@ -49,22 +50,30 @@ impl Mapping {
     /// Maps the first `len` bytes, which is not 0, of a file that has as many.
     ///
     /// # Errors
-    /// What the kernel says, or that this process has 64 mappings already.
+    /// What the kernel says, or that this process has 64 mapped already.
     pub(crate) fn new(file: BorrowedFd<'_>, len: usize, access: Access) -> io::Result<Self> {
         let watched = Watched::claim()?;
+        let mut mapped = Self::of_sealed(file, len, access).inspect_err(|_| watched.release())?;
+        watched.watch(mapped.start.as_ptr() as usize, len, access);
+        mapped.watched = Some(watched);
+        Ok(mapped)
+    }
+
+    /// As [`new`](Self::new), of a file that cannot shrink.
+    pub(crate) fn of_sealed(file: BorrowedFd<'_>, len: usize, access: Access) -> io::Result<Self> {
+        if len as u64 >= PAGES_MAX << PAGE_BITS {
+            return Err(io::Error::other("a segment of a terabyte or more cannot be mapped"));
+        }
         // SAFETY: a mapping at an address of the kernel's choice disturbs no other memory.
         #[allow(unsafe_code)]
         let start = unsafe {
             libc::mmap(ptr::null_mut(), len, access.protection(), libc::MAP_SHARED, file.as_raw_fd(), 0)
         };
-        let start = if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) };
-        let Some(start) = start else {
-            let error = io::Error::last_os_error();
-            watched.release();
-            return Err(error);
-        };
-        watched.watch(start.as_ptr() as usize, len, access);
-        Ok(Self { start, len, watched })
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
+        Ok(Self { start, len, watched: None })
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
@@ -78,7 +87,7 @@ impl Mapping {
     /// Whether everything read so far was the file's. Once false it stays so.
     pub(crate) fn is_whole(&self) -> bool {
         // Acquire: with the handler's release store, which follows the zeros it put in place.
-        !self.watched.broken.load(Ordering::Acquire)
+        self.watched.is_none_or(|watched| !watched.broken.load(Ordering::Acquire))
     }
 
     /// Brings the bytes from `from` on into memory, so that the first touch of each page costs nothing.
@@ -97,7 +106,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        self.watched.release();
+        if let Some(watched) = self.watched {
+            watched.release();
+        }
         // SAFETY: the range was mapped by `new`, and every run into it holds this mapping alive.
         #[allow(unsafe_code)]
         unsafe {
@@ -106,20 +117,26 @@ impl Drop for Mapping {
     }
 }
 
-/// What the handler knows of one mapping. `len` is 0 while nothing is watched here.
+/// What the handler knows of one mapping.
 struct Watched {
     claimed: AtomicBool,
-    start: AtomicUsize,
-    len: AtomicUsize,
+    /// Where it lies, in one word, so that no reader sees the start of one and the length of another: the
+    /// number of its first page, and above [`PAGE_NUMBER_BITS`] how many pages; 0 while nothing is watched.
+    place: AtomicU64,
     protection: AtomicI32,
     broken: AtomicBool,
 }
 
+const PAGE_BITS: u32 = 12;
+/// Addresses of processes are 47 bits long.
+const PAGE_NUMBER_BITS: u32 = 36;
+/// Mappings of up to a terabyte can be watched; layouts allow no more than some.
+const PAGES_MAX: u64 = 1 << (64 - PAGE_NUMBER_BITS);
+
 static WATCHED: [Watched; MAPPINGS_MAX] = [const {
     Watched {
         claimed: AtomicBool::new(false),
-        start: AtomicUsize::new(0),
-        len: AtomicUsize::new(0),
+        place: AtomicU64::new(0),
         protection: AtomicI32::new(0),
         broken: AtomicBool::new(false),
     }
@@ -133,20 +150,20 @@ impl Watched {
             watched.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
         };
         WATCHED.iter().find(free).ok_or_else(|| {
-            io::Error::other(format!("{MAPPINGS_MAX} segments are mapped already; drop one first"))
+            io::Error::other(format!("{MAPPINGS_MAX} segment files are mapped already; drop one first"))
         })
     }
 
     fn watch(&self, start: usize, len: usize, access: Access) {
         self.broken.store(false, Ordering::Relaxed);
-        self.start.store(start, Ordering::Relaxed);
         self.protection.store(access.protection(), Ordering::Relaxed);
-        // Release: with the acquire load in `holds`. Who sees the length sees what belongs to it.
-        self.len.store(len, Ordering::Release);
+        let (first, pages) = (start as u64 >> PAGE_BITS, (len as u64).div_ceil(1 << PAGE_BITS));
+        // Release: with the acquire load in `holds`. Who sees the place sees what belongs to it.
+        self.place.store(first | pages << PAGE_NUMBER_BITS, Ordering::Release);
     }
 
     fn release(&self) {
-        self.len.store(0, Ordering::Relaxed);
+        self.place.store(0, Ordering::Relaxed);
         // Release: with the acquire in `claim`.
         self.claimed.store(false, Ordering::Release);
     }
@@ -154,8 +171,10 @@ impl Watched {
     /// The start and length of what is watched, if `address` lies in it.
     fn holds(&self, address: usize) -> Option<(usize, usize)> {
         // Acquire: with the release store in `watch`.
-        let len = self.len.load(Ordering::Acquire);
-        let start = self.start.load(Ordering::Relaxed);
+        let place = self.place.load(Ordering::Acquire);
+        let first = place & ((1 << PAGE_NUMBER_BITS) - 1);
+        let (start, len) =
+            ((first << PAGE_BITS) as usize, ((place >> PAGE_NUMBER_BITS) << PAGE_BITS) as usize);
         (start..start.wrapping_add(len)).contains(&address).then_some((start, len))
     }
 }
@@ -198,30 +217,67 @@ fn replace_handler() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs in whatever thread touched the page: atomics and two system calls, no lock, no allocation.
-extern "C" fn on_bus_error(_signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid `siginfo_t` to a handler with SA_SIGINFO, and SIGBUS sets
-    // `si_addr`. `mmap` replaces exactly a range that a `Mapping` owns, by memory with the same
-    // protection, so that references into it stay valid; `sigaction` is async-signal-safe. errno is
-    // restored, for the interrupted code may be about to look at it.
+/// Runs in whatever thread touched the page: atomics and system calls, no lock, no allocation.
+extern "C" fn on_bus_error(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid `siginfo_t` to a handler with SA_SIGINFO, and a SIGBUS of its own
+    // (`si_code` above 0) sets `si_addr`. errno is restored, for the interrupted code may be about to look
+    // at it.
     #[allow(unsafe_code)]
     unsafe {
         let errno = *libc::__errno_location();
-        let address = (*info).si_addr() as usize;
-        let hit = WATCHED.iter().find_map(|watched| Some((watched, watched.holds(address)?)));
-        let replaced = hit.is_some_and(|(watched, (start, len))| {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-            let protection = watched.protection.load(Ordering::Relaxed);
-            let zeros = libc::mmap(start as *mut libc::c_void, len, protection, flags, -1, 0);
-            // Release: with the acquire load in `is_whole`.
-            watched.broken.store(true, Ordering::Release);
-            zeros != libc::MAP_FAILED
-        });
-        if !replaced && let Some(before) = BEFORE.get() {
-            // Not ours: the access is made again and meets who was here before.
-            libc::sigaction(libc::SIGBUS, before, ptr::null_mut());
+        // One that a process sent has no address.
+        let address = ((*info).si_code > 0).then(|| (*info).si_addr() as usize);
+        if !address.is_some_and(replace_by_zeros) {
+            pass_on(signal, info, context);
+            // Who was here before may have left it to the default, as the standard library does, counting on
+            // the access to be made again. One that was sent is not made again.
+            let mut now: libc::sigaction = std::mem::zeroed();
+            let asked = libc::sigaction(signal, ptr::null(), &mut now) == 0;
+            if address.is_none() && asked && now.sa_sigaction == libc::SIG_DFL {
+                libc::raise(signal);
+            }
         }
         *libc::__errno_location() = errno;
+    }
+}
+
+/// If `address` lies in a mapping that is watched, puts zeros in its place and notes it.
+fn replace_by_zeros(address: usize) -> bool {
+    let Some((watched, (start, len))) =
+        WATCHED.iter().find_map(|watched| Some((watched, watched.holds(address)?)))
+    else {
+        return false;
+    };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    let protection = watched.protection.load(Ordering::Relaxed);
+    // SAFETY: exactly the range that a living `Mapping` owns is replaced, for somebody is reading it, by
+    // memory with the same protection, so that references into it stay valid.
+    #[allow(unsafe_code)]
+    let zeros = unsafe { libc::mmap(start as *mut libc::c_void, len, protection, flags, -1, 0) };
+    // Release: with the acquire load in `is_whole`.
+    watched.broken.store(true, Ordering::Release);
+    zeros != libc::MAP_FAILED
+}
+
+/// Gives a signal that is not for us to who was here before. With nobody, the default: the process ends.
+///
+/// # Safety
+/// The arguments are those of the signal that is being handled.
+#[allow(unsafe_code)]
+unsafe fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let (handler, flags) =
+        BEFORE.get().map_or((libc::SIG_DFL, 0), |before| (before.sa_sigaction, before.sa_flags));
+    // SAFETY: a handler was installed with the type that its flags tell. Where there is none, the default
+    // action takes our place, and meets the same access made again or the signal sent again.
+    unsafe {
+        if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
+            libc::signal(signal, libc::SIG_DFL);
+        } else if flags & libc::SA_SIGINFO != 0 {
+            type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+            std::mem::transmute::<usize, Handler>(handler)(signal, info, context);
+        } else {
+            std::mem::transmute::<usize, extern "C" fn(i32)>(handler)(signal);
+        }
     }
 }
 

@@ -94,6 +94,12 @@ pub enum SegmentError {
         /// Bytes the header speaks of.
         expected: u64,
     },
+    /// It was cut off and has its length again, but not what was in it.
+    #[error("segment {} is damaged: the mark at its end is gone; start the data plane again", .path.display())]
+    EndMark {
+        /// What was named.
+        path: PathBuf,
+    },
     /// A living process holds it.
     #[error("segment {} is in use by process {pid}; stop that, or name another file", .path.display())]
     InUse {
@@ -153,7 +159,8 @@ pub struct SegmentInfo {
 pub enum SegmentState {
     /// Its maker lives.
     Running,
-    /// Its maker ended in good order: what is in it is all there will be.
+    /// Its maker ended in good order: every publisher was dropped, and no thread of theirs was panicking.
+    /// Only cells whose handles outlived the publishers may still change.
     Closed,
     /// Its maker died. What it recorded to the last can still be read.
     Dead,
@@ -201,8 +208,9 @@ impl Attachment {
             let words = &self.0.words;
             let read = |word: usize| words[word].load(Ordering::Relaxed);
             let mapped = words.mapping().is_none_or(map::Mapping::is_whole);
-            let named = read(header::MAGIC) == layout::MAGIC && read(header::VERSION) == layout::VERSION;
-            if !mapped || !named || !file.is_whole() {
+            let marked = || is_marked(words) && read(header::VERSION) == layout::VERSION;
+            // The length first: what a cut file no longer has is not touched without need.
+            if !mapped || !file.is_whole() || !marked() {
                 return SegmentState::Damaged;
             }
             // Before the state: a maker closes the segment and then lets go of it.
@@ -247,6 +255,7 @@ impl Attachment {
 pub(crate) struct SegmentOwner {
     header: One<[AtomicU64; layout::header::RELOAD + 1]>,
     info: SegmentInfo,
+    panicked: std::sync::atomic::AtomicBool,
     /// Whose lock says that the maker lives.
     #[cfg(not(loom))]
     file: std::fs::File,
@@ -257,6 +266,13 @@ pub(crate) struct SegmentOwner {
 impl SegmentOwner {
     pub(crate) fn info(&self) -> SegmentInfo {
         self.info
+    }
+
+    /// Notes if this thread is unwinding: what drops its publisher so has not ended in good order.
+    pub(crate) fn note_panic(&self) {
+        if std::thread::panicking() {
+            self.panicked.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     /// Has the file system set aside `words` words from word `at` on, before they are written.
@@ -273,7 +289,8 @@ impl SegmentOwner {
     /// Whether the file still has every byte that was made.
     #[cfg(not(loom))]
     pub(crate) fn is_whole(&self) -> bool {
-        self.words.mapping().is_none_or(map::Mapping::is_whole)
+        is_marked(&self.words)
+            && self.words.mapping().is_none_or(map::Mapping::is_whole)
             && self.file.metadata().is_ok_and(|metadata| metadata.len() == self.info.bytes)
     }
 
@@ -284,10 +301,21 @@ impl SegmentOwner {
 
 impl Drop for SegmentOwner {
     fn drop(&mut self) {
-        // Release: with the fence in `Attachment::state`. Whoever sees the segment closed sees all that the
-        // dropping thread knows of it.
-        self.header[header::STATE].store(CLOSED, Ordering::Release);
+        self.note_panic();
+        // One that panicked died, whatever was dropped in order afterwards: readers find the lock gone.
+        if !self.panicked.load(std::sync::atomic::Ordering::Relaxed) {
+            // Release: whoever sees the segment closed sees all that the dropping thread knows of it.
+            self.header[header::STATE].store(CLOSED, Ordering::Release);
+        }
     }
+}
+
+/// Whether the first word and the last are as they were made. A file that was cut off has lost the last.
+#[cfg(not(loom))]
+fn is_marked(words: &Run<AtomicU64>) -> bool {
+    let is_magic =
+        |word: Option<&AtomicU64>| word.map(|word| word.load(Ordering::Relaxed)) == Some(layout::MAGIC);
+    is_magic(words.first()) && is_magic(words.last())
 }
 
 /// A segment just made: its words, where things are, its owner and its own reader.
@@ -296,6 +324,8 @@ pub(crate) struct Segment {
     pub(crate) layout: Layout,
     pub(crate) owner: SegmentOwner,
     pub(crate) attachment: Attachment,
+    /// Where the segment of a maker that died under this name is kept, or why it is not.
+    pub(crate) predecessor: Option<io::Result<PathBuf>>,
 }
 
 #[cfg(not(loom))]
@@ -305,7 +335,8 @@ impl Segment {
     }
 
     pub(crate) fn create(path: &Path, sizes: Sizes) -> Result<Self, SegmentError> {
-        Self::made(file::create(path, sizes)?, Some(path))
+        let (made, predecessor) = file::create(path, sizes)?;
+        Ok(Self { predecessor, ..Self::made(made, Some(path))? })
     }
 
     fn made(made: file::Made, path: Option<&Path>) -> Result<Self, SegmentError> {
@@ -313,9 +344,9 @@ impl Segment {
         let own = path.map(|path| file::AttachedFile::of_maker(&made, path)).transpose()?;
         let file::Made { words, layout, file } = made;
         let header = One::at(&words, 0).unwrap_or_else(|| unreachable!("a segment has a header"));
-        let owner = SegmentOwner { header, info, file, words: words.clone() };
+        let owner = SegmentOwner { header, info, panicked: false.into(), file, words: words.clone() };
         let attachment = Attachment(std::sync::Arc::new(Attached { words: words.clone(), info, file: own }));
-        Ok(Self { words, layout, owner, attachment })
+        Ok(Self { words, layout, owner, attachment, predecessor: None })
     }
 }
 
@@ -370,6 +401,12 @@ impl Segment {
         };
         let header = One::at(&words, 0).unwrap_or_else(|| unreachable!("a segment has a header"));
         let attachment = Attachment(std::sync::Arc::new(Attached { words: words.clone(), info }));
-        Ok(Self { words, layout, owner: SegmentOwner { header, info }, attachment })
+        Ok(Self {
+            words,
+            layout,
+            owner: SegmentOwner { header, info, panicked: false.into() },
+            attachment,
+            predecessor: None,
+        })
     }
 }

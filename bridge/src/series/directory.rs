@@ -104,9 +104,16 @@ impl Directory {
         }
         let mut whole = self.follow_families();
         let used = self.table.used(header::SERIES_USED, self.table.series.len());
-        self.entries.resize_with(self.entries.len().max(used), Entry::default);
         let mut changed = false;
         for index in 0..used {
+            // Rows are used in order. Whatever the header says, no memory is spent on what was never written,
+            // nor is a hole of the file touched further than its first page.
+            if self.table.is_unused(MetricId(u32::try_from(index).unwrap_or(u32::MAX))) {
+                break;
+            }
+            if index == self.entries.len() {
+                self.entries.push(Entry::default());
+            }
             let row = &self.table.series[index];
             match Table::sequence(row) {
                 Some(sequence) if sequence == self.entries[index].sequence => {}

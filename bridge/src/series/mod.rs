@@ -12,7 +12,7 @@ use crate::cell::CellWords;
 use crate::hub::{Pulse, pulse};
 use crate::sample::{MetricId, MetricKind, ShardId};
 use crate::segment::layout::{LABELS_MAX, Layout, ROW_WORDS, STRING_MAX, header, shard};
-use crate::sync::{AtomicU64, Ordering, Site, fence};
+use crate::sync::{AtomicU64, Ordering, Site, fence, ordering};
 use crate::words::{One, Run};
 
 type Row = [AtomicU64; ROW_WORDS];
@@ -87,23 +87,39 @@ impl Table {
     }
 
     fn generation(&self) -> u64 {
-        // Acquire: with the release store in `changed`. Rows written before it are seen whole.
-        self.header[header::TABLE_GENERATION].load(Ordering::Acquire)
+        // Acquire: with the release store in `changed`. Rows written before it, and how many there are, are
+        // seen: a reader that knows this generation need not look again.
+        self.header[header::TABLE_GENERATION].load(ordering(Site::TableLoad, Ordering::Acquire))
     }
 
     /// Tells readers that rows changed.
     fn changed(&self) {
         let generation = &self.header[header::TABLE_GENERATION];
+        let next = generation.load(Ordering::Relaxed).wrapping_add(1);
         // Release: with the acquire load in `generation`.
-        generation.store(generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        generation.store(next, ordering(Site::TableChangedStore, Ordering::Release));
     }
 
     fn used(&self, word: usize, rows: usize) -> usize {
-        usize::try_from(self.header[word].load(Ordering::Acquire)).unwrap_or(rows).min(rows)
+        let order = match word {
+            // Acquire: with the release store in `set_used`. A family is read once, when it is first counted:
+            // it must be whole then.
+            header::FAMILIES_USED => ordering(Site::UsedLoad, Ordering::Acquire),
+            // A row of series counted and not yet seen has the sequence 0, or an odd one, and is looked at
+            // again; `generation` has seen the number that goes with it.
+            _ => Ordering::Relaxed,
+        };
+        usize::try_from(self.header[word].load(order)).unwrap_or(rows).min(rows)
     }
 
     fn set_used(&self, word: usize, used: usize) {
-        self.header[word].store(used as u64, Ordering::Release);
+        let order = match word {
+            // Release: with the acquire load in `used`. Who sees the number sees each family it counts.
+            header::FAMILIES_USED => ordering(Site::UsedStore, Ordering::Release),
+            // Of series: as in `used`.
+            _ => Ordering::Relaxed,
+        };
+        self.header[word].store(used as u64, order);
     }
 
     /// Changes a row; readers that look meanwhile, or looked before, find out.
@@ -115,13 +131,14 @@ impl Table {
         fence(Site::RetireFence, Ordering::Release);
         write();
         // Release: with the acquire load in `sequence`. Who sees the even sequence sees the row.
-        row[SEQUENCE].store((sequence | 1).wrapping_add(1), Ordering::Release);
+        let order = ordering(Site::RowEndStore, Ordering::Release);
+        row[SEQUENCE].store((sequence | 1).wrapping_add(1), order);
     }
 
     /// A row's sequence, 0 if it was never written; `None` while it is being written.
     fn sequence(row: &Row) -> Option<u64> {
-        // Acquire: with the release store in `write_row`.
-        let sequence = row[SEQUENCE].load(Ordering::Acquire);
+        // Acquire: with the release store in `write_row`. What is read after is of this sequence or later.
+        let sequence = row[SEQUENCE].load(ordering(Site::RowLoad, Ordering::Acquire));
         sequence.is_multiple_of(2).then_some(sequence)
     }
 
@@ -130,6 +147,11 @@ impl Table {
         // Acquire: with the registry's fence in `write_row`.
         fence(Site::CellFence, Ordering::Acquire);
         row[SEQUENCE].load(Ordering::Relaxed) == sequence
+    }
+
+    /// Whether the row of `id` was never written.
+    fn is_unused(&self, id: MetricId) -> bool {
+        self.series.get(id.index()).is_none_or(|row| row[SEQUENCE].load(Ordering::Relaxed) == 0)
     }
 
     fn write_series(&self, id: MetricId, series: &SeriesRow) {

@@ -98,8 +98,8 @@ pub enum SeriesError {
         /// The most it may be.
         max: usize,
     },
-    /// The id is not live on that shard.
-    #[error("series {} is not held by shard {}; it cannot be retired there", .id.0, .shard.0)]
+    /// The id is not live on that shard, or other shards write the series too: their sum would fall.
+    #[error("series {} is not held by shard {} alone; it cannot be retired there", .id.0, .shard.0)]
     NotHeld {
         /// The id.
         id: MetricId,
@@ -298,13 +298,13 @@ impl SeriesRegistry {
     /// the shard has acknowledged the ticket. All or none.
     ///
     /// # Errors
-    /// [`SeriesError::NotHeld`] if an id is unknown, already retired or held by another shard.
+    /// [`SeriesError::NotHeld`] if an id is unknown, already retired or held by another shard (too).
     pub fn retire(&self, shard: ShardId, ids: &[MetricId]) -> Result<RetireTicket, SeriesError> {
         let mut registry = self.lock();
         registry.check_shard(shard)?;
         for &id in ids {
             let held = registry.entries.get(id.index()).is_some_and(|e| e.row.live && e.row.shard == shard);
-            if !held {
+            if !held || registry.is_shared(id) {
                 return Err(SeriesError::NotHeld { id, shard });
             }
         }
@@ -349,6 +349,13 @@ impl SeriesRegistry {
 }
 
 impl Registry {
+    /// Whether several shards write the series of `id`.
+    fn is_shared(&self, id: MetricId) -> bool {
+        let entry = &self.entries[id.index()];
+        let key = (entry.row.family, entry.values.clone());
+        self.by_key.get(&key).is_some_and(|ids| ids.len() > 1)
+    }
+
     fn check_shard(&self, shard: ShardId) -> Result<(), SeriesError> {
         let shards = self.shards.len();
         if usize::from(shard.0) >= shards {
@@ -414,7 +421,7 @@ impl Registry {
                 .map(|()| row.clone())
                 .inspect_err(|_| self.give_back(&row))
         });
-        let row = row.inspect_err(|_| self.shards[usize::from(shard.0)].rows_free.push(id))?;
+        let row = row.inspect_err(|_| self.give_back_row(shard, id))?;
         self.clear_cells(&row, asked);
         self.table.write_series(id, &row);
         self.table.set_used(header::SERIES_USED, self.entries.len());
@@ -534,6 +541,15 @@ impl Registry {
             }
         }
         Ok(())
+    }
+
+    /// One that was never written is not kept: readers take it for the table's end.
+    fn give_back_row(&mut self, shard: ShardId, id: MetricId) {
+        if id.index() + 1 == self.entries.len() && self.table.is_unused(id) {
+            self.entries.pop();
+            return;
+        }
+        self.shards[usize::from(shard.0)].rows_free.push(id);
     }
 
     fn give_back(&mut self, row: &SeriesRow) {

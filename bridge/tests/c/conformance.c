@@ -335,6 +335,18 @@ static void do_begin_batch(int len, char **words) {
     answer("OK %" PRIu64, writer.head);
 }
 
+/* batch RECORDS: one batch of them. */
+static void do_batch(int len, char **words) {
+    const uint64_t count = number(words[1]);
+    static struct relayscope_sample batch[BATCH];
+    (void)len;
+    for (uint64_t i = 0; i < count && i < BATCH; i++) {
+        batch[i] = sample_at(writer.head + i);
+    }
+    relayscope_record_batch(&writer, batch, (size_t)count);
+    answer("OK %" PRIu64, writer.head);
+}
+
 /* write RECORDS: at full speed, singly and in batches; counts and sets for each if cells are held. */
 static void do_write(int len, char **words) {
     const uint64_t end = writer.head + number(words[1]);
@@ -481,6 +493,7 @@ static const struct {
     {"pulse", 2, do_pulse},
     {"record_kinds", 1, do_record_kinds},
     {"begin_batch", 2, do_begin_batch},
+    {"batch", 2, do_batch},
     {"write", 2, do_write},
     {"read", 1, do_read},
     {"stop_reading", 1, do_stop_reading},

@@ -67,7 +67,7 @@ mod named_by_mistake {
     fn somebody_elses_file_is_neither_read_nor_replaced() {
         let dir = dir();
         let file = dir.path().join("file");
-        for content in ["x", "seven !", "# a configuration file\n", &"0".repeat(344_064)] {
+        for content in ["x", "seven !", "# a configuration file\n", &"0".repeat(348_160)] {
             fs::write(&file, content).unwrap();
             assert_eq!(attached(&file), NO_SEGMENT);
             assert_eq!(created(&file), NO_SEGMENT);
@@ -124,7 +124,7 @@ mod damaged {
     fn a_segment_cut_off_or_grown_says_how_long_it_is_and_should_be() {
         let dead = Dead::new();
         let of_header = |found: u64| format!("segment PATH is damaged: {found} bytes long, 4096 expected");
-        let of_all = |found: u64| format!("segment PATH is damaged: {found} bytes long, 344064 expected");
+        let of_all = |found: u64| format!("segment PATH is damaged: {found} bytes long, 348160 expected");
         for len in [BYTES + 4096, BYTES + 1, BYTES - 1, BYTES - 8, BYTES - 4096, BYTES / 2, 4097, 4096] {
             dead.truncate(len);
             assert_eq!(dead.refusal(), of_all(len));
@@ -197,9 +197,9 @@ mod damaged {
         SIZES.iter().for_each(|(word, _, _, max)| dead.set(*word, *max));
         assert_eq!(dead.refusal(), expected);
         // That length itself: some 2.4 TiB, which the file does not have.
-        let bytes = 2_630_671_929_344;
+        let bytes = 2_630_671_933_440;
         dead.set(LENGTH, bytes);
-        assert_eq!(dead.refusal(), format!("segment PATH is damaged: 344064 bytes long, {bytes} expected"));
+        assert_eq!(dead.refusal(), format!("segment PATH is damaged: 348160 bytes long, {bytes} expected"));
     }
 
     #[test]
@@ -271,7 +271,8 @@ mod replaced {
         let (link, file) = (dead.dir().join("link"), dead.dir().join("file"));
         fs::write(&file, "somebody else's").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert_eq!(created(&link), NO_SEGMENT);
+        let refused = create(&link, CONFIG).err().expect("it was replaced").to_string();
+        assert_eq!(without_path(&refused, &file), NO_SEGMENT);
         assert_eq!(fs::read_to_string(&file).unwrap(), "somebody else's");
     }
 }

@@ -26,6 +26,27 @@ fn a_maker_to_be_killed() {
     drop(made);
 }
 
+/// Sends itself a SIGBUS that is no page's.
+#[test]
+#[ignore = "not a test: a process that a test here starts"]
+fn a_process_that_is_sent_a_bus_error() {
+    let Some(path) = std::env::var_os(PATH_VARIABLE) else { return };
+    let _made = make(Path::new(&path));
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGBUS).unwrap();
+}
+
+#[test]
+fn a_bus_error_that_is_not_a_segments_ends_a_process_as_ever() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = dir();
+    let ended = Command::new(std::env::current_exe().unwrap())
+        .args(["makers::a_process_that_is_sent_a_bus_error", "--exact", "--ignored"])
+        .env(PATH_VARIABLE, dir.path().join("segment"))
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.signal(), Some(libc::SIGBUS));
+}
+
 fn maker_process(path: &Path) -> Child {
     let mut maker = Command::new(std::env::current_exe().unwrap())
         .args(["makers::a_maker_to_be_killed", "--exact", "--ignored", "--nocapture"])
@@ -214,7 +235,7 @@ fn a_maker_that_ends_in_good_order_leaves_a_closed_segment_which_is_not_kept() {
 fn a_segment_is_closed_by_the_last_who_can_write_to_it() {
     let dir = dir();
     let path = dir.path().join("segment");
-    let Hub { mut publishers, registry, collector } = create(&path, CONFIG).unwrap();
+    let Hub { mut publishers, registry, collector, .. } = create(&path, CONFIG).unwrap();
     let reader = attach(&path).unwrap();
     drop(collector);
     drop(registry);
@@ -262,4 +283,70 @@ fn of_makers_at_the_same_moment_one_is_served_and_the_others_are_told() {
         assert_eq!(attach(&path).unwrap().attachment().info(), registry.segment());
         assert_eq!(files_in(dir.path()), ["segment"]);
     }
+}
+
+#[test]
+fn a_maker_that_panicked_died_though_all_was_dropped_in_order() {
+    let dir = dir();
+    let path = dir.path().join("segment");
+    let shard = create(&path, CONFIG).unwrap();
+    let reader = attach(&path).unwrap();
+    let panicked = std::thread::spawn(move || {
+        let _shard = shard;
+        panic!("as a shard may");
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(reader.attachment().state(), SegmentState::Dead);
+    let next = create(&path, CONFIG).unwrap();
+    assert_eq!(next.predecessor.unwrap().unwrap(), crashed_segment_path(&path));
+    assert_eq!(attach(&crashed_segment_path(&path)).unwrap().attachment().info().generation, 1);
+}
+
+#[test]
+fn a_crashed_segment_that_cannot_be_kept_keeps_nobody_from_starting() {
+    let dir = dir();
+    let path = dir.path().join("segment");
+    let maker = maker_process(&path);
+    fs::create_dir(crashed_segment_path(&path)).unwrap();
+    kill(maker);
+    let next = create(&path, CONFIG).unwrap();
+    assert!(next.predecessor.expect("one died").is_err());
+    assert_eq!(attach(&path).unwrap().attachment().info().generation, 2);
+    assert_eq!(files_in(dir.path()), ["segment", "segment.crashed"]);
+}
+
+#[test]
+fn a_readers_lock_keeps_nobody_from_replacing_a_dead_makers_segment() {
+    let dir = dir();
+    let path = dir.path().join("segment");
+    kill(maker_process(&path));
+    let reader = fs::File::open(&path).unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_RDLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    let next = create(&path, CONFIG).unwrap();
+    assert_eq!(attach(&path).unwrap().attachment().info().generation, 2);
+    drop((next, reader));
+}
+
+#[test]
+fn what_makers_left_that_died_before_their_segment_had_its_name_is_removed() {
+    let dir = dir();
+    let path = dir.path().join("segment");
+    let names = ["segment.77.0.new", "segment.new", "segment.a.0.new", "other.77.0.new", "segment.78.0.new"];
+    for name in names {
+        let file = fs::File::create(dir.path().join(name)).unwrap();
+        // All but the last, which somebody may be making.
+        if name != names[4] {
+            file.set_modified(SystemTime::now() - std::time::Duration::from_secs(3600)).unwrap();
+        }
+    }
+    let _made = make(&path);
+    let left = ["other.77.0.new", "segment", "segment.78.0.new", "segment.a.0.new", "segment.new"];
+    assert_eq!(files_in(dir.path()), left);
 }

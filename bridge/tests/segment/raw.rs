@@ -24,7 +24,7 @@ pub(crate) const STRINGS: usize = 8704 + 8 * 8;
 pub(crate) const SHARDS: usize = 41_984;
 pub(crate) const SHARD_STRIDE: usize = 512;
 pub(crate) const WORDS: usize = 43_008;
-pub(crate) const BYTES: u64 = 344_064;
+pub(crate) const BYTES: u64 = 348_160;
 /// From the start of a shard: head, claimed, cells, slots.
 pub(crate) const HEAD: usize = 16;
 pub(crate) const CLAIMED: usize = 17;

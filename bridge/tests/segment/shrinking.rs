@@ -108,3 +108,20 @@ fn other_segments_of_the_process_are_left_alone() {
     assert_eq!(see(&mut reader), seen_of_made());
     assert_eq!(reader.attachment().state(), SegmentState::Running);
 }
+
+#[test]
+fn a_file_that_shrank_and_grew_again_before_anybody_looked_has_lost_its_end_mark() {
+    for len in [0, 4096, 73_728, BYTES - 4096, BYTES - 8] {
+        let (dir, made, mut reader) = shrunk(len);
+        let path = dir.path().join("segment");
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(BYTES).unwrap();
+        see(&mut reader);
+        assert_eq!(reader.attachment().state(), SegmentState::Damaged, "{len}");
+        assert!(!made.hub.registry.is_segment_whole(), "{len}: its maker knows, too");
+        if len > 4096 {
+            let refused = attach(&path).err().expect("it was attached to").to_string();
+            let expected = "the mark at its end is gone; start the data plane again";
+            assert!(refused.ends_with(expected), "{len}: {refused}");
+        }
+    }
+}

@@ -15,7 +15,7 @@ mod text;
 use std::collections::HashSet;
 
 use relayscope_bridge::segment::Attachment;
-use relayscope_bridge::{SeriesView, catalogue};
+use relayscope_bridge::{SeriesView, ShardId, catalogue};
 
 use crate::clock::Now;
 use crate::drain::Drain;
@@ -84,8 +84,8 @@ impl Exposition {
     ) {
         let prefix = self.prefix.clone();
         let plan = self.plan(series);
-        let state = state_of(series, sources, own_left_out + plan.left_out());
         let is_silent = |shard| sources.attached.clocks.is_silent(shard, sources.now);
+        let state = state_of(series, sources, &is_silent, own_left_out + plan.left_out());
         let values = Values { series, aggregate: sources.drain.aggregate(), is_silent: &is_silent };
         for family in catalogue::ALL {
             if !state::write(out, family, &prefix, &state) {
@@ -101,7 +101,12 @@ impl Exposition {
     }
 }
 
-fn state_of<'a>(series: &SeriesView<'_>, sources: &Sources<'a>, left_out: usize) -> State<'a> {
+fn state_of<'a>(
+    series: &SeriesView<'_>,
+    sources: &Sources<'a>,
+    is_silent: &'a dyn Fn(ShardId) -> bool,
+    left_out: usize,
+) -> State<'a> {
     let now = sources.now;
     let is_up = |target: &&MeshTarget| {
         mesh::read_state(target, series, &sources.attached.clocks, now) == MeshState::Up
@@ -109,6 +114,7 @@ fn state_of<'a>(series: &SeriesView<'_>, sources: &Sources<'a>, left_out: usize)
     State {
         now,
         shards: sources.drain.shards().collect(),
+        is_silent,
         targets: sources.targets,
         peers_up: sources.targets.iter().filter(is_up).count(),
         running: sources.attached.clocks.all_running(now),

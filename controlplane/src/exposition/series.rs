@@ -82,6 +82,8 @@ struct PlannedFamily {
     family: &'static Family,
     name: String,
     header: String,
+    /// Whether no other family's samples have this one's names.
+    name_is_free: bool,
     /// Sorted by labels.
     lines: Vec<Line>,
 }
@@ -98,13 +100,18 @@ impl Plan {
     pub(crate) fn new(series: &SeriesView<'_>, prefix: &str) -> Self {
         let mut by_name: BTreeMap<&'static str, PlannedFamily> = BTreeMap::new();
         let mut refused: HashSet<&'static str> = HashSet::new();
+        let mut taken = TakenNames::of_catalogue(prefix);
         for SeriesRef { id, family, values, .. } in series.series() {
             // What state.rs renders from it instead.
             if *family == catalogue::TARGET_INFO {
                 continue;
             }
-            let planned = by_name.entry(family.name).or_insert_with(|| PlannedFamily::new(family, prefix));
-            if !planned.takes(family) || !is_renderable(family, &planned.name) {
+            let planned = by_name.entry(family.name).or_insert_with(|| {
+                let mut planned = PlannedFamily::new(family, prefix);
+                planned.name_is_free = taken.take(&planned.name, family);
+                planned
+            });
+            if !planned.name_is_free || !planned.takes(family) || !is_renderable(family, &planned.name) {
                 refused.insert(family.name);
                 continue;
             }
@@ -148,10 +155,42 @@ impl Plan {
     }
 }
 
+/// The names under which samples are exposed. Whoever comes first has them: the catalogue does.
+struct TakenNames(HashSet<String>);
+
+impl TakenNames {
+    fn of_catalogue(prefix: &str) -> Self {
+        let names = catalogue::ALL.iter().flat_map(|family| sample_names(family.full_name(prefix), family));
+        Self(names.collect())
+    }
+
+    /// Whether none of the names is another's; then they are `family`'s. A family of the catalogue has its own.
+    fn take(&mut self, name: &str, family: &Family) -> bool {
+        if is_in_catalogue(family) {
+            return true;
+        }
+        let names: Vec<_> = sample_names(name.to_owned(), family).collect();
+        let free = names.iter().all(|name| !self.0.contains(name));
+        if free {
+            self.0.extend(names);
+        }
+        free
+    }
+}
+
+/// The family's name, and where it is a histogram those of its samples.
+fn sample_names(name: String, family: &Family) -> impl Iterator<Item = String> + use<> {
+    let suffixes: &[&str] = match family.kind {
+        MetricKind::Histogram => &["", "_bucket", "_sum", "_count"],
+        MetricKind::Counter | MetricKind::Gauge => &[""],
+    };
+    suffixes.iter().map(move |suffix| format!("{name}{suffix}"))
+}
+
 impl PlannedFamily {
     fn new(family: &'static Family, prefix: &str) -> Self {
         let name = family.full_name(prefix);
-        Self { family, header: header(&name, family), name, lines: Vec::new() }
+        Self { family, header: header(&name, family), name, name_is_free: true, lines: Vec::new() }
     }
 
     /// Whether series of `family` are of this one: an application may use one name with several sets of
@@ -263,7 +302,10 @@ fn bucket_bounds(family: &Family) -> Vec<String> {
 fn is_renderable(family: &'static Family, name: &str) -> bool {
     let reserved = |label: &&str| family.kind == MetricKind::Histogram && *label == "le";
     let ours = !is_in_catalogue(family) || FAMILIES.iter().any(|f| **f == *family);
-    ours && is_metric_name(name) && family.labels.iter().all(|label| is_label_name(label) && !reserved(label))
+    let repeated = (1..family.labels.len()).any(|i| family.labels[..i].contains(&family.labels[i]));
+    ours && !repeated
+        && is_metric_name(name)
+        && family.labels.iter().all(|label| is_label_name(label) && !reserved(label))
 }
 
 fn is_in_catalogue(family: &Family) -> bool {

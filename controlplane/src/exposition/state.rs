@@ -2,6 +2,7 @@
 
 use std::ptr;
 
+use relayscope_bridge::ShardId;
 use relayscope_bridge::catalogue::{self, Family};
 use relayscope_bridge::segment::SegmentInfo;
 
@@ -16,6 +17,8 @@ use crate::process::ProcessStats;
 pub(crate) struct State<'a> {
     pub(crate) now: Now,
     pub(crate) shards: Vec<ShardReport>,
+    /// Whether a shard is silent: its gauges are not shown as live.
+    pub(crate) is_silent: &'a dyn Fn(ShardId) -> bool,
     /// Sorted by name.
     pub(crate) targets: &'a [MeshTarget],
     pub(crate) peers_up: usize,
@@ -45,7 +48,8 @@ pub(crate) static FAMILIES: &[(&Family, Write)] = &[
     (&catalogue::RING_DRAINED, |out, state| per_shard(out, state, |shard| Some(shard.account.delivered))),
     (&catalogue::RING_CAPACITY, |out, state| per_shard(out, state, |shard| Some(shard.capacity))),
     (&catalogue::RING_OCCUPANCY, |out, state| {
-        per_shard(out, state, |shard| Some(shard.high_water as f64 / shard.capacity as f64));
+        let live = |shard: &ShardReport| !(state.is_silent)(shard.shard);
+        per_shard(out, state, |shard| live(shard).then(|| shard.high_water as f64 / shard.capacity as f64));
     }),
     (&catalogue::DRAIN_REFUSED, refused),
     (&catalogue::DATAPLANE_UP, |out, state| out.sample(&[], state.dataplane_up)),

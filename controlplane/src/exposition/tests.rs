@@ -21,7 +21,7 @@ fn at(seconds: u64) -> Now {
 /// Two shards that beat at 10 s, and nothing drained.
 fn two_shards() -> (Vec<Publisher>, SeriesRegistry, ControlPlane) {
     let sizes = HubConfig { shards: 2, ring_capacity: 64, cells_per_shard: 64, max_series: 64 };
-    let Hub { mut publishers, registry, collector } = hub(sizes).unwrap();
+    let Hub { mut publishers, registry, collector, .. } = hub(sizes).unwrap();
     publishers.iter_mut().for_each(|publisher| publisher.beat(at(10).monotonic_ns));
     let plane = ControlPlane::new_at(collector, ControlPlaneConfig::default(), at(9)).unwrap();
     (publishers, registry, plane)
@@ -305,4 +305,31 @@ fn a_reload_the_data_plane_refused_shows() {
     let (_publishers, registry, plane) = two_shards();
     registry.note_reload(false);
     assert!(scrape(&plane, at(10)).contains("relay_config_last_reload_successful 0\n"));
+}
+
+#[test]
+fn names_that_meet_only_when_written_out_are_given_to_one_family_and_the_other_is_counted() {
+    // Without prefix, the name of one of ours; a counter that is a histogram's count; a label twice.
+    static OURS: Family = Family { name: "relay_mesh_peers", prefixed: false, ..FORWARDED };
+    static LATENCY: Family =
+        Family::new("app_latency", MetricKind::Histogram, Unit::Seconds, &["room"], "Time.");
+    static COUNT: Family = Family { name: "app_latency_count", ..FORWARDED };
+    static TWICE: Family = Family { name: "app_twice_total", labels: &["a", "a"], ..FORWARDED };
+    let (_publishers, registry, plane) = two_shards();
+    registry.counter(ZERO, &OURS, &["x"]).unwrap();
+    registry.stream(ZERO, &LATENCY, &["x"]).unwrap();
+    registry.counter(ZERO, &COUNT, &["x"]).unwrap().add(7);
+    registry.counter(ZERO, &TWICE, &["x", "y"]).unwrap();
+    let text = scrape(&plane, at(10));
+    assert!(text.contains("relay_exposition_left_out_families 3\n"), "{text}");
+    assert_eq!(text.matches("# TYPE relay_mesh_peers ").count(), 1);
+    assert!(!text.contains("app_twice"));
+    assert_eq!(text.matches("\nrelay_app_latency_count").count(), 1);
+}
+
+#[test]
+fn the_occupancy_of_a_silent_shards_ring_is_not_shown_as_live() {
+    let (_publishers, _registry, plane) = two_shards();
+    assert!(scrape(&plane, at(10)).contains("relay_ring_occupancy_ratio{shard=\"0\"} 0\n"));
+    assert!(!scrape(&plane, at(16)).contains("relay_ring_occupancy_ratio"));
 }

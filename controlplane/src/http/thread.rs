@@ -23,10 +23,10 @@ pub struct ServerPanicked;
 /// ```
 /// use std::net::TcpListener;
 ///
-/// use relayscope_bridge::{HubConfig, hub};
+/// use relayscope_bridge::{Hub, HubConfig, hub};
 /// use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, ServerThread};
 ///
-/// let (_publishers, collector) = hub(HubConfig::default())?;
+/// let Hub { publishers: _publishers, collector, .. } = hub(HubConfig::default())?;
 /// let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
 /// let listener = TcpListener::bind("127.0.0.1:0")?;
 /// let server = ServerThread::spawn(listener, plane, Limits::default())?;

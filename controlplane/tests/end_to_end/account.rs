@@ -17,7 +17,7 @@ const RECORDS: u64 = 10_000_000;
 const SHARD: ShardId = ShardId(0);
 
 fn ring_of(ring_capacity: usize) -> (Publisher, SeriesRegistry, Collector) {
-    let Hub { mut publishers, registry, collector } =
+    let Hub { mut publishers, registry, collector, .. } =
         hub(HubConfig { ring_capacity, ..HubConfig::default() }).unwrap();
     (publishers.remove(0), registry, collector)
 }

@@ -19,7 +19,7 @@ const SHARD: ShardId = ShardId(0);
 fn empty_plane() -> (Publisher, SeriesRegistry, ControlPlane) {
     // Room for the long names below.
     let sizes = HubConfig { max_series: 1 << 20, ..HubConfig::default() };
-    let Hub { mut publishers, registry, collector } = hub(sizes).unwrap();
+    let Hub { mut publishers, registry, collector, .. } = hub(sizes).unwrap();
     let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
     (publishers.remove(0), registry, plane)
 }

@@ -23,7 +23,7 @@ use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
 const SHARD: ShardId = ShardId(0);
 
 fn new_shard() -> (Shard, SeriesRegistry, Collector) {
-    let Hub { mut publishers, registry, collector } = hub(HubConfig::default()).unwrap();
+    let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default()).unwrap();
     let series = ShardSeries::intern(&registry, SHARD).unwrap();
     let reflector = Reflector::new(ReflectorConfig::default());
     (Shard::new(Duration::from_millis(10), reflector, publishers.remove(0), series), registry, collector)

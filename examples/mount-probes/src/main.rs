@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let seconds = args.next().map_or(Ok(10), |seconds| seconds.parse())?;
     let http = TcpListener::bind(args.next().unwrap_or("127.0.0.1:0".to_owned()))?;
-    let Hub { mut publishers, registry, collector } = hub(HubConfig::default())?;
+    let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default())?;
     let publisher = publishers.remove(0);
     let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
     let drain = plane.spawn_drain()?;

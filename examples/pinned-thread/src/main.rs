@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let seconds = args.next().map_or(Ok(10), |seconds| seconds.parse())?;
     let http = TcpListener::bind(args.next().unwrap_or("127.0.0.1:0".to_owned()))?;
-    let Hub { mut publishers, registry, collector } = hub(HubConfig::default())?;
+    let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default())?;
     let mut publisher = publishers.remove(0);
     let mut forwarded = registry.counter(publisher.shard(), &FORWARDED, &["lobby"])?;
     let mut packet_bytes = registry.gauge(publisher.shard(), &PACKET_BYTES, &[])?;
