@@ -975,7 +975,8 @@ static inline void relayscope__read_labels(_Atomic uint64_t *row, uint8_t labels
 /* Rows in use of a table of so many. */
 static inline uint64_t relayscope__used(const struct relayscope_segment *segment, int word, uint64_t rows) {
     uint64_t used = relayscope__load(segment->words + word);
-    /* Acquire: with the release store in Table::set_used. The rows below were written. */
+    /* Acquire: with the release store in Table::set_used. Families below were written; a series row not yet
+     * seen has the sequence 0. */
     atomic_thread_fence(memory_order_acquire);
     return relayscope__min(used, rows);
 }

@@ -242,6 +242,8 @@ families! {
         "Samples drained and not folded: of no live series, of another kind than theirs, or no valid observation.";
     DATAPLANE_UP = "dataplane_up", Gauge, None, [],
         "Whether the data plane's process lives.";
+    DATAPLANE_ACCOUNT_KEPT = "dataplane_account_kept", Gauge, None, [],
+        "Whether what is drained and lost is noted for a control plane after this one; absent within one process.";
     DATAPLANE_GENERATION = "dataplane_generation", Gauge, None, [],
         "Data planes started under this segment's name so far: with each, counters begin anew.";
     DATAPLANE_START = "dataplane_start_time_seconds", Gauge, Seconds, [],

@@ -46,6 +46,10 @@ pub enum Site {
     UsedStore,
     /// Reader: the acquire load of how many families there are.
     UsedLoad,
+    /// Maker: the release store by which a segment is closed.
+    ClosedStore,
+    /// Reader: the acquire fence between finding a segment closed and draining it for the last time.
+    ClosedFence,
 }
 
 #[cfg(not(loom))]

@@ -415,11 +415,13 @@ fn a_refused_name_and_a_text_too_long_for_a_series_are_not_kept() {
     let held = HELD_BYTES.get();
     drop(recorder.register_counter(&long, &metadata));
     drop(recorder.register_counter(&long, &metadata));
-    assert_eq!((refused(&collector, "registration"), HELD_BYTES.get()), (Some(2), held));
+    assert_eq!(HELD_BYTES.get(), held);
+    assert_eq!(refused(&collector, "registration"), Some(2));
 
     // Refused as one kind, the name is still free for another.
-    let nine: Vec<_> = (0..9).map(|n| Label::new(format!("label_{n}"), "x")).collect();
-    drop(recorder.register_counter(&Key::from_parts("load", nine), &metadata));
+    let twice = vec![Label::new("room", "1"), Label::new("room", "2")];
+    drop(recorder.register_counter(&Key::from_parts("load", twice), &metadata));
+    assert_eq!(refused(&collector, "registration"), Some(3));
     recorder.register_gauge(&Key::from_name("load"), &metadata).set(1.0);
     assert_eq!(collector.gauge(series(&collector, "load").unwrap().0), Some(1.0));
 }

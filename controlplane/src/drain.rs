@@ -4,7 +4,7 @@
 //! thread polls: it never wakes a shard, and a shard never waits for it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use relayscope_bridge::segment::SegmentState;
 use relayscope_bridge::{Account, Collector, ShardId};
 
 use crate::ControlPlane;
+use crate::account::KeptAccount;
 use crate::aggregate::Aggregate;
 use crate::clock::Now;
 use crate::health::Clocks;
-use crate::ledger::{Ledger, ledger_path};
 use crate::source::{Attached, Watch};
 
 /// High water is kept for the current and the previous window, whoever scrapes and however often.
@@ -26,8 +26,8 @@ const HIGH_WATER_WINDOW: Duration = Duration::from_secs(60);
 pub(crate) struct Drain {
     collector: Option<Collector>,
     watch: Option<Watch>,
-    /// Beside a watched segment; none where it cannot be kept.
-    ledger: Option<Ledger>,
+    /// Of a watched segment.
+    account: Option<KeptAccount>,
     aggregate: Aggregate,
     shards: Vec<ShardProgress>,
     epoch: u64,
@@ -69,7 +69,7 @@ impl Drain {
         Self {
             collector,
             watch: None,
-            ledger: None,
+            account: None,
             aggregate: Aggregate::default(),
             shards: vec![ShardProgress::default(); shards],
             epoch: 0,
@@ -89,7 +89,7 @@ impl Drain {
                 // One that was replaced is complete: its last samples are taken into account. Of one that is
                 // damaged nothing is noted any more.
                 self.fold_all(now, &attached.clocks);
-                self.note_account();
+                self.note_account(now);
                 self.log_accounts();
             }
             self.let_go();
@@ -97,12 +97,11 @@ impl Drain {
         let watch = self.watch.as_mut()?;
         match watch.attach() {
             Ok(mut collector) => {
-                self.ledger = resume(&mut collector, watch.path());
+                let account = Some(KeptAccount::resume(&mut collector, watch.path(), now));
                 let shards = collector.shards().count();
-                let ledger = self.ledger.take();
                 *self = Self {
                     watch: self.watch.take(),
-                    ledger,
+                    account,
                     epoch: self.epoch + 1,
                     shards: vec![ShardProgress::default(); shards],
                     ..Self::of(Some(collector))
@@ -131,7 +130,7 @@ impl Drain {
         self.fold_all(now, clocks);
         // What was just drained of a segment that is damaged by now may be anything.
         if self.is_sound() {
-            self.note_account();
+            self.note_account(now);
         }
         self.epoch += 1;
     }
@@ -158,16 +157,18 @@ impl Drain {
     }
 
     /// Before anybody can see what the drain brought: a successor must not count less.
-    fn note_account(&mut self) {
-        let (Some(ledger), Some(collector)) = (&mut self.ledger, &self.collector) else { return };
+    fn note_account(&mut self, now: Now) {
+        let (Some(account), Some(collector)) = (&mut self.account, &self.collector) else { return };
         let deliveries: Vec<_> = (collector.shards())
             .map(|(_, reader)| reader.account())
             .map(|account| (account.delivered, account.lost))
             .collect();
-        if let Err(error) = ledger.write(&collector.attachment().info(), &deliveries) {
-            tracing::warn!("the account of the segment is no longer kept: {error}");
-            self.ledger = None;
-        }
+        account.note(&collector.attachment().info(), &deliveries, now);
+    }
+
+    /// Whether the account is kept for a successor; `None` where there is nothing to keep.
+    pub(crate) fn is_account_kept(&self) -> Option<bool> {
+        self.account.as_ref().map(KeptAccount::is_kept)
     }
 
     fn log_accounts(&self) {
@@ -199,26 +200,6 @@ impl Drain {
             high_water: progress.high_water.highest(),
         })
     }
-}
-
-/// Goes on with the account of the control plane before this one, and keeps it.
-fn resume(collector: &mut Collector, path: &Path) -> Option<Ledger> {
-    let mut ledger = match Ledger::open(path) {
-        Ok(ledger) => ledger,
-        Err(error) => {
-            let file = ledger_path(path);
-            tracing::warn!("cannot keep the account in {}: {error}; it begins anew", file.display());
-            return None;
-        }
-    };
-    let deliveries = ledger.read(&collector.attachment().info()).unwrap_or_default();
-    for (shard, (delivered, lost)) in shard_ids().zip(deliveries) {
-        let resumed = collector.shard_mut(shard).is_some_and(|reader| reader.resume(delivered, lost));
-        if !resumed {
-            tracing::warn!(shard = shard.0, delivered, lost, "the account kept is not of this ring");
-        }
-    }
-    Some(ledger)
 }
 
 fn shard_ids() -> impl Iterator<Item = ShardId> {

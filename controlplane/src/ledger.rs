@@ -50,14 +50,12 @@ impl Ledger {
         Ok(Self { file, number: 0, buffer: Vec::new() })
     }
 
-    /// What a control plane before this one delivered and lost of `segment`, in order of shard; nothing
-    /// if that was another segment.
-    pub(crate) fn read(&mut self, segment: &SegmentInfo) -> Option<Vec<Delivery>> {
-        let records = [0, 1].map(|turn| self.read_record(turn, segment.shards));
+    /// What a control plane before this one delivered and lost, of a segment with as many shards.
+    pub(crate) fn read(&mut self, shards: usize) -> Option<Record> {
+        let records = [0, 1].map(|turn| self.read_record(turn, shards));
         let newest = records.into_iter().flatten().max_by_key(|record| record.number)?;
         self.number = newest.number;
-        let same = (newest.generation, newest.start_unix_ns) == (segment.generation, segment.start_unix_ns);
-        same.then_some(newest.deliveries)
+        Some(newest)
     }
 
     /// Notes what is delivered and lost by now.
@@ -92,11 +90,21 @@ impl Ledger {
     }
 }
 
-struct Record {
+/// The account of one segment.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Record {
     number: u64,
-    generation: u64,
+    pub(crate) generation: u64,
     start_unix_ns: u64,
-    deliveries: Vec<Delivery>,
+    /// In order of shard.
+    pub(crate) deliveries: Vec<Delivery>,
+}
+
+impl Record {
+    /// Whether it is the account of that very segment.
+    pub(crate) fn is_of(&self, segment: &SegmentInfo) -> bool {
+        (self.generation, self.start_unix_ns) == (segment.generation, segment.start_unix_ns)
+    }
 }
 
 fn record_len(shards: usize) -> usize {
@@ -131,15 +139,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let mut ledger = Ledger::open(&path).unwrap();
-        assert_eq!(ledger.read(&segment(1, 2)), None);
+        assert_eq!(ledger.read(2), None);
         for delivered in 1..=3 {
             ledger.write(&segment(1, 2), &[(delivered, 10), (20, 30)]).unwrap();
         }
         drop(ledger);
         let mut next = Ledger::open(&path).unwrap();
-        assert_eq!(next.read(&segment(1, 2)), Some(vec![(3, 10), (20, 30)]));
-        assert_eq!(next.read(&segment(2, 2)), None, "another generation counts from nothing");
-        assert_eq!(next.read(&segment(1, 3)), None, "so does one of other sizes");
+        let read = next.read(2).unwrap();
+        assert_eq!(read.deliveries, [(3, 10), (20, 30)]);
+        assert!(read.is_of(&segment(1, 2)) && !read.is_of(&segment(2, 2)));
+        assert_eq!(next.read(3), None, "one of other sizes");
     }
 
     #[test]
@@ -150,7 +159,7 @@ mod tests {
         ledger.write(&segment(1, 1), &[(1, 0)]).unwrap();
         ledger.write(&segment(1, 1), &[(2, 0)]).unwrap();
         ledger.file.write_all_at(&[0xff; 3], record_at(0, 1) + 12).unwrap();
-        assert_eq!(ledger.read(&segment(1, 1)), Some(vec![(1, 0)]));
+        assert_eq!(ledger.read(1).unwrap().deliveries, [(1, 0)]);
     }
 
     #[test]

@@ -41,6 +41,7 @@
 //! [`Collector`]: relayscope_bridge::Collector
 #![forbid(unsafe_code)]
 
+mod account;
 mod aggregate;
 mod clock;
 mod drain;

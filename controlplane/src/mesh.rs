@@ -79,7 +79,7 @@ pub struct MeshRow {
 /// All targets now. As JSON:
 ///
 /// ```json
-/// {"running":true,"targets":1,"up":1,
+/// {"running":true,"reason":null,"targets":1,"up":1,
 ///  "rows":[{"name":"b","address":"192.0.2.7:8620","protocol":"stamp","shard":0,"state":"up",
 ///           "rtt_ms":0.182,"loss_pct":0.0,"jitter_ms":0.021,"last_reply_age_seconds":0.4,
 ///           "sent":120,"received":120}]}
@@ -90,6 +90,8 @@ pub struct MeshRow {
 pub struct Mesh {
     /// Whether every shard runs: tells a mesh that is down from a relay that is.
     pub running: bool,
+    /// Why there is no data plane to read from; `null` while there is one.
+    pub reason: Option<String>,
     /// Targets configured.
     pub targets: usize,
     /// Targets up.
@@ -101,6 +103,9 @@ pub struct Mesh {
 impl Mesh {
     /// The table for people: aligned columns, a summary, and what to do where there is nothing.
     pub fn to_text(&self) -> String {
+        if let Some(reason) = &self.reason {
+            return format!("no data plane: {reason}\n");
+        }
         if self.rows.is_empty() {
             return NO_TARGETS.to_owned();
         }
@@ -194,7 +199,7 @@ fn read_target(series: &SeriesRef<'_>) -> Option<MeshTarget> {
 pub(crate) fn read(targets: &[MeshTarget], series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> Mesh {
     let rows: Vec<_> = targets.iter().map(|target| read_row(target, series, clocks, now)).collect();
     let up = rows.iter().filter(|row| row.state == MeshState::Up).count();
-    Mesh { running: clocks.all_running(now), targets: rows.len(), up, rows }
+    Mesh { running: clocks.all_running(now), reason: None, targets: rows.len(), up, rows }
 }
 
 /// Whether `target` answers now.
@@ -326,7 +331,7 @@ d       PENDING  -         -        -         -           -     -         127.0.
         let (directory, clocks, targets) = three_targets();
         let mesh = directory.read(|series| read(&targets[2..], series, &clocks, at(10)));
         let expected = concat!(
-            r#"{"running":true,"targets":1,"up":0,"rows":[{"name":"d","address":"127.0.0.1:8623","#,
+            r#"{"running":true,"reason":null,"targets":1,"up":0,"rows":[{"name":"d","address":"127.0.0.1:8623","#,
             r#""protocol":"stamp","shard":0,"state":"pending","rtt_ms":null,"loss_pct":null,"#,
             r#""jitter_ms":null,"last_reply_age_seconds":null,"sent":null,"received":null}]}"#
         );
@@ -335,7 +340,7 @@ d       PENDING  -         -        -         -           -     -         127.0.
 
     #[test]
     fn no_targets_says_so_and_how_to_configure_one() {
-        let mesh = Mesh { running: true, targets: 0, up: 0, rows: Vec::new() };
+        let mesh = Mesh { running: true, reason: None, targets: 0, up: 0, rows: Vec::new() };
         assert_eq!(
             mesh.to_text(),
             "no targets are configured\n\

@@ -203,6 +203,7 @@ impl ControlPlane {
         let attached = self.follow(&mut drain, now);
         drain.tick(now, &attached.clocks);
         attached.look();
+        attached.log_changes(now);
         drop(drain);
         let mut upkeep_ns = lock(&self.0.upkeep_ns);
         if now.since(*upkeep_ns) >= UPKEEP_INTERVAL {
@@ -300,7 +301,8 @@ impl ControlPlane {
         attached.look();
         let read = |attached: &Attached| {
             let targets = attached.targets();
-            attached.directory.read(|series| mesh::read(&targets, series, &attached.clocks, now))
+            let mesh = attached.directory.read(|series| mesh::read(&targets, series, &attached.clocks, now));
+            Mesh { reason: attached.missing().map(str::to_owned), ..mesh }
         };
         let mesh = read(&attached);
         if attached.is_sound() { mesh } else { read(&self.nothing(now)) }
@@ -416,5 +418,31 @@ mod tests {
         let text = scrape(&plane);
         assert!(!text.contains("relay_shard_heartbeat_timestamp_seconds{"), "{text}");
         assert!(text.contains("relay_probe_sent_total{target=\"b\"} 7\n"), "counts are true of any boot");
+    }
+
+    #[test]
+    fn an_account_that_cannot_be_kept_is_shown_and_kept_as_soon_as_it_can() {
+        let (directory, _hub, _file, plane) = watched();
+        let ledger = directory.path().join("segment.account");
+        std::fs::create_dir(&ledger).unwrap();
+        plane.tick();
+        assert!(scrape(&plane).contains("relay_dataplane_account_kept 0\n"));
+        std::fs::remove_dir(&ledger).unwrap();
+        let now = Now::sample();
+        let later = Now { monotonic_ns: now.monotonic_ns + 2_000_000_000, ..now };
+        plane.tick_at(later);
+        assert!(scrape(&plane).contains("relay_dataplane_account_kept 1\n"));
+    }
+
+    #[test]
+    fn without_a_data_plane_the_mesh_says_so_and_not_that_no_targets_are_configured() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("segment");
+        let plane = ControlPlane::watch(path.clone(), ControlPlaneConfig::default()).unwrap();
+        plane.tick();
+        let mesh = plane.mesh();
+        let reason = format!("cannot open segment {}: No such file or directory", path.display());
+        assert!(mesh.reason.as_ref().unwrap().starts_with(&reason));
+        assert!(mesh.to_text().starts_with(&format!("no data plane: {reason}")));
     }
 }

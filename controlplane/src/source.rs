@@ -9,7 +9,7 @@ use relayscope_bridge::segment::{Attachment, SegmentState};
 use relayscope_bridge::{Collector, Heartbeat, SeriesDirectory, ShardId, attach};
 
 use crate::clock::Now;
-use crate::health::{Clocks, Health, Readiness, Status};
+use crate::health::{Clocks, Health, Readiness, Status, Verdict};
 use crate::mesh::{self, MeshTarget};
 
 /// What can be read from now: a segment's series and clocks, or nothing, and why.
@@ -22,6 +22,8 @@ pub(crate) struct Attached {
     /// Why there is none.
     missing: Option<String>,
     targets: Mutex<Targets>,
+    /// By shard, what was last logged.
+    said: Mutex<Vec<Verdict>>,
 }
 
 /// The targets, as of a generation of the directory.
@@ -49,6 +51,7 @@ impl Attached {
             attachment: Some(collector.attachment().clone()),
             missing: None,
             targets: Targets::unknown(),
+            said: Mutex::new(vec![Verdict::Ok; shards]),
         }
     }
 
@@ -60,7 +63,13 @@ impl Attached {
             attachment: None,
             missing: Some(why),
             targets: Targets::unknown(),
+            said: Mutex::default(),
         }
+    }
+
+    /// Why there is no segment.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
     }
 
     /// Whether there is no segment for this very reason.
@@ -119,6 +128,21 @@ impl Attached {
             health.reason.clone_from(&self.missing);
         }
         health
+    }
+
+    /// Logs each shard whose verdict changed since the last time.
+    pub(crate) fn log_changes(&self, now: Now) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        for (shard, said) in self.clocks.health(now).shards.iter().zip(said.iter_mut()) {
+            if shard.verdict == *said {
+                continue;
+            }
+            *said = shard.verdict;
+            match &shard.reason {
+                Some(reason) => tracing::warn!("{reason}"),
+                None => tracing::info!("shard {}: is well again", shard.shard),
+            }
+        }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {

@@ -140,6 +140,28 @@ pub(crate) fn cell() {
     });
 }
 
+/// The maker interns a series, records a sample of it and ends in good order: a reader that finds the segment
+/// closed has all there is in one more look.
+pub(crate) fn closing() {
+    explore("closing of a segment", None, || {
+        let Hub { mut publishers, registry, mut collector, .. } = hub(ROOMY).unwrap();
+        let mut publisher = publishers.remove(0);
+        let reading = thread::spawn(move || {
+            if collector.attachment().is_closed() {
+                let given = attribute(&mut collector);
+                require!(given == ["b"], "closed, and its one sample was given to {given:?}");
+            }
+            collector
+        });
+        let b = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        publisher.record(sample_of("b", b));
+        // The count of those who own the segment is the standard library's: the last is of this thread.
+        drop((publisher, registry));
+        let collector = reading.join().unwrap();
+        require!(collector.attachment().is_closed(), "who owned it is gone, and it is not closed");
+    });
+}
+
 fn check_count(looked: Option<(String, u64, Option<u64>)>) {
     match looked.as_ref().map(|(name, _, count)| (name.as_str(), *count)) {
         None | Some((_, None)) => {}
@@ -149,6 +171,11 @@ fn check_count(looked: Option<(String, u64, Option<u64>)>) {
 }
 
 mod holds {
+    #[test]
+    fn what_is_read_after_a_segment_was_closed_is_all_of_it() {
+        super::closing();
+    }
+
     #[test]
     fn a_series_that_arrives_is_seen_whole_and_not_missed() {
         super::arrival();

@@ -1,12 +1,12 @@
 //! Each fence, ordering and bound of the bridge, taken out alone: the model that needs it must fail.
 //!
-//! Orderings without a [`Site`], which no model reaches: loom sees neither files nor signals, nor locks and
+//! Orderings without a [`Site`], which no model reaches. Loom sees neither files nor signals, nor locks and
 //! counts of the standard library.
-//! - `CLOSED`, stored when the last owner of a segment is dropped, and the fence in `Attachment::state`, which
-//!   only a segment in a file gets to: it asks the kernel for the maker's lock in between.
 //! - `header::VERSION`, stored last by a segment's maker: its reader is a system call on another process's file.
 //! - `Publisher`'s release of its shard's writer word: its partner is the claim in `relayscope.h`, in C.
 //! - The flags between the handler of `SIGBUS` and readers, in `segment/map.rs`: a signal.
+//! - The queue in `recorder/waiting.rs`, which is not built under loom. That a slot was read before it is
+//!   written again (its `head`) loom could not refute either: it never lets a load return a later store.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -49,6 +49,8 @@ each_site_is_needed! {
     TableLoad by reuse::arrival in with_a_relaxed_look_at_the_generation_a_series_is_lost,
     UsedStore by reuse::arrival in with_a_relaxed_number_of_families_a_family_is_lost,
     UsedLoad by reuse::arrival in with_a_relaxed_look_at_the_number_of_families_a_family_is_lost,
+    ClosedStore by reuse::closing in with_a_relaxed_closing_the_last_drain_misses_a_sample,
+    ClosedFence by reuse::closing in without_the_fence_after_closed_the_last_drain_misses_a_sample,
 }
 
 /// The panic that loom finds is printed by the hook and captured by the test harness, as any is.

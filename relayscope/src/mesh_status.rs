@@ -23,5 +23,7 @@ pub(crate) fn run(url: &str) -> Result<ExitCode, Failure> {
     let table =
         response.body_mut().with_config().limit(BODY_LEN_MAX).read_to_string().map_err(unreachable)?;
     say(&table)?;
-    Ok(ExitCode::SUCCESS)
+    // It answers, but has nothing to read from.
+    let failed = table.starts_with("no data plane: ");
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -108,7 +108,7 @@ fn warn_if_written_back(config: &Config) {
     let in_memory = |kind| [TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&kind);
     if statfs(path).is_ok_and(|filesystem| !in_memory(filesystem.filesystem_type())) {
         tracing::warn!(
-            "segment {} is on a disk, whose writing back makes shards wait; put it on a tmpfs such as /run",
+            "segment {} is on a disk, whose writing back makes shards wait; put it on a tmpfs such as /dev/shm",
             path.display()
         );
     }

@@ -1,6 +1,6 @@
 //! The targets in force: which shard probes which, and the series it was given for that.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -70,25 +70,43 @@ impl Targets {
     }
 
     /// Makes `wanted` the targets in force. One that did not change keeps its session, window and
-    /// counters; one that did starts anew; one that is gone takes its series with it.
+    /// counters; one that did starts anew; one that is gone takes its series with it. Readers see it at once.
     ///
-    /// Checked first: when there is no room for what is new, nothing changes.
+    /// Checked first: when there is no room for what is new, nothing changes. Should a new one fail all the
+    /// same, for a file system that is full, those added before it go again; the old ones are untouched.
     pub(crate) fn apply(&mut self, wanted: Vec<Resolved>) -> Result<(), String> {
         self.check_room(&wanted)?;
-        let by_name: HashMap<_, _> = wanted.iter().map(|w| (w.target.name.as_str(), w)).collect();
-        let stays =
-            |(name, active): &(&String, &Active)| by_name.get(name.as_str()) == Some(&&active.resolved);
-        let gone: Vec<_> =
-            self.active.iter().filter(|entry| !stays(entry)).map(|(name, _)| name.clone()).collect();
+        let _at_once = self.registry.together();
+        let (known, new): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|resolved| self.active.contains_key(&resolved.target.name));
+        let names: HashSet<_> = known.iter().chain(&new).map(|w| w.target.name.clone()).collect();
+        self.add_all(new)?;
+        let gone: Vec<_> = self.active.keys().filter(|name| !names.contains(*name)).cloned().collect();
         for name in gone {
             self.remove(&name)?;
         }
-        for resolved in wanted {
-            if !self.active.contains_key(&resolved.target.name) {
+        for resolved in known {
+            if self.active.get(&resolved.target.name).is_some_and(|active| active.resolved != resolved) {
+                self.remove(&resolved.target.name)?;
                 self.add(resolved)?;
             }
         }
         self.flush()
+    }
+
+    /// All or none.
+    fn add_all(&mut self, new: Vec<Resolved>) -> Result<(), String> {
+        let mut added = Vec::new();
+        for resolved in new {
+            let name = resolved.target.name.clone();
+            if let Err(error) = self.add(resolved) {
+                added.iter().try_for_each(|name: &String| self.remove(name))?;
+                self.flush()?;
+                return Err(error);
+            }
+            added.push(name);
+        }
+        Ok(())
     }
 
     /// Series of removed targets are free only once their shard has let go.

@@ -107,9 +107,10 @@ pub enum RecorderError {
 /// - What cannot be registered (repeated labels, another kind under the same name, no room, more than 8
 ///   labels, a text of more than 1024 bytes) goes nowhere and is counted, as is what finds the queue full
 ///   or closed: `recorder_refused_total{shard,reason}`.
-/// - Its memory is bounded: by the series it has, 1024 refused keys, and 1024 descriptions. A key refused is
-///   counted once while it is remembered. After the 1024th, whatever is not registered yet is refused at
-///   once, without a look at the registry, and counted each time; further descriptions are not kept.
+/// - Its memory is bounded: by the series it has, 1024 refused keys, and 1024 descriptions, none longer than a
+///   series' may be. A refused key that is remembered is counted once; others each time. After the 1024th,
+///   whatever has no series yet is refused at once, without a look at the registry. Further descriptions are
+///   not kept.
 ///
 /// ```
 /// use relayscope_bridge::{Hub, HubConfig, ShardRecorder, hub};

@@ -55,6 +55,13 @@ pub(super) fn in_memory(sizes: Sizes) -> Result<Made, SegmentError> {
 pub(super) fn create(path: &Path, sizes: Sizes) -> Result<(Made, Option<Predecessor>), SegmentError> {
     let fault = |doing, source| SegmentError::File { path: path.to_owned(), doing, source };
     // Where it leads, if it is a link: the segment is made there, in that file system.
+    let leads_nowhere = fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink()) && !path.exists();
+    if leads_nowhere {
+        return Err(fault(
+            "follow the link",
+            io::Error::other("it leads nowhere; remove it, or make its target"),
+        ));
+    }
     let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let path = resolved.as_path();
     sweep(path);

@@ -21,7 +21,7 @@ use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, Site, fence, ordering};
 use crate::words::{One, Run};
 use layout::{Layout, Sizes, header};
 
@@ -32,7 +32,7 @@ const CLOSED: u64 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     /// The system refused.
-    #[error("cannot {doing} segment {}: {source}{}", .path.display(), remedy(.source))]
+    #[error("cannot {doing} segment {}: {source}{}", .path.display(), remedy(doing, .source))]
     File {
         /// The segment's path.
         path: PathBuf,
@@ -124,9 +124,10 @@ pub enum SegmentError {
     },
 }
 
-fn remedy(source: &io::Error) -> &'static str {
+fn remedy(doing: &str, source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::NotFound => "; start the data plane with that --segment first",
+        io::ErrorKind::NotFound if doing == "open" => "; start the data plane with that --segment first",
+        io::ErrorKind::NotFound => "; make its directory, or name another file",
         io::ErrorKind::PermissionDenied => "; run as its owner, or name a file that you may use",
         io::ErrorKind::StorageFull => "; free some of its file system, or lower targets_max or ring_capacity",
         _ => "",
@@ -191,6 +192,16 @@ struct Attached {
     file: Option<file::AttachedFile>,
 }
 
+impl Attached {
+    /// Whether its maker closed it: then a drain after this is the last one.
+    fn is_closed(&self) -> bool {
+        let state = self.words[header::STATE].load(Ordering::Relaxed);
+        // Acquire: with the release store in `SegmentOwner::drop`.
+        fence(Site::ClosedFence, Ordering::Acquire);
+        state == CLOSED
+    }
+}
+
 impl Attachment {
     /// What the maker wrote once.
     pub fn info(&self) -> SegmentInfo {
@@ -215,10 +226,7 @@ impl Attachment {
             }
             // Before the state: a maker closes the segment and then lets go of it.
             let held = self.0.info.this_boot && file.is_held();
-            let state = read(header::STATE);
-            // Acquire: with the release store in `SegmentOwner::drop`. A drain after this is the last one.
-            std::sync::atomic::fence(Ordering::Acquire);
-            if state == CLOSED {
+            if self.0.is_closed() {
                 return SegmentState::Closed;
             }
             if !held {
@@ -226,6 +234,12 @@ impl Attachment {
             }
         }
         SegmentState::Running
+    }
+
+    /// What [`state`](Self::state) asks of a file, for the models, which have none.
+    #[cfg(loom)]
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
     }
 
     /// Whether another segment has taken the name: time to attach to that.
@@ -304,8 +318,9 @@ impl Drop for SegmentOwner {
         self.note_panic();
         // One that panicked died, whatever was dropped in order afterwards: readers find the lock gone.
         if !self.panicked.load(std::sync::atomic::Ordering::Relaxed) {
-            // Release: whoever sees the segment closed sees all that the dropping thread knows of it.
-            self.header[header::STATE].store(CLOSED, Ordering::Release);
+            // Release: with the acquire fence in `Attached::is_closed`. Whoever sees the segment closed sees all
+            // that the dropping thread knows of it.
+            self.header[header::STATE].store(CLOSED, ordering(Site::ClosedStore, Ordering::Release));
         }
     }
 }

@@ -146,6 +146,19 @@ struct Registry {
     texts: Texts,
     shards: Vec<ShardSide>,
     owner: Arc<SegmentOwner>,
+    /// Who holds changes together now.
+    together: usize,
+}
+
+/// While it lives, readers are told of no change; then of all at once. See [`SeriesRegistry::together`].
+pub struct Together(SeriesRegistry);
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        let mut registry = self.0.lock();
+        registry.together -= 1;
+        registry.changed();
+    }
 }
 
 struct Entry {
@@ -197,7 +210,16 @@ impl SeriesRegistry {
             texts: Texts::default(),
             shards,
             owner,
+            together: 0,
         })))
+    }
+
+    /// Lets readers see what is interned and retired from now on all at once, when the guard is dropped: those
+    /// that have read the table since the last change before it. What is retired meanwhile has no value any
+    /// more to those who know it.
+    pub fn together(&self) -> Together {
+        self.lock().together += 1;
+        Together(self.clone())
     }
 
     /// The segment whose table this is.
@@ -316,7 +338,7 @@ impl SeriesRegistry {
                 retired.push(id);
             }
         }
-        registry.table.changed();
+        registry.changed();
         let side = &mut registry.shards[usize::from(shard.0)];
         side.tickets += 1;
         let number = side.tickets;
@@ -349,6 +371,12 @@ impl SeriesRegistry {
 }
 
 impl Registry {
+    fn changed(&self) {
+        if self.together == 0 {
+            self.table.changed();
+        }
+    }
+
     /// Whether several shards write the series of `id`.
     fn is_shared(&self, id: MetricId) -> bool {
         let entry = &self.entries[id.index()];
@@ -425,7 +453,7 @@ impl Registry {
         self.clear_cells(&row, asked);
         self.table.write_series(id, &row);
         self.table.set_used(header::SERIES_USED, self.entries.len());
-        self.table.changed();
+        self.changed();
         self.by_key.entry((family, owned(values))).or_default().push(id);
         self.entries[id.index()] = Entry { row, values: owned(values) };
         Ok(id)

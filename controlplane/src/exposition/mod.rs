@@ -123,6 +123,7 @@ fn state_of<'a>(
         process: sources.process,
         segment: sources.attached.attachment().map(|attachment| attachment.info()),
         dataplane_up: sources.attached.is_running(),
+        account_kept: sources.drain.is_account_kept(),
         reload: sources.attached.attachment().and_then(Attachment::last_reload_successful),
     }
 }

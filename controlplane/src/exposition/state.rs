@@ -29,6 +29,8 @@ pub(crate) struct State<'a> {
     /// None while there is no data plane to read from.
     pub(crate) segment: Option<SegmentInfo>,
     pub(crate) dataplane_up: bool,
+    /// None where there is nothing to keep.
+    pub(crate) account_kept: Option<bool>,
     /// None before the data plane read a configuration again.
     pub(crate) reload: Option<bool>,
 }
@@ -53,6 +55,7 @@ pub(crate) static FAMILIES: &[(&Family, Write)] = &[
     }),
     (&catalogue::DRAIN_REFUSED, refused),
     (&catalogue::DATAPLANE_UP, |out, state| out.sample(&[], state.dataplane_up)),
+    (&catalogue::DATAPLANE_ACCOUNT_KEPT, |out, state| if_known(out, state.account_kept)),
     (&catalogue::DATAPLANE_GENERATION, |out, state| {
         if_known(out, state.segment.map(|segment| segment.generation));
     }),

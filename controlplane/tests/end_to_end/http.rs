@@ -107,7 +107,9 @@ fn the_mesh_is_a_table_or_json_as_asked() {
     let accept = "accept: text/html, application/json;q=0.9\r\n";
     for json in [get(server.address, "/mesh?format=json"), request(server.address, "GET", "/mesh", accept)] {
         assert_eq!(json.header("content-type"), Some("application/json"));
-        assert!(json.body.starts_with(r#"{"running":true,"targets":1,"up":1,"rows":[{"name":"b","#));
+        assert!(
+            json.body.starts_with(r#"{"running":true,"reason":null,"targets":1,"up":1,"rows":[{"name":"b","#)
+        );
     }
     let text = request(server.address, "GET", "/mesh?format=text", accept);
     assert!(text.body.starts_with("TARGET"), "the query outranks the header");
