@@ -3,9 +3,11 @@
 //! The shards do not know that it looks on: it takes nothing from the control plane, and what it is too
 //! slow for is lost to it alone. It says so: when it ends, or lets go of a segment, its account of each
 //! shard is on stderr, and `recorded = delivered + lost + unread` to the unit. It outlives the data plane:
-//! when that ends it says so and waits for the next one, all of whose samples it prints. SIGINT, SIGTERM,
-//! `-n` and `--duration` end it with code 0, and so, without a word, does a reader of its output that is
-//! gone.
+//! when that ends it says so and waits for the next one, all of whose samples it prints. It waits for a segment
+//! that is not there, but not for a shard that a segment does not have: where that is so of all it was asked
+//! for, it ends with code 1. It says so once, too, when no series of a segment can be what its filters want.
+//! SIGINT, SIGTERM, `-n` and `--duration` end it with code 0, and so, without a word, does a reader of its
+//! output that is gone.
 
 mod filter;
 
@@ -14,20 +16,22 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::segment::{SegmentError, SegmentState};
-use relayscope_bridge::{Account, Collector, Consumer, ShardId, Start, attach};
+use relayscope_bridge::{Account, Collector, Consumer, MetricKind, ShardId, Start, attach};
 
 use self::filter::Filter;
 use crate::cli::{Since, TapArgs};
 use crate::failure::Failure;
 use crate::moment::{Now, SegmentClock};
 use crate::output::{Lines, note};
-use crate::series::{NamedSample, SeriesNames};
+use crate::series::{NamedSample, Series, SeriesNames};
 use crate::stop::Stop;
 
 /// From look to look.
 const POLL: Duration = Duration::from_millis(20);
 /// From look to look while there is no segment.
 const ABSENT_POLL: Duration = Duration::from_millis(100);
+/// What a data plane has to make its series in before it is said that none is wanted.
+const SERIES_DUE: Duration = Duration::from_secs(1);
 /// Output that may wait to be written, in octets.
 const WAITING_MAX: usize = 64 << 10;
 
@@ -67,8 +71,23 @@ struct Tapped {
     collector: Collector,
     shards: Vec<ShardTap>,
     names: SeriesNames,
-    /// How it ended, once that was said.
-    ended: Option<SegmentState>,
+    ending: Ending,
+    /// Whether it was looked for a series that the filter wants.
+    is_searched: bool,
+}
+
+/// How a segment ended, as far as that was said.
+#[derive(Default)]
+struct Ending(Option<SegmentState>);
+
+impl Ending {
+    /// What to say of `state`: every end once. That a dead one runs is not believed: the next maker holds it
+    /// for the moment in which it gives it another name.
+    fn tell(&mut self, state: SegmentState, pid: u32) -> Option<String> {
+        let said = how_it_ended(state, pid).filter(|_| self.0 != Some(state))?;
+        self.0 = Some(state);
+        Some(format!("{said}; waiting for the next one"))
+    }
 }
 
 struct ShardTap {
@@ -106,11 +125,13 @@ impl<'a> Tap<'a> {
         self.print(stop)?;
         self.out.flush(stop)?;
         let Some(tapped) = &mut self.tapped else { return Ok(()) };
-        if tapped.ended != Some(state) {
-            tapped.ended = Some(state);
-            if let Some(how) = how_it_ended(state, attachment.info().pid) {
-                note(&format!("{how}; waiting for the next one"));
-            }
+        let is_settled = is_replaced || state != SegmentState::Running || tapped.age() >= SERIES_DUE;
+        // What a damaged one lists are no series.
+        if is_settled && state != SegmentState::Damaged {
+            tapped.tell_unwanted(&self.filter, &self.args.metric_prefix);
+        }
+        if let Some(how) = tapped.ending.tell(state, attachment.info().pid) {
+            note(&how);
         }
         if is_replaced || state == SegmentState::Damaged {
             tapped.tell_account();
@@ -146,8 +167,15 @@ impl<'a> Tap<'a> {
             info.pid,
             info.shards
         ));
-        for shard in self.args.shard.iter().filter(|shard| usize::from(**shard) >= info.shards) {
-            note(&format!("--shard {shard}: not in this segment; expected below {}", info.shards));
+        let is_absent = |shard: &&u16| usize::from(**shard) >= info.shards;
+        let absent: Vec<_> = self.args.shard.iter().filter(is_absent).collect();
+        for shard in &absent {
+            let text = format!("--shard {shard}: not in this segment; expected below {}", info.shards);
+            // Of none that is there nothing will ever come.
+            if absent.len() == self.args.shard.len() {
+                return Err(Failure::Host(text));
+            }
+            note(&text);
         }
         let wanted = collector.shards().filter(|(shard, _)| self.filter.wants_shard(*shard));
         let tap = |(shard, reader): (ShardId, &relayscope_bridge::ShardReader)| ShardTap {
@@ -157,7 +185,13 @@ impl<'a> Tap<'a> {
             unknown: 0,
         };
         let shards = wanted.map(tap).collect();
-        self.tapped = Some(Tapped { collector, shards, names: SeriesNames::default(), ended: None });
+        self.tapped = Some(Tapped {
+            collector,
+            shards,
+            names: SeriesNames::default(),
+            ending: Ending::default(),
+            is_searched: false,
+        });
         self.said = None;
         Ok(())
     }
@@ -199,20 +233,48 @@ impl<'a> Tap<'a> {
     }
 
     /// Says what became of every sample. A reader that is gone has no use for it.
-    fn end(&self) {
+    fn end(&mut self) {
         if self.out.is_gone() {
             return;
         }
         if let lines @ 1.. = self.out.waiting_lines() {
             note(&format!("stdout takes nothing: the last {lines} lines are not written"));
         }
-        if let Some(tapped) = &self.tapped {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.tell_unwanted(&self.filter, &self.args.metric_prefix);
             tapped.tell_account();
         }
     }
 }
 
 impl Tapped {
+    /// How long its maker had to make its series.
+    fn age(&self) -> Duration {
+        let info = self.collector.attachment().info();
+        let age = SegmentClock::new(&info, Now::sample()).age(info.start_monotonic_ns);
+        // Of an earlier boot: long enough.
+        age.unwrap_or(Duration::MAX)
+    }
+
+    /// Says, once, if no series whose samples travel in the rings is wanted: then there may never be a line.
+    fn tell_unwanted(&mut self, filter: &Filter, prefix: &str) {
+        if std::mem::replace(&mut self.is_searched, true) || filter.wants_all() {
+            return;
+        }
+        let is_wanted = self.collector.directory().read(|view| {
+            let mut observed = view.series().filter(|series| series.family.kind == MetricKind::Histogram);
+            observed.any(|series| {
+                filter.wants_shard(series.shard) && filter.wants(Some(&Series::of(&series)), prefix)
+            })
+        });
+        // A sample that came all the same tells that some do.
+        if !is_wanted && self.shards.iter().all(|tap| tap.printed == 0) {
+            note(&format!(
+                "no series of histogram kind matches {filter}; counters and gauges are in cells, see top or autopsy"
+            ));
+        }
+    }
+
     fn tell_account(&self) {
         for tap in &self.shards {
             let Account { recorded, delivered, lost, unread } = tap.consumer.account();
@@ -239,5 +301,20 @@ fn how_it_ended(state: SegmentState, pid: u32) -> Option<String> {
         SegmentState::Closed => Some(format!("data plane process {pid} has ended")),
         SegmentState::Dead => Some(format!("data plane process {pid} died")),
         SegmentState::Damaged => Some("the data plane's segment is damaged".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_once_though_the_next_maker_holds_the_segment_for_a_moment() {
+        use SegmentState::{Damaged, Dead, Running};
+        let mut ending = Ending::default();
+        let told = [Running, Dead, Dead, Running, Dead, Damaged].map(|state| ending.tell(state, 7));
+        let died = Some("data plane process 7 died; waiting for the next one".to_owned());
+        let damaged = Some("the data plane's segment is damaged; waiting for the next one".to_owned());
+        assert_eq!(told, [None, died, None, None, None, damaged]);
     }
 }

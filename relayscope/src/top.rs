@@ -7,6 +7,7 @@
 //!
 //! `q`, Ctrl-C, SIGINT, SIGTERM and SIGHUP end it with code 0; however it ends, the terminal is as before.
 
+mod fit;
 mod model;
 mod pane;
 mod reading;

@@ -26,8 +26,13 @@ pub struct Example {
 impl Example {
     /// Runs `program` for so long, serving on a port of the kernel's choice.
     pub fn start(program: &str, seconds: u32) -> Self {
+        Self::start_with(program, seconds, &[])
+    }
+
+    /// As [`start`](Self::start), with more arguments.
+    pub fn start_with(program: &str, seconds: u32, more: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.arg(seconds.to_string()).arg("127.0.0.1:0").stdout(Stdio::piped());
+        command.arg(seconds.to_string()).arg("127.0.0.1:0").args(more).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
         let stdout = process.stdout.take().expect("its output is piped");
         Self { process, says: BufReader::new(stdout).lines(), said: String::new() }

@@ -1,5 +1,6 @@
 //! A relay on a pinned thread, which sends each packet back where it came from. It records through the
-//! bridge and serves what it recorded. Arguments: `[SECONDS] [HTTP_ADDRESS]`.
+//! bridge and serves what it recorded. Arguments: `[SECONDS] [HTTP_ADDRESS] [SEGMENT]`; a segment can be
+//! looked at by others, as with `relayscope top --segment SEGMENT`.
 
 use std::net::{TcpListener, UdpSocket};
 use std::{env, error::Error, time::Duration};
@@ -7,7 +8,7 @@ use std::{env, error::Error, time::Duration};
 use core_affinity::{CoreId, get_core_ids, set_for_current};
 use nix::time::{ClockId, clock_gettime};
 use relayscope_bridge::catalogue::{Family, Unit};
-use relayscope_bridge::{Hub, HubConfig, MetricKind, MetricSample, MetricValue, hub};
+use relayscope_bridge::{Hub, HubConfig, MetricKind, MetricSample, MetricValue, create, hub};
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, ServerThread};
 
 static FORWARDED: Family =
@@ -26,7 +27,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let seconds = args.next().map_or(Ok(10), |seconds| seconds.parse())?;
     let http = TcpListener::bind(args.next().unwrap_or("127.0.0.1:0".to_owned()))?;
-    let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default())?;
+    let hub = match args.next() {
+        Some(segment) => create(segment.as_ref(), HubConfig::default())?,
+        None => hub(HubConfig::default())?,
+    };
+    let Hub { mut publishers, registry, collector, .. } = hub;
     let mut publisher = publishers.remove(0);
     let mut forwarded = registry.counter(publisher.shard(), &FORWARDED, &["lobby"])?;
     let mut packet_bytes = registry.gauge(publisher.shard(), &PACKET_BYTES, &[])?;

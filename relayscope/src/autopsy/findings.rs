@@ -16,6 +16,9 @@ pub(crate) struct Findings {
     pub(crate) path: PathBuf,
     pub(crate) info: SegmentInfo,
     pub(crate) state: SegmentState,
+    /// Whether a process with its maker's number lives. Of a dead one that is no proof: numbers are used again,
+    /// and the maker's of a copy lives on.
+    pub(crate) pid_lives: bool,
     /// See [`Attachment::last_reload_successful`](relayscope_bridge::segment::Attachment::last_reload_successful).
     pub(crate) reload: Option<bool>,
     pub(crate) clock: SegmentClock,
@@ -85,10 +88,20 @@ impl Findings {
             gauges,
             all,
             malformed,
-            // Last: what was read before was the maker's if it is not damaged now.
+            // Late: what was read before was the maker's if it is not damaged now.
             state: attachment.state(),
+            // Later: one that died by now did not live after it let go of the segment.
+            pid_lives: info.this_boot && lives(info.pid),
         }
     }
+}
+
+/// Whether there is a process of that number that has not ended.
+fn lives(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
+    // What is in parentheses is the process's to choose. One that ended and was not waited for is a Z.
+    let after_name = stat.iter().rposition(|octet| *octet == b')').map_or(&stat[..], |at| &stat[at + 1..]);
+    !after_name.starts_with(b" Z") && !after_name.starts_with(b" X")
 }
 
 fn read_shard(
@@ -148,4 +161,31 @@ fn read_cells(view: &SeriesView<'_>, all: bool) -> (Vec<Cell>, Vec<Cell>) {
 
 fn key(cell: &Cell) -> (&str, &[String], ShardId) {
     (cell.series.family.name, &cell.series.values, cell.shard)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_ended_does_not_live_though_nobody_waited_for_it() {
+        assert!(lives(std::process::id()));
+        let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        assert!(lives(pid));
+        child.kill().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while lives(pid) {
+            assert!(std::time::Instant::now() < deadline, "killed, and still said to live");
+            std::thread::yield_now();
+        }
+        assert!(
+            Path::new(&format!("/proc/{pid}")).exists(),
+            "its number is not free before it is waited for"
+        );
+        child.wait().unwrap();
+        assert!(!lives(pid));
+    }
 }

@@ -39,10 +39,14 @@ impl Findings {
                 format!("running: process {pid} lives, and writes on while this is read")
             }
             SegmentState::Closed => format!("closed: process {pid} ended in good order"),
+            // That its maker let go of it is all that is known: a copy has no maker that could hold it.
+            SegmentState::Dead if self.pid_lives => format!(
+                "dead: nobody holds it; process {pid} seems to live, so this is likely a copy of its segment"
+            ),
             SegmentState::Dead if self.info.this_boot => {
-                format!("died: process {pid} ended without closing it")
+                format!("dead: nobody holds it; process {pid} died, or this is a copy of its segment")
             }
-            SegmentState::Dead => format!("died: process {pid} ran before the machine was last booted"),
+            SegmentState::Dead => format!("dead: process {pid} ran before the machine was last booted"),
             SegmentState::Damaged => "damaged".to_owned(),
         };
         line("state", &state);

@@ -1,5 +1,7 @@
 //! Which samples are wanted.
 
+use std::fmt;
+
 use relayscope_bridge::ShardId;
 
 use crate::series::Series;
@@ -13,7 +15,21 @@ pub(crate) struct Filter {
     pub(crate) shards: Vec<u16>,
 }
 
+/// As on the command line.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metrics = self.metrics.iter().map(|metric| format!("--metric {metric}"));
+        let targets = self.targets.iter().map(|target| format!("--target {target}"));
+        let shards = self.shards.iter().map(|shard| format!("--shard {shard}"));
+        f.write_str(&metrics.chain(targets).chain(shards).collect::<Vec<_>>().join(" "))
+    }
+}
+
 impl Filter {
+    pub(crate) fn wants_all(&self) -> bool {
+        self.metrics.is_empty() && self.targets.is_empty() && self.shards.is_empty()
+    }
+
     pub(crate) fn wants_shard(&self, shard: ShardId) -> bool {
         self.shards.is_empty() || self.shards.contains(&shard.0)
     }

@@ -14,16 +14,22 @@ pub(crate) struct Column {
     pub(crate) width: Option<u16>,
     /// Numbers stand at the right, and the largest come first.
     pub(crate) is_number: bool,
-    /// Shown where there is room.
+    /// Where there is no room for all, the one that ranks last goes first. 0 is the name's, which stays.
+    pub(crate) rank: u8,
+    /// Shown only where the name has more room than it must have.
     pub(crate) wide: bool,
 }
 
-const fn text(title: &'static str, width: Option<u16>) -> Column {
-    Column { title, width, is_number: false, wide: false }
+const fn name(title: &'static str, width: Option<u16>) -> Column {
+    Column { title, width, is_number: false, rank: 0, wide: false }
 }
 
-const fn number(title: &'static str, width: u16) -> Column {
-    Column { title, width: Some(width), is_number: true, wide: false }
+const fn text(title: &'static str, width: u16, rank: u8) -> Column {
+    Column { title, width: Some(width), is_number: false, rank, wide: false }
+}
+
+const fn number(title: &'static str, width: u16, rank: u8) -> Column {
+    Column { is_number: true, ..text(title, width, rank) }
 }
 
 const fn wide(column: Column) -> Column {
@@ -51,7 +57,12 @@ pub(crate) enum Tone {
 
 /// A row of one of the tables.
 pub(crate) trait Row {
+    /// The name comes first; it is cut in its middle.
     const COLUMNS: &'static [Column];
+    /// Cells that the name has at least, beside any other column.
+    const NAME_MIN: u16;
+    /// Cells that it has at least beside a wide one.
+    const NAME_WIDE: u16;
     /// The column it is ordered by until another is chosen.
     const SORTED: usize;
     /// What the filter looks at.
@@ -107,16 +118,18 @@ fn compare(a: &Order<'_>, b: &Order<'_>, descends: bool) -> Ordering {
 
 impl Row for ShardRow {
     const COLUMNS: &'static [Column] = &[
-        text("SHARD", Some(7)),
-        number("HEARTBEAT", 11),
-        number("SAMPLES/S", 11),
-        number("RING", 15),
-        number("LOST", 8),
-        number("LAG", 10),
-        number("MISSED", 8),
-        wide(number("RECORDED", 16)),
-        wide(number("CAPACITY", 10)),
+        name("SHARD", Some(7)),
+        number("HEARTBEAT", 11, 1),
+        number("SAMPLES/S", 11, 2),
+        number("RING", 15, 4),
+        number("LOST", 8, 3),
+        number("LAG", 10, 5),
+        number("MISSED", 8, 6),
+        wide(number("RECORDED", 16, 7)),
+        wide(number("CAPACITY", 10, 8)),
     ];
+    const NAME_MIN: u16 = 7;
+    const NAME_WIDE: u16 = 7;
     const SORTED: usize = 0;
 
     fn name(&self) -> &str {
@@ -152,12 +165,9 @@ impl Row for ShardRow {
             (known(self.heartbeat_age.map(age_text)), if self.stale { Tone::Bad } else { Tone::Good }),
             (known(self.samples_per_second.map(rate_text)), plain),
             (known(self.ring_ratio.map(bar)), ring),
-            (self.lost.to_string(), wrong(self.lost > 0, Tone::Warning)),
-            (known(self.lag_seconds.map(|lag| format!("{:.1} ms", lag * 1e3))), plain),
-            (
-                known(self.missed.map(|missed| missed.to_string())),
-                wrong(self.missed.unwrap_or(0) > 0, Tone::Warning),
-            ),
+            (count_text(self.lost), wrong(self.lost > 0, Tone::Warning)),
+            (known(self.lag_seconds.map(|lag| millis_text(lag * 1e3, 1))), plain),
+            (known(self.missed.map(count_text)), wrong(self.missed.unwrap_or(0) > 0, Tone::Warning)),
             (self.recorded.to_string(), plain),
             (self.capacity.to_string(), plain),
         ]
@@ -166,17 +176,19 @@ impl Row for ShardRow {
 
 impl Row for PeerRow {
     const COLUMNS: &'static [Column] = &[
-        text("TARGET", None),
-        text("STATE", Some(7)),
-        number("RTT", 11),
-        number("LOSS", 8),
-        number("JITTER", 11),
-        number("SENT/S", 8),
-        number("LAST REPLY", 11),
-        wide(number("SENT", 12)),
-        wide(number("LOST", 10)),
-        wide(text("ADDRESS", Some(26))),
+        name("TARGET", None),
+        text("STATE", 7, 1),
+        number("RTT", 11, 2),
+        number("LOSS", 8, 3),
+        number("JITTER", 11, 5),
+        number("SENT/S", 8, 6),
+        number("LAST REPLY", 11, 4),
+        wide(number("SENT", 12, 8)),
+        wide(number("LOST", 10, 7)),
+        wide(text("ADDRESS", 26, 9)),
     ];
+    const NAME_MIN: u16 = 12;
+    const NAME_WIDE: u16 = 24;
     const SORTED: usize = 0;
 
     fn name(&self) -> &str {
@@ -211,7 +223,7 @@ impl Row for PeerRow {
             Some(percent) if percent > 0.0 => Tone::Warning,
             _ => plain,
         };
-        let millis = |ms: f64| format!("{ms:.3} ms");
+        let millis = |ms: f64| millis_text(ms, 3);
         let count = |count: Option<u64>| known(count.map(|count| count.to_string()));
         vec![
             (self.name.to_string(), plain),
@@ -229,8 +241,15 @@ impl Row for PeerRow {
 }
 
 impl Row for CounterRow {
-    const COLUMNS: &'static [Column] =
-        &[text("COUNTER", None), number("RATE/S", 11), number("TOTAL", 16), wide(number("SHARD", 6))];
+    const COLUMNS: &'static [Column] = &[
+        name("COUNTER", None),
+        number("RATE/S", 11, 1),
+        number("TOTAL", 16, 2),
+        wide(number("SHARD", 6, 3)),
+    ];
+    // A name with its labels is long.
+    const NAME_MIN: u16 = 20;
+    const NAME_WIDE: u16 = 64;
     const SORTED: usize = 1;
 
     fn name(&self) -> &str {
@@ -268,6 +287,22 @@ pub(crate) fn rate_text(rate: f64) -> String {
         1e4..1e6 => format!("{:.1} k", rate / 1e3),
         1e6..1e9 => format!("{:.2} M", rate / 1e6),
         _ => format!("{:.2} G", rate / 1e9),
+    }
+}
+
+/// Every unit of it, until nobody counts them.
+fn count_text(count: u64) -> String {
+    match count {
+        0..100_000_000 => count.to_string(),
+        _ => rate_text(count as f64),
+    }
+}
+
+/// With so many decimals, until they say nothing.
+fn millis_text(ms: f64, decimals: usize) -> String {
+    match ms {
+        ..9_999.0 => format!("{ms:.decimals$} ms"),
+        _ => format!("{:.1} s", ms / 1e3),
     }
 }
 
@@ -316,6 +351,9 @@ mod tests {
     fn rates_have_few_figures_and_a_bar_shows_what_is_nearly_empty() {
         let rates = [0.0, 9.96, 9_999.0, 12_345.0, 2_500_000.0, 3e9].map(rate_text);
         assert_eq!(rates, ["0.0", "10.0", "9999.0", "12.3 k", "2.50 M", "3.00 G"]);
+        assert_eq!([99_999_999, 123_456_789].map(count_text), ["99999999", "123.46 M"]);
+        let millis = [0.061, 9_998.9, 12_345.6].map(|ms| millis_text(ms, 3));
+        assert_eq!(millis, ["0.061 ms", "9998.900 ms", "12.3 s"]);
         let bars = [0.0, 0.001, 0.5, 1.0].map(bar);
         assert_eq!(bars, ["▕        ▏  0 %", "▕▏       ▏  0 %", "▕████    ▏ 50 %", "▕████████▏100 %"]);
     }

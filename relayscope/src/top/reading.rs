@@ -160,9 +160,10 @@ fn why_not(error: &SegmentError) -> Source {
         SegmentError::File { source, .. } if source.kind() == ErrorKind::NotFound => {
             Source::Absent(error.to_string())
         }
-        SegmentError::Header { .. } | SegmentError::Length { .. } | SegmentError::Unfinished { .. } => {
-            Source::Damaged(error.to_string())
-        }
+        SegmentError::Header { .. }
+        | SegmentError::Length { .. }
+        | SegmentError::EndMark { .. }
+        | SegmentError::Unfinished { .. } => Source::Damaged(error.to_string()),
         _ => Source::Unreadable(error.to_string()),
     }
 }
@@ -304,5 +305,17 @@ impl KnownTarget {
             }),
             lost: self.lost.and_then(|id| view.counter(id)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_whose_end_is_gone_is_damaged_and_not_somebody_elses() {
+        let error = SegmentError::EndMark { path: PathBuf::from("s") };
+        let expected = "segment s is damaged: the mark at its end is gone; start the data plane again";
+        assert_eq!(why_not(&error), Source::Damaged(expected.to_owned()));
     }
 }

@@ -10,18 +10,21 @@ use ratatui::widgets::{Block, Borders, Cell, Paragraph, RenderDirection, Sparkli
 use relayscope_bridge::segment::SegmentState;
 use relayscope_controlplane::MeshState;
 
-use super::pane::{Column, Row, Tone, rate_text};
+use super::fit::{Fit, cut_front, cut_middle, cut_words, whole, width};
+use super::pane::{Row, Tone, rate_text};
 use super::reading::Source;
 use super::screen::{Pane, Screen};
 use crate::moment::{SegmentClock, age_text};
 
-/// Columns from which on there is room for all that a table has, and more space between.
-const WIDE: u16 = 120;
 /// Rows from which on the sparkline is four high.
 const TALL: u16 = 40;
 /// A table's title, its header and one row.
 const PANE_MIN: u16 = 3;
 const SPARKLINE_LABEL: u16 = 22;
+/// ` samples/s` and a rate.
+const SPARKLINE_LABEL_MIN: u16 = 20;
+/// Cells of the segment's path that are worth more than the time.
+const PATH_MIN: usize = 8;
 
 pub(crate) fn draw(frame: &mut Frame<'_>, screen: &mut Screen) {
     let area = frame.area();
@@ -101,21 +104,28 @@ impl Status {
     }
 }
 
-fn head_lines(screen: &Screen, status: &Status, width: u16) -> Text<'static> {
+fn head_lines(screen: &Screen, status: &Status, columns: u16) -> Text<'static> {
+    let columns = usize::from(columns);
     let badge = |text: &str, color| Span::raw(format!(" {text} ")).fg(Color::Black).bg(color).bold();
-    let mut first = vec![badge(status.badge, color(status.tone).unwrap_or(Color::Gray))];
+    let mut first = vec![badge(status.badge, color(status.tone).unwrap_or(Color::Gray)), Span::raw(" ")];
+    let taken = |spans: &[Span<'_>]| spans.iter().map(Span::width).sum::<usize>();
     if screen.is_paused {
-        first.push(Span::raw(" "));
         let at = time_text(screen.model.now.unix_ns);
-        first.push(badge(&format!("PAUSED at {}", at.get(11..19).unwrap_or_default()), Color::Cyan));
+        let since = badge(&format!("PAUSED at {}", at.get(11..19).unwrap_or_default()), Color::Cyan);
+        let has_room = taken(&first) + since.width() <= columns;
+        first.extend([if has_room { since } else { badge("PAUSED", Color::Cyan) }, Span::raw(" ")]);
     }
-    first.push(Span::raw(" "));
+    let room = columns.saturating_sub(taken(&first));
     let time = time_text(screen.now.unix_ns);
-    let taken: usize = first.iter().map(Span::width).sum();
-    let room = usize::from(width).saturating_sub(taken + time.len() + 1);
-    first.push(Span::raw(format!("{:room$} ", cut_front(&screen.segment, room))).bold());
-    first.push(Span::raw(time));
-    Text::from(vec![Line::from(first), Line::raw(format!(" {}", status.detail))])
+    match room.checked_sub(time.len() + 1).filter(|left| *left >= PATH_MIN) {
+        Some(left) => {
+            first.push(Span::raw(format!("{:left$} ", cut_front(&screen.segment, left))).bold());
+            first.push(Span::raw(time));
+        }
+        None => first.push(Span::raw(cut_front(&screen.segment, room)).bold()),
+    }
+    let detail = cut_words(&status.detail, columns.saturating_sub(1));
+    Text::from(vec![Line::from(first), Line::raw(format!(" {detail}"))])
 }
 
 /// `2026-11-20T15:47:50Z`.
@@ -123,22 +133,10 @@ fn time_text(unix_ns: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(unix_ns)).to_string()
 }
 
-/// The end of `text`, where a path tells most.
-fn cut_front(text: &str, room: usize) -> String {
-    match text.chars().count().checked_sub(room) {
-        None | Some(0) => text.to_owned(),
-        Some(excess) => format!("…{}", text.chars().skip(excess + 1).collect::<String>()),
-    }
-}
-
-fn cut_end(text: String, room: usize) -> String {
-    match text.chars().count() > room {
-        true => text.chars().take(room.saturating_sub(1)).chain(['…']).collect(),
-        false => text,
-    }
-}
-
 fn draw_samples(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
+    if area.width < SPARKLINE_LABEL_MIN {
+        return;
+    }
     let [label, line] =
         Layout::horizontal([Constraint::Length(SPARKLINE_LABEL), Constraint::Fill(1)]).areas(area);
     let history = &screen.model.history;
@@ -213,39 +211,22 @@ fn draw_pane<R: Row>(
     let first = choice.skipped;
     let last = wanted.len().min(first + height);
 
-    // Not by colour alone.
-    let mark = if is_focused { '▸' } else { ' ' };
-    let mut title = format!("{mark}{} {} ", pane as usize + 1, name(pane));
-    if !summary.is_empty() {
-        title += &format!(" {summary} ");
-    }
-    if !choice.filter.is_empty() {
-        title += &format!(" /{}: {} of {} ", choice.filter, wanted.len(), rows.len());
-    }
     let style = if is_focused { Style::new().fg(Color::Cyan).bold() } else { Style::new() };
-    let mut block = Block::new().borders(Borders::TOP).border_style(style).title(title);
-    if last - first < wanted.len() {
-        let place = format!(" {}-{last} of {} ", first + 1, wanted.len());
-        block = block.title_top(Line::from(place).right_aligned());
-    }
+    let [title, place] = titles(screen, pane, summary, [first, last, wanted.len(), rows.len()], area.width);
+    let block = Block::new().borders(Borders::TOP).border_style(style).title(title);
+    let block = block.title_top(Line::from(place).right_aligned());
     if wanted.is_empty() {
         let why = if rows.is_empty() { nothing(pane) } else { "nothing has that in its name; Esc shows all" };
         frame.render_widget(Paragraph::new(format!("  {why}")).fg(Color::DarkGray).block(block), area);
         return;
     }
 
-    let spacing = if area.width >= WIDE { 2 } else { 1 };
-    let shown: Vec<usize> =
-        (0..R::COLUMNS.len()).filter(|column| !R::COLUMNS[*column].wide || area.width >= WIDE).collect();
-    let fixed: u16 = shown.iter().filter_map(|column| R::COLUMNS[*column].width).sum();
-    let gaps = spacing * u16::try_from(shown.len().saturating_sub(1)).unwrap_or(0);
     // A cell of margin at the left.
-    let left = area.width.saturating_sub(fixed + gaps + 1);
-    let width = |column: &Column| column.width.unwrap_or(left);
-
+    let Fit { spacing, shown } = Fit::of::<R>(area.width.saturating_sub(1));
+    let choice = screen.choice(pane);
     let (sorted, descends) = (choice.sorted::<R>(), choice.descends::<R>());
     let arrow = if descends { "▼" } else { "▲" };
-    let header = shown.iter().map(|index| {
+    let header = shown.iter().map(|(index, _)| {
         let column = &R::COLUMNS[*index];
         let cell = match (*index == sorted, column.is_number) {
             (false, _) => Line::from(column.title).bold(),
@@ -257,21 +238,59 @@ fn draw_pane<R: Row>(
     let body = wanted[first..last].iter().map(|row| {
         let mut cells = row.cells();
         let cells: Vec<_> = (shown.iter())
-            .map(|index| {
-                let column = &R::COLUMNS[*index];
+            .map(|(index, width)| {
                 let (text, tone) = std::mem::replace(&mut cells[*index], (String::new(), Tone::Plain));
-                let line = Line::from(cut_end(text, usize::from(width(column)))).style(style_of(tone));
-                Cell::from(if column.is_number { line.right_aligned() } else { line.left_aligned() })
+                let (room, is_number) = (usize::from(*width), R::COLUMNS[*index].is_number);
+                let text = if is_number { whole(text, room) } else { cut_middle(&text, room) };
+                let line = Line::from(text).style(style_of(tone));
+                Cell::from(if is_number { line.right_aligned() } else { line.left_aligned() })
             })
             .collect();
         ratatui::widgets::Row::new(cells)
     });
-    let widths: Vec<_> = shown.iter().map(|column| Constraint::Length(width(&R::COLUMNS[*column]))).collect();
+    let widths = shown.iter().map(|(_, width)| Constraint::Length(*width));
     let inner = block.inner(area);
     let table = Table::new(body, widths).header(ratatui::widgets::Row::new(header)).column_spacing(spacing);
     frame.render_widget(block, area);
     let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(1), ..inner };
     frame.render_widget(table, inner);
+}
+
+/// What stands above a table, at the left and at the right. Where there is no room for all, the summary goes
+/// first, then which rows these are, then the filter; none of them is cut, but for a long filter.
+fn titles(
+    screen: &Screen,
+    pane: Pane,
+    summary: &str,
+    [first, last, wanted, all]: [usize; 4],
+    columns: u16,
+) -> [String; 2] {
+    // Not by colour alone.
+    let mark = if screen.focus == pane { '▸' } else { ' ' };
+    let name = format!("{mark}{} {} ", pane as usize + 1, name(pane));
+    let mut room = usize::from(columns).saturating_sub(width(&name));
+    let mut fitting = |part: String| match room.checked_sub(width(&part)) {
+        Some(left) => {
+            room = left;
+            part
+        }
+        None => String::new(),
+    };
+    let filter = match screen.choice(pane).filter.as_str() {
+        "" => String::new(),
+        filter => {
+            let count = format!(": {wanted} of {all} ");
+            let left = usize::from(columns).saturating_sub(width(&name) + width(&count) + 2);
+            let text = fitting(format!(" /{}{count}", cut_middle(filter, left)));
+            // That there is one must be seen, or rows seem to be missing.
+            if text.is_empty() { fitting(" /… ".to_owned()) } else { text }
+        }
+    };
+    let is_part = last - first < wanted;
+    let place = if is_part { format!(" {}-{last} of {wanted} ", first + 1) } else { String::new() };
+    let place = fitting(place);
+    let summary = if summary.is_empty() { String::new() } else { fitting(format!(" {summary} ")) };
+    [format!("{name}{summary}{filter}"), place]
 }
 
 fn name(pane: Pane) -> &'static str {

@@ -21,10 +21,22 @@ pub(crate) fn of_the_dead() {
     let living = autopsy(&[]);
     assert!(living.contains("state       running: process "), "{living}");
     assert!(!living.contains("silent") && !living.contains(".crashed"), "{living}");
+    let copy = directory.join("copy");
+    std::fs::copy(&file, &copy).unwrap();
+    let of_copy = |arguments: &[&str]| run(relayscope().arg("autopsy").arg(&copy).args(arguments)).1;
+    let (pid, text) = (pid_of(&living), of_copy(&[]));
+    let expected = format!(
+        "state       dead: nobody holds it; process {pid} seems to live, so this is likely a copy of its segment\n"
+    );
+    assert!(text.contains(&expected), "{text}");
+    assert!(of_copy(&["--json"]).contains("\"state\": \"dead\""));
     dataplane.process.kill();
 
+    let expected =
+        format!("state       dead: nobody holds it; process {pid} died, or this is a copy of its segment\n");
+    assert!(of_copy(&[]).contains(&expected));
     let text = autopsy(&["-n", "2"]);
-    assert!(text.contains("state       died: process "), "{text}");
+    assert!(text.contains(&expected), "{text}");
     for line in [
         "  silent    since 20",
         " ago\n",
@@ -68,7 +80,13 @@ pub(crate) fn of_the_dead() {
         "{text}"
     );
     let (status, text, _) = run(relayscope().args(["autopsy", &kept]));
-    assert!(status.success() && text.contains("state       died: process "), "{text}");
+    assert!(status.success() && text.contains(&expected), "{text}");
+}
+
+/// The process that `report` says lives.
+fn pid_of(report: &str) -> u32 {
+    let rest = report.split_once("running: process ").unwrap().1;
+    rest.split_once(' ').unwrap().0.parse().unwrap()
 }
 
 pub(crate) fn of_no_segment() {
@@ -108,7 +126,7 @@ pub(crate) fn of_no_segment() {
     }
 }
 
-/// Everything past the header is garbage: the report says so, and ends.
+/// Everything between the header and the mark at the end is garbage: the report says so, and ends.
 pub(crate) fn of_garbage() {
     let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
     let directory = directory.path();
@@ -118,7 +136,8 @@ pub(crate) fn of_garbage() {
     let file = OpenOptions::new().write(true).open(segment(directory)).unwrap();
     let length = file.metadata().unwrap().len();
     let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
-    let garbage: Vec<u8> = (0..(length - 4096) / 8)
+    // The first page and the last are as they were.
+    let garbage: Vec<u8> = (0..(length - 2 * 4096) / 8)
         .flat_map(|_| {
             noise ^= noise << 13;
             noise ^= noise >> 7;

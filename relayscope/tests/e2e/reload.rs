@@ -73,7 +73,10 @@ pub(crate) fn no_room() {
         for target in 0..20 {
             text += &format!("[[target]]\nname = \"t{target}\"\naddress = \"{ip}:8620\"\n");
         }
-        std::fs::write(&file, text).unwrap();
+        // Whole at any moment: the reload before may be reading it just now.
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, &file).unwrap();
     };
     write(100);
     let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);

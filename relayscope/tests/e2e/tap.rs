@@ -60,6 +60,8 @@ pub(crate) fn text_and_json() {
 pub(crate) fn filters() {
     let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
     let directory = directory.path();
+    let (status, _, stderr) = run(&mut tap(directory, &["--shard", "7", "--duration", "300ms"]));
+    assert!(status.success() && stderr.contains("waiting: cannot open segment"), "{stderr}");
     let dataplane = DataPlane::start(ip, directory);
     dataplane.wait_samples();
     let all = ["--since", "oldest", "--duration", "300ms"];
@@ -72,14 +74,25 @@ pub(crate) fn filters() {
         (&["--target", "self"], true),
         (&["--target", "nobody"], false),
         (&["--shard", "0"], true),
-        (&["--shard", "1"], false),
+        (&["--shard", "0", "--shard", "1"], true),
     ] {
         let (status, stdout, stderr) = run(tap(directory, &all).args(filter));
         assert_eq!(status.code(), Some(0), "{stderr}");
         assert_eq!(!stdout.is_empty(), is_wanted, "{filter:?}: {stdout}{stderr}");
-        let is_unknown = stderr.contains("--shard 1: not in this segment; expected below 1");
-        assert_eq!(is_unknown, filter == ["--shard", "1"], "{stderr}");
+        let is_unknown = stderr.contains("--shard 1: not in this segment; expected below 1\n");
+        assert_eq!(is_unknown, filter.contains(&"1"), "{stderr}");
+        // Of nobody there is a series, though no sample.
+        let is_vain = !is_wanted && !filter.contains(&"nobody");
+        assert_eq!(stderr.matches("no series of histogram kind matches").count(), usize::from(is_vain));
     }
+    let (_, _, stderr) = run(tap(directory, &all).args(["--metric", "probe_*_total", "--target", "self"]));
+    let expected = "relayscope: no series of histogram kind matches --metric probe_*_total --target self; \
+                    counters and gauges are in cells, see top or autopsy\n";
+    assert!(stderr.contains(expected), "{stderr}");
+    // Of a shard that is not there nothing will come.
+    let (status, stdout, stderr) = run(&mut tap(directory, &["--shard", "7"]));
+    assert_eq!((status.code(), stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert!(stderr.ends_with("relayscope: --shard 7: not in this segment; expected below 1\n"), "{stderr}");
     let (_, stdout, _) = run(tap(directory, &["-n", "1"]).args(["--metric-prefix", "wzp"]));
     assert!(stdout.contains("  wzp_probe_rtt_seconds{"), "{stdout}");
 }
@@ -160,6 +173,8 @@ pub(crate) fn follows_a_restart() {
     // Before there is any segment.
     let mut process = Process::start(tap(directory, &["--json"]).stderr(Stdio::piped()));
     let said = collect_stderr(&mut process);
+    let mut in_vain = Process::start(tap(directory, &["--metric", "nothing"]).stderr(Stdio::piped()));
+    let said_in_vain = collect_stderr(&mut in_vain);
     let wait_said = |what: &str| wait_said(&said, what);
     wait_said("waiting: cannot open segment");
     let mut positions = Vec::new();
@@ -185,13 +200,25 @@ pub(crate) fn follows_a_restart() {
         }
         wait_said(&format!(" {ends}; waiting for the next one"));
     }
-    process.signal(Signal::SIGINT);
-    assert_eq!(process.wait().code(), Some(0));
+    for process in [&mut process, &mut in_vain] {
+        process.signal(Signal::SIGINT);
+        assert_eq!(process.wait().code(), Some(0));
+    }
     positions.extend(process.rest().iter().filter_map(|line| position(line)));
     let accounts = wait_for("both accounts", || {
         let accounts: Vec<_> = said.lock().unwrap().iter().filter_map(|line| account(line)).collect();
         (accounts.len() == 2).then_some(accounts)
     });
+    let count = |said: &Mutex<Vec<String>>, what: &str| {
+        said.lock().unwrap().iter().filter(|line| line.contains(what)).count()
+    };
+    assert_eq!(count(&said, " died; waiting for the next one"), 1);
+    assert_eq!(count(&said, "no series of histogram kind matches"), 0);
+    let each = wait_for("both accounts", || {
+        (count(&said_in_vain, " recorded = ") == 2)
+            .then(|| count(&said_in_vain, "matches --metric nothing; "))
+    });
+    assert_eq!(each, 2, "of each segment once: {:?}", said_in_vain.lock());
     for [recorded, delivered, lost, unread, printed] in &accounts {
         assert_eq!((recorded, lost, unread), (delivered, &0, &0), "an ended data plane is read to the last");
         assert_eq!(delivered, printed);

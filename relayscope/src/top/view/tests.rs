@@ -4,7 +4,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use relayscope_bridge::segment::SegmentState;
 
 use super::super::model::tests::{at, reading, segment};
-use super::super::reading::{Reading, Source};
+use super::super::reading::{Reading, ShardReading, Source, TargetReading};
 use super::*;
 
 fn press(screen: &mut Screen, keys: &str) {
@@ -161,6 +161,122 @@ fn what_is_scrolled_past_the_last_row_is_taken_back() {
     assert!(shown[12].starts_with(" c29 ") && shown[22].starts_with(" c39 "), "{shown:#?}");
     press(&mut screen, "k");
     assert!(lines(&mut screen, 80, 24)[10].ends_with(" 29-39 of 40"));
+}
+
+/// Two of each, with long names that differ in their last characters, and numbers that are long enough to be
+/// others when they are cut.
+fn crowded(seconds: f64) -> Reading {
+    let mut reading = reading(seconds);
+    let mut shard = reading.shards[0].clone();
+    shard.recorded *= 123;
+    shard.lost = 7_654_321;
+    shard.lag_seconds = Some(9.876_5);
+    shard.missed = Some(1_234_567);
+    reading.shards = vec![shard.clone(), ShardReading { shard: 1, lost: 123_456_789, ..shard }];
+    let mut target = reading.targets[0].clone();
+    target.rtt_ms = Some(1_074.061);
+    target.loss_pct = Some(13.5);
+    target.jitter_ms = Some(210.074);
+    target.lost = Some(54_321);
+    let peer = |end| TargetReading { name: format!("peer-with-a-long-name-{end}").into(), ..target.clone() };
+    reading.targets = vec![peer("07"), peer("08")];
+    let counter = reading.counters[0].clone();
+    let of = |end, total| {
+        let mut counter = counter.clone();
+        counter.series = format!("probe_sent_total{{target=\"peer-with-a-long-name-{end}\"}}").into();
+        counter.count.total = total;
+        counter
+    };
+    // The second is longer than its column.
+    reading.counters = vec![of("07", 1_234_567), of("08", u64::MAX)];
+    reading
+}
+
+/// Takes from the left of `row` a text of `texts`, a cut mark or a dash.
+fn take_cell<'a>(row: &'a str, texts: &[&str]) -> Option<&'a str> {
+    let is_end = |rest: &&str| rest.is_empty() || rest.starts_with(' ');
+    let rest = texts.iter().chain(&["…", "-"]).filter_map(|text| row.strip_prefix(text)).find(is_end)?;
+    Some(rest.trim_start())
+}
+
+#[test]
+fn at_any_width_every_number_is_whole_and_every_row_has_a_name_of_its_own() {
+    let bar = "▕████    ▏ 50 %";
+    let cells = [
+        &["0.1 s", "1230.0", bar, "7654321", "123.46 M", "9876.5 ms", "1234567", "125460", "1024"][..],
+        &["UP", "1074.061 ms", "13.5 %", "210.074 ms", "2.0", "0.5 s", "204", "54321", "192.0.2.7:8620"],
+        &["0.0", "1234567", "0", "…"],
+    ];
+    for width in 20..=200 {
+        let mut screen = Screen::new("/run/relayscope/a-segment-with-a-long-name".to_owned());
+        screen.observe(crowded(100.0));
+        screen.observe(crowded(102.0));
+        let shown = lines(&mut screen, width, 24);
+        let title = |name: &str| shown.iter().position(|line| line.contains(name)).unwrap();
+        for (pane, cells) in ["SHARDS", "PEERS", "COUNTERS"].iter().zip(cells) {
+            let rows = [2, 3].map(|below| &*shown[title(pane) + below]);
+            let names = rows.map(|row| {
+                let (name, mut rest) = row.trim_start().split_once(' ').unwrap_or((row.trim_start(), ""));
+                rest = rest.trim_start();
+                while !rest.is_empty() {
+                    rest = take_cell(rest, cells).unwrap_or_else(|| panic!("{width}: {rest}:\n{row}"));
+                }
+                name
+            });
+            assert!(!names.contains(&"") && names[0] != names[1], "{width}: {names:?}");
+        }
+    }
+}
+
+#[test]
+fn at_any_width_the_head_has_whole_words_only() {
+    let words = ["RUNNING", "PAUSED", "at", "22:15:02", "2023-11-14T22:15:02Z", "process", "4242,"];
+    let words =
+        [&words[..], &["generation", "1,", "up", "1m", "42s", "…", "samples/s", "peak", "2460.0", "-"]]
+            .concat();
+    for (width, keys) in (20..=200).flat_map(|width| [(width, ""), (width, "p")]) {
+        let mut screen = Screen::new("/run/relayscope/a-segment-with-a-long-name".to_owned());
+        screen.observe(crowded(100.0));
+        screen.observe(crowded(102.0));
+        press(&mut screen, keys);
+        let shown = lines(&mut screen, width, 24);
+        for word in shown[..4].iter().flat_map(|line| line.split_whitespace()) {
+            let is_path = word.ends_with("name") || word.starts_with('…') || "/run".starts_with(word);
+            let is_line = word.chars().all(|character| "·▁▂▃▄▅▆▇█".contains(character));
+            assert!(is_path || is_line || words.contains(&word), "{width}: {word}:\n{}", shown.join("\n"));
+        }
+    }
+}
+
+#[test]
+fn a_long_name_is_cut_in_its_middle() {
+    let mut screen = Screen::new("s".to_owned());
+    screen.observe(crowded(100.0));
+    let shown = lines(&mut screen, 80, 24).join("\n");
+    for name in ["\n peer-wit…-name-07 UP ", "\n peer-wit…-name-08 UP "] {
+        assert!(shown.contains(name), "{name}:\n{shown}");
+    }
+    let shown = lines(&mut screen, 60, 24).join("\n");
+    for name in ["\n probe_sent_tota…long-name-07\"} ", "\n probe_sent_tota…long-name-08\"} "] {
+        assert!(shown.contains(name), "{name}:\n{shown}");
+    }
+}
+
+#[test]
+fn what_stands_above_a_table_goes_whole_where_there_is_no_room() {
+    let mut screen = Screen::new("s".to_owned());
+    screen.observe(crowded(100.0));
+    press(&mut screen, "/NAME-07");
+    for (width, expected) in [
+        (80, "▸2 PEERS  2 of 2 up  /NAME-07: 1 of 2 ─"),
+        (36, "▸2 PEERS  /NAME-07: 1 of 2 ─"),
+        (26, "▸2 PEERS  /NAM…07: 1 of 2"),
+        (16, "▸2 PEERS  /… ─"),
+    ] {
+        let shown = lines(&mut screen, width, 24);
+        let title = shown.iter().find(|line| line.contains("PEERS")).unwrap();
+        assert!(title.starts_with(expected), "{title}");
+    }
 }
 
 #[test]
