@@ -10,13 +10,14 @@ const SIZE: (u32, u32) = (1100, 640);
 const POINTS_PER_NINE: f64 = 50.0;
 
 /// Okabe and Ito's colours, which people who see few colours tell apart; none is grey.
-const COLOURS: [RGBColor; 6] = [
+const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 0, 0),
     RGBColor(150, 150, 150),
     RGBColor(0, 114, 178),
     RGBColor(86, 180, 233),
-    RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
+    RGBColor(213, 94, 0),
+    RGBColor(204, 121, 167),
 ];
 
 /// Draws one line per form to `path`, an SVG.
@@ -52,6 +53,7 @@ pub(crate) fn draw(
         .axis_desc_style(("sans-serif", 16))
         .light_line_style(WHITE.mix(0.0))
         .draw()?;
+    assert!(forms.len() <= COLOURS.len(), "{} forms want as many colours", forms.len());
     for ((name, ns), colour) in forms.iter().zip(COLOURS) {
         let style = colour.stroke_width(2);
         chart

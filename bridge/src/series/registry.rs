@@ -141,8 +141,10 @@ pub struct SeriesRegistry(Arc<Mutex<Registry>>);
 struct Registry {
     table: Table,
     families: HashMap<&'static Family, u16>,
+    /// The same by address: a family's texts are hashed once, not for every series.
+    families_by_place: HashMap<usize, u16>,
     entries: Vec<Entry>,
-    by_key: HashMap<(u16, Vec<String>), Vec<MetricId>>,
+    by_key: HashMap<Key, Vec<MetricId>>,
     texts: Texts,
     shards: Vec<ShardSide>,
     owner: Arc<SegmentOwner>,
@@ -160,6 +162,9 @@ impl Drop for Together {
         registry.changed();
     }
 }
+
+/// A family and the values of its labels.
+type Key = (u16, Vec<String>);
 
 struct Entry {
     row: SeriesRow,
@@ -205,6 +210,7 @@ impl SeriesRegistry {
         Self(Arc::new(Mutex::new(Registry {
             table,
             families: HashMap::new(),
+            families_by_place: HashMap::new(),
             entries: Vec::new(),
             by_key: HashMap::new(),
             texts: Texts::default(),
@@ -418,15 +424,14 @@ impl Registry {
         if expected != got {
             return Err(SeriesError::Labels { family: family.name, expected, got });
         }
-        check_lengths(family, values)?;
-        let held = self.families.get(family).and_then(|index| self.by_key.get(&(*index, owned(values))));
-        let taken = held.is_some_and(|ids| {
-            asked == MetricKind::Gauge || ids.iter().any(|id| self.entries[id.index()].row.shard == shard)
-        });
-        if taken {
-            return Err(SeriesError::Taken { family: family.name, values: owned(values) });
-        }
-        Ok(())
+        check_lengths(family, values)
+    }
+
+    /// Whether the series of `key` can have no writer on `shard` besides those it has.
+    fn is_taken(&self, shard: ShardId, key: &Key, kind: MetricKind) -> bool {
+        self.by_key.get(key).is_some_and(|ids| {
+            kind == MetricKind::Gauge || ids.iter().any(|id| self.entries[id.index()].row.shard == shard)
+        })
     }
 
     fn intern(
@@ -439,7 +444,12 @@ impl Registry {
     ) -> Result<MetricId, SeriesError> {
         self.check(shard, family, values, asked)?;
         self.reclaim();
+        let name = family.name;
         let family = self.intern_family(family)?;
+        let key = (family, values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
+        if self.is_taken(shard, &key, asked) {
+            return Err(SeriesError::Taken { family: name, values: key.1 });
+        }
         let id = self.take_row(shard)?;
         let row = self.take_cells(shard, writing).and_then(|(cell, shared_cell)| {
             let since = self.entries[id.index()].row.since;
@@ -454,8 +464,8 @@ impl Registry {
         self.table.write_series(id, &row);
         self.table.set_used(header::SERIES_USED, self.entries.len());
         self.changed();
-        self.by_key.entry((family, owned(values))).or_default().push(id);
-        self.entries[id.index()] = Entry { row, values: owned(values) };
+        self.entries[id.index()] = Entry { row, values: key.1.clone() };
+        self.by_key.entry(key).or_default().push(id);
         Ok(id)
     }
 
@@ -536,7 +546,12 @@ impl Registry {
     }
 
     fn intern_family(&mut self, family: &'static Family) -> Result<u16, SeriesError> {
+        let place = std::ptr::from_ref(family) as usize;
+        if let Some(index) = self.families_by_place.get(&place) {
+            return Ok(*index);
+        }
         if let Some(index) = self.families.get(family) {
+            self.families_by_place.insert(place, *index);
             return Ok(*index);
         }
         let full = SeriesError::FamiliesFull { max: self.table.families.len() };
@@ -692,8 +707,4 @@ fn check_lengths(family: &Family, values: &[&str]) -> Result<(), SeriesError> {
         Some((what, text)) => Err(too_long(what, text.len(), STRING_MAX)),
         None => Ok(()),
     }
-}
-
-fn owned(values: &[&str]) -> Vec<String> {
-    values.iter().map(|v| (*v).to_owned()).collect()
 }
