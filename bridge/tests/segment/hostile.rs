@@ -407,3 +407,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rows_used_beyond_those_written_cost_a_reader_nothing() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    const SERIES_USED_BYTES: u64 = 144;
+    // There a hole that is read takes memory.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| crate::raw::dir());
+    let path = dir.path().join("segment");
+    let config = relayscope_bridge::HubConfig { max_series: 1 << 20, ..crate::raw::CONFIG };
+    drop(relayscope_bridge::create(&path, config).unwrap());
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&u64::MAX.to_ne_bytes(), SERIES_USED_BYTES).unwrap();
+    let before = file.metadata().unwrap().blocks();
+    let collector = relayscope_bridge::attach(&path).unwrap();
+    assert_eq!(collector.directory().read(|series| series.series().count()), 0);
+    // 64 MiB of rows are a hole of the file, and stay one.
+    assert!(file.metadata().unwrap().blocks() <= before + 16);
+}
