@@ -63,4 +63,5 @@ pub use ring::{Account, CapacityError, Consumer, Drained, Mark, Producer, Start,
 pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS, ShardId};
 pub use segment::layout::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
 pub use series::directory::{SeriesDirectory, SeriesRef, SeriesView};
-pub use series::registry::{RetireTicket, Room, SeriesError, SeriesRegistry, Together};
+pub use series::error::SeriesError;
+pub use series::registry::{RetireTicket, Room, SeriesRegistry, Together};

@@ -8,23 +8,23 @@ use nix::time::{ClockId, clock_gettime};
 ///
 /// Samples and heartbeats carry `CLOCK_MONOTONIC`; what is shown to people and to Prometheus is unix
 /// time. Both are read together, so that one can be told from the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Now {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
     /// Nanoseconds of `CLOCK_MONOTONIC`.
-    pub(crate) monotonic_ns: u64,
+    pub monotonic_ns: u64,
     /// Nanoseconds of `CLOCK_REALTIME`.
-    pub(crate) unix_ns: u64,
+    pub unix_ns: u64,
 }
 
 impl Now {
     /// Reads both clocks.
-    pub(crate) fn sample() -> Self {
+    pub fn sample() -> Self {
         Self { monotonic_ns: read(ClockId::CLOCK_MONOTONIC), unix_ns: read(ClockId::CLOCK_REALTIME) }
     }
 
     /// Time since `then_ns` of `CLOCK_MONOTONIC`; zero for what lies ahead, as a heartbeat does that
     /// was signed after this moment was read.
-    pub(crate) fn since(self, then_ns: u64) -> Duration {
+    pub fn since(self, then_ns: u64) -> Duration {
         Duration::from_nanos(self.monotonic_ns.saturating_sub(then_ns))
     }
 

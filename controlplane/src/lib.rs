@@ -56,6 +56,7 @@ mod plane;
 mod process;
 mod source;
 
+pub use clock::Now;
 pub use drain::{DrainPanicked, DrainThread};
 pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
 pub use histogram::{ExponentialHistogram, Refusal};

@@ -2,32 +2,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use nix::time::{ClockId, clock_gettime};
 use relayscope_bridge::segment::SegmentInfo;
 
-/// One moment on both clocks, read together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Now {
-    pub(crate) monotonic_ns: u64,
-    pub(crate) unix_ns: u64,
-}
-
-impl Now {
-    pub(crate) fn sample() -> Self {
-        Self { monotonic_ns: read(ClockId::CLOCK_MONOTONIC), unix_ns: read(ClockId::CLOCK_REALTIME) }
-    }
-
-    /// Time since `then_ns` of `CLOCK_MONOTONIC`; zero for what was signed after this moment was read.
-    pub(crate) fn since(self, then_ns: u64) -> Duration {
-        Duration::from_nanos(self.monotonic_ns.saturating_sub(then_ns))
-    }
-}
-
-fn read(clock: ClockId) -> u64 {
-    // Linux has had both clocks since before vDSO: the call fails only for a clock that it lacks.
-    let time = clock_gettime(clock).expect("CLOCK_MONOTONIC and CLOCK_REALTIME exist on Linux");
-    u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
-}
+pub(crate) use relayscope_controlplane::Now;
 
 /// The monotonic clock that a segment's times are of.
 #[derive(Clone, Copy, Debug)]

@@ -27,7 +27,8 @@ use crate::cell::CellWords;
 use crate::hub::Publisher;
 use crate::sample::{MetricId, MetricKind, MetricSample, MetricValue, ShardId};
 use crate::segment::layout::{LABELS_MAX, STRING_MAX};
-use crate::series::registry::{SeriesError, SeriesRegistry};
+use crate::series::error::SeriesError;
+use crate::series::registry::SeriesRegistry;
 use crate::sync::{AtomicU64, Ordering};
 
 use self::waiting::{NotPushed, Pusher, QUEUE_LEN, Taker};

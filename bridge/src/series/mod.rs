@@ -5,7 +5,9 @@
 //! texts or its cell looks at the sequence before and after; if it stayed, what lay between was the row's.
 
 pub(crate) mod directory;
+pub(crate) mod error;
 pub(crate) mod registry;
+mod texts;
 
 use crate::catalogue::{Family, FamilyText, Unit};
 use crate::cell::CellWords;

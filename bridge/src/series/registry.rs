@@ -11,6 +11,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::error::SeriesError;
+use super::texts::{Growing, Texts};
 use super::{SeriesRow, Table, Text};
 use crate::catalogue::Family;
 use crate::cell::{CellWords, CounterCell, GaugeCell};
@@ -20,93 +22,6 @@ use crate::sample::{MetricId, MetricKind, ShardId};
 use crate::segment::layout::{LABELS_MAX, ROW_WORDS, STRING_MAX, header, shard};
 use crate::segment::{SegmentInfo, SegmentOwner};
 use crate::sync::{Ordering, Site, ordering};
-
-/// Why a series cannot be had or given back.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SeriesError {
-    /// The family is of another kind than what was asked for.
-    #[error("family {family} is a {}; asked for a {}", .is.as_str(), .asked.as_str())]
-    Kind {
-        /// The family's name.
-        family: &'static str,
-        /// What it is.
-        is: MetricKind,
-        /// What was asked for.
-        asked: MetricKind,
-    },
-    /// Not one value for each of the family's labels.
-    #[error("family {family} has {expected} labels; got {got} values")]
-    Labels {
-        /// The family's name.
-        family: &'static str,
-        /// Labels it has.
-        expected: usize,
-        /// Values given.
-        got: usize,
-    },
-    /// The series already has a writer: on this shard, or on any for gauges.
-    #[error("series {family}{values:?} already has a writer; retire it first")]
-    Taken {
-        /// The family's name.
-        family: &'static str,
-        /// The label values.
-        values: Vec<String>,
-    },
-    /// The series table is full.
-    #[error("series table is full at {max}; raise max_series or probe fewer targets")]
-    TableFull {
-        /// Its size.
-        max: usize,
-    },
-    /// The shard has no free cell.
-    #[error("shard {} has all its {max} cells in use; raise cells_per_shard", .shard.0)]
-    CellsFull {
-        /// The shard.
-        shard: ShardId,
-        /// Cells it has.
-        max: usize,
-    },
-    /// No such shard.
-    #[error("shard {} does not exist; there are {shards}", .shard.0)]
-    NoShard {
-        /// The shard asked for.
-        shard: ShardId,
-        /// Shards there are.
-        shards: usize,
-    },
-    /// The table of families is full.
-    #[error("family table is full at {max}; declare fewer families")]
-    FamiliesFull {
-        /// Its size.
-        max: usize,
-    },
-    /// The words for texts are all taken.
-    #[error("no room for another text in the segment; raise max_series")]
-    TextsFull,
-    /// The file system of the segment has no room for what its tables would take.
-    #[error("the file system of the segment is full; free some of it, or declare fewer series")]
-    NoSpace,
-    /// More labels, or a longer text, than a row holds.
-    #[error("family {family}: {what} is {len} long; at most {max} fit")]
-    TooLong {
-        /// The family's name.
-        family: String,
-        /// Which of its parts.
-        what: &'static str,
-        /// Its length.
-        len: usize,
-        /// The most it may be.
-        max: usize,
-    },
-    /// The id is not live on that shard, or other shards write the series too: their sum would fall.
-    #[error("series {} is not held by shard {} alone; it cannot be retired there", .id.0, .shard.0)]
-    NotHeld {
-        /// The id.
-        id: MetricId,
-        /// The shard.
-        shard: ShardId,
-    },
-}
 
 /// What can still be interned on one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,15 +98,6 @@ struct ShardSide {
     tickets: u64,
     /// In order of ticket.
     retiring: VecDeque<(u64, Vec<MetricId>)>,
-}
-
-/// The string words: each text once, however many rows name it.
-#[derive(Default)]
-struct Texts {
-    by_text: HashMap<String, (Text, u32)>,
-    used: usize,
-    /// By length in words.
-    free: HashMap<usize, Vec<Text>>,
 }
 
 /// What a series is written through.
@@ -639,59 +545,6 @@ impl Registry {
         self.give_back(&row);
         values.iter().for_each(|text| self.texts.give_back(text));
         self.shards[usize::from(row.shard.0)].rows_free.push(id);
-    }
-}
-
-impl Texts {
-    fn take(&mut self, table: &Table, owner: &SegmentOwner, text: &str) -> Result<Text, SeriesError> {
-        if let Some((at, uses)) = self.by_text.get_mut(text) {
-            *uses += 1;
-            return Ok(*at);
-        }
-        let words = Table::text_words(text);
-        let at = match self.free.get_mut(&words).and_then(Vec::pop) {
-            Some(at) => at,
-            None if self.used + words <= table.strings.len() => {
-                let strings = Growing { at: table.strings_at, words: table.strings.len() };
-                strings.reserve(owner, self.used, self.used + words)?;
-                self.used += words;
-                u32::try_from(self.used - words).map_err(|_| SeriesError::TextsFull)?
-            }
-            None => return Err(SeriesError::TextsFull),
-        };
-        table.write_text(at, text);
-        self.by_text.insert(text.to_owned(), (at, 1));
-        Ok(at)
-    }
-
-    fn give_back(&mut self, text: &str) {
-        let Some((at, uses)) = self.by_text.get_mut(text) else { return };
-        *uses -= 1;
-        if *uses == 0 {
-            self.free.entry(Table::text_words(text)).or_default().push(*at);
-            self.by_text.remove(text);
-        }
-    }
-}
-
-/// A table of the segment that is given memory as it is used.
-struct Growing {
-    at: usize,
-    words: usize,
-}
-
-impl Growing {
-    /// 64 KiB at a time.
-    const STEP_WORDS: usize = 8192;
-
-    /// Has memory set aside, where words up to `after` take more steps than those up to `before` did.
-    fn reserve(&self, owner: &SegmentOwner, before: usize, after: usize) -> Result<(), SeriesError> {
-        let whole_steps = |words: usize| words.next_multiple_of(Self::STEP_WORDS).min(self.words);
-        let (from, to) = (whole_steps(before), whole_steps(after));
-        if from == to {
-            return Ok(());
-        }
-        owner.reserve(self.at + from, to - from).map_err(|_| SeriesError::NoSpace)
     }
 }
 
