@@ -2,7 +2,7 @@
 //! this bench knows of its interface is in this file.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use relayscope_bridge::catalogue::{Family, Unit};
@@ -10,7 +10,7 @@ use relayscope_bridge::{
     Consumer, CounterCell, GaugeCell, Hub, HubConfig, MetricId, MetricKind, MetricSample, MetricValue,
     Publisher, ShardId, Start, hub,
 };
-use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, serve};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, ServerThread};
 
 use crate::{Form, RING_SLOTS, SCRAPE_PAUSE};
 use relayscope_benches::beside::{Scraper, beside, every};
@@ -92,6 +92,7 @@ pub(crate) struct Ours {
     name: &'static str,
     relay: Relay,
     plane: ControlPlane,
+    _server: ServerThread,
     scraper: Scraper,
     taps: Vec<Tap>,
 }
@@ -120,8 +121,8 @@ impl Ours {
             }
         };
         let relay = Relay { publisher: publishers.remove(0), peers: (0..PEERS).map(peer).collect() };
-        let scraper = Scraper::new(start_server(plane.clone()));
-        Self { name, relay, plane, scraper, taps }
+        let (server, scraper) = serve(&plane);
+        Self { name, relay, plane, _server: server, scraper, taps }
     }
 }
 
@@ -139,15 +140,8 @@ impl Form for Ours {
     }
 
     fn check(&mut self, packets: u64) -> String {
-        let (_, account) = self.plane.accounts()[0];
-        assert_eq!((account.recorded, account.unread), (packets, 0));
-        assert_eq!(account.delivered + account.lost, packets);
-        self.scraper.scrape();
-        assert_eq!(self.scraper.sum("relay_forwarded_packets_total"), packets);
-        assert_eq!(self.scraper.sum("relay_forwarded_bytes_total"), packets * PACKET_BYTES as u64);
-        assert_eq!(self.scraper.sum("relay_forwarding_seconds_count"), account.delivered);
-        assert_eq!(self.scraper.sum("relay_ring_overwritten_samples_total"), account.lost);
-        let mut text = format!("{}; {} samples overwritten unread", self.scraper.summary(), account.lost);
+        let lost = check_served(&self.plane, &mut self.scraper, "relay_", packets);
+        let mut text = format!("{}; {lost} samples overwritten unread", self.scraper.summary());
         for tap in &self.taps {
             let account = tap.consumer.account();
             assert_eq!((account.recorded, account.unread), (packets, 0));
@@ -158,17 +152,25 @@ impl Form for Ours {
     }
 }
 
-/// Serves until the process ends.
-pub(crate) fn start_server(plane: ControlPlane) -> SocketAddr {
+/// Serves `plane` for as long as the value lives, and scrapes it there.
+pub(crate) fn serve(plane: &ControlPlane) -> (ServerThread, Scraper) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            serve(listener, plane, Limits::default(), std::future::pending()).await
-        })
-    });
-    address
+    let server = ServerThread::spawn(listener, plane.clone(), Limits::default()).unwrap();
+    let scraper = Scraper::new(server.local_addr());
+    (server, scraper)
+}
+
+/// That `packets` packets, no more and no fewer, are in the account and in a last scrape, whose families have
+/// `prefix` before their names. Gives the samples lost to the control plane.
+pub(crate) fn check_served(plane: &ControlPlane, scraper: &mut Scraper, prefix: &str, packets: u64) -> u64 {
+    let (_, account) = plane.accounts()[0];
+    assert_eq!((account.recorded, account.unread), (packets, 0));
+    assert_eq!(account.delivered + account.lost, packets);
+    scraper.scrape();
+    let sum = |name: &str| scraper.sum(&format!("{prefix}{name}"));
+    assert_eq!(sum("forwarded_packets_total"), packets);
+    assert_eq!(sum("forwarded_bytes_total"), packets * PACKET_BYTES as u64);
+    assert_eq!(sum("forwarding_seconds_count"), account.delivered);
+    assert_eq!(scraper.sum("relay_ring_overwritten_samples_total"), account.lost);
+    account.lost
 }
