@@ -183,41 +183,70 @@ macro_rules! families {
 
 families! {
     PROBE_UP = "probe_up", Gauge, None, ["target"],
-        "Whether the newest settled probe of the target was answered (1) or lost (0).";
+        "Whether the newest settled probe of the target was answered (1) or lost (0), by either family.";
     PROBE_RTT_MS = "probe_rtt_ms", Gauge, Milliseconds, ["target"],
         "Round-trip time of the newest answered probe in milliseconds; absent while the target is down.";
     PROBE_LOSS_PCT = "probe_loss_pct", Gauge, Percent, ["target"],
         "Round-trip loss over the window of settled probes, in percent.";
     PROBE_JITTER_MS = "probe_jitter_ms", Gauge, Milliseconds, ["target"],
         "Mean absolute difference of RTT of adjacent answered probes in the window (IPDV), in milliseconds.";
-    PROBE_RTT_SECONDS = "probe_rtt_seconds", Histogram, Seconds, ["target"],
+    PROBE_RTT_SECONDS = "probe_rtt_seconds", Histogram, Seconds, ["target", "family"],
         "Round-trip time, less the reflector's own turnaround where it reports one.";
-    PROBE_SENT = "probe_sent_total", Counter, None, ["target"],
+    PROBE_SENT = "probe_sent_total", Counter, None, ["target", "family"],
         "Probes sent.";
-    PROBE_RECEIVED = "probe_received_total", Counter, None, ["target"],
+    PROBE_RECEIVED = "probe_received_total", Counter, None, ["target", "family"],
         "Probes answered in time.";
-    PROBE_LOST = "probe_lost_total", Counter, None, ["target"],
+    PROBE_LOST = "probe_lost_total", Counter, None, ["target", "family"],
         "Probes not answered within the timeout.";
-    PROBE_LATE = "probe_late_total", Counter, None, ["target"],
+    PROBE_DIRECTION_LOST = "probe_direction_lost_total", Counter, None, ["target", "family", "direction"],
+        "Of the lost probes those that a stateful reflector's count shows to have vanished forward or reverse.";
+    PROBE_LATE = "probe_late_total", Counter, None, ["target", "family"],
         "Replies that came after the timeout; their probes are lost or discarded all the same.";
-    PROBE_DUPLICATE = "probe_duplicate_total", Counter, None, ["target"],
+    PROBE_DUPLICATE = "probe_duplicate_total", Counter, None, ["target", "family"],
         "Further replies to a probe already answered.";
-    PROBE_REORDERED = "probe_reordered_total", Counter, None, ["target"],
+    PROBE_REORDERED = "probe_reordered_total", Counter, None, ["target", "family"],
         "Replies to a probe sent before one already answered.";
-    PROBE_DISCARDED = "probe_discarded_total", Counter, None, ["target"],
+    PROBE_DISCARDED = "probe_discarded_total", Counter, None, ["target", "family"],
         "Probes that say nothing because this host stalled or its clock stepped while they were in flight.";
-    PROBE_SEND_ERRORS = "probe_send_errors_total", Counter, None, ["target", "reason"],
-        "Probes the kernel refused to send.";
-    PROBE_WINDOW_LOSS = "probe_window_loss_ratio", Gauge, Ratio, ["target"],
+    PROBE_SEND_ERRORS = "probe_send_errors_total", Counter, None, ["target", "family", "reason"],
+        "Probes the kernel refused to send, and those for which an error came back, by reason.";
+    PROBE_WINDOW_LOSS = "probe_window_loss_ratio", Gauge, Ratio, ["target", "family"],
         "Round-trip loss over the window of settled probes.";
-    PROBE_WINDOW_JITTER = "probe_window_jitter_seconds", Gauge, Seconds, ["target", "kind"],
+    PROBE_WINDOW_JITTER = "probe_window_jitter_seconds", Gauge, Seconds, ["target", "family", "kind"],
         "Jitter over the window by definition: ipdv (mean), pdv_p95 (RFC 5481), rfc3550, stddev.";
-    PROBE_LAST_REPLY = "probe_last_reply_timestamp_seconds", Gauge, Seconds, ["target"],
+    PROBE_LAST_REPLY = "probe_last_reply_timestamp_seconds", Gauge, Seconds, ["target", "family"],
         "Unix time of the newest reply; absent before the first.";
     PROBE_REFUSED = "probe_refused_packets_total", Counter, None, ["reason"],
         "Datagrams at the probing sockets that were no reply to a probe of ours, by reason.";
-    TARGET_INFO = "target_info", Gauge, None, ["target", "address", "family", "protocol"],
-        "The address a target is probed at.";
+    PROBE_FAMILY_UP = "probe_family_up", Gauge, None, ["target", "family"],
+        "Whether the newest settled probe of the target by this address family was answered (1) or lost (0).";
+    PROBE_FAMILY_RTT = "probe_family_rtt_seconds", Gauge, Seconds, ["target", "family"],
+        "Round-trip time of the newest answered probe by this address family; absent while that is down.";
+    PROBE_NAT_REBINDS = "probe_nat_rebinds_total", Counter, None, ["target", "family"],
+        "Times a STUN server saw this host at another address than before.";
+    PROBE_CONNECTED = "probe_connected", Gauge, None, ["target", "family"],
+        "Whether the QUIC connection that probes go over is there.";
+    PROBE_HANDSHAKE_SECONDS = "probe_handshake_seconds", Histogram, Seconds, ["target", "family"],
+        "From the first packet of a QUIC connection to the end of its handshake.";
+    PROBE_DISCONNECTS = "probe_disconnects_total", Counter, None, ["target", "family"],
+        "QUIC connections, and attempts at one, that came to an end.";
+    PROBE_PATH_RTT = "probe_path_rtt_seconds", Gauge, Seconds, ["target", "family"],
+        "Smoothed RTT of the QUIC connection (RFC 9002), as its own acknowledgements show it.";
+    PROBE_PATH_LOST = "probe_path_lost_packets_total", Counter, None, ["target", "family"],
+        "QUIC packets that the connection's own loss detection declared lost.";
+    PROBE_PATH_CONGESTION = "probe_path_congestion_events_total", Counter, None, ["target", "family"],
+        "Congestion events of the QUIC connection.";
+    PROBE_PATH_MTU = "probe_path_mtu_bytes", Gauge, Bytes, ["target", "family"],
+        "Largest UDP payload the QUIC connection found the path to carry.";
+    TARGET_INFO = "target_info", Gauge, None, ["target", "address", "family", "protocol", "group"],
+        "The addresses a target is probed at.";
+    TARGET_RESOLVABLE = "target_resolvable", Gauge, None, ["target"],
+        "Whether the target's name was last found in the DNS; its last addresses are probed all the same.";
+    GROUP_INFO = "group_info", Gauge, None,
+        ["group", "protocol", "interval", "timeout", "window", "buckets", "dscp"],
+        "How the targets of a group are probed.";
+    RUNTIME_INFO = "runtime_info", Gauge, None, ["backend", "reason"],
+        "What the shards run on, and why on that.";
     MESH_PEERS = "mesh_peers", Gauge, None, [],
         "Targets up now.";
     MESH_TARGETS = "mesh_targets", Gauge, None, [],

@@ -10,6 +10,7 @@
 
 pub mod clock;
 pub mod driver;
+pub mod endpoint;
 pub mod placement;
 pub mod preflight;
 pub mod probe;

@@ -5,15 +5,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::clock::{Arrival, Monotonic, Now};
-use crate::probe::stamp::{Outgoing, ProbeEvent, Refusal, SendError, Session, SessionConfig};
-use crate::schedule::{Schedule, SlotQueue};
+use crate::endpoint::{EndpointConfig, Path};
+use crate::probe::{Payload, ProbeEvent, Refusal, SendError, Session};
+use crate::schedule::{EntryKey, Schedule, SlotQueue};
 use crate::stall::Stalls;
 use crate::wire::stamp;
 
 /// Most sessions of one shard: SSIDs tell them apart and are 16 bits wide, 0 taken out.
 pub const SESSIONS_MAX: usize = 65_535;
 
-/// One target's place in a [`Prober`]. Reused after removal.
+/// One endpoint's place in a [`Prober`]. Reused after removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey(u32);
 
@@ -24,37 +25,39 @@ impl SessionKey {
     }
 }
 
-/// Whom to probe, and how.
+/// One probe, for as long as its session lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TargetConfig {
-    /// The reflector.
-    pub address: SocketAddr,
-    /// Time from probe to probe.
-    pub interval: Duration,
-    /// Tmax.
-    pub timeout: Duration,
-    /// Spreads phases: a hash of the target's name.
-    pub phase_hash: u64,
-}
-
-/// A datagram to send now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transmit {
+pub struct ProbeId {
     /// Whose it is.
     pub key: SessionKey,
+    /// Tells a probe of this session from one of a session that had the key before.
+    generation: u32,
+    /// Its number in the session.
+    pub sequence: u32,
+}
+
+/// A probe to send now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Which one.
+    pub probe: ProbeId,
     /// Where to.
     pub destination: SocketAddr,
+    /// From where and with what priority.
+    pub path: Path,
     /// How late its slot is served.
     pub lag: Duration,
     /// Whole intervals of this target that went unserved before.
     pub missed: u64,
-    /// The probe.
-    pub probe: Outgoing,
+    /// When it counts as lost if not answered.
+    pub deadline: Monotonic,
+    /// What to send.
+    pub payload: Payload,
 }
 
 /// No room for another session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("shard already has {SESSIONS_MAX} targets; add cores or probe fewer")]
+#[error("shard already has {SESSIONS_MAX} sessions; add cores or probe fewer")]
 pub struct SessionsFull;
 
 /// The sessions of one shard.
@@ -64,7 +67,8 @@ pub struct SessionsFull;
 /// another reason looks for replies, too.
 ///
 /// Verbs, in the order a driver calls them on each wake: [`handle_wake`](Self::handle_wake), then
-/// [`handle_datagram`](Self::handle_datagram) for all that is readable, then
+/// [`handle_datagram`](Self::handle_datagram), [`handle_bounce`](Self::handle_bounce) and
+/// [`handle_connect`](Self::handle_connect) for all that is readable, then
 /// [`handle_timeout`](Self::handle_timeout), then [`poll_transmit`](Self::poll_transmit) until `None`,
 /// then sleep until [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
@@ -74,7 +78,7 @@ pub struct Prober {
     sessions: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_address: HashMap<SocketAddr, Vec<u32>>,
-    deadlines: SlotQueue<Deadline>,
+    deadlines: SlotQueue<ProbeId>,
     /// Probes in flight by key: tells without a look at the session that a deadline is void.
     in_flight: Vec<u32>,
     stalls: Stalls,
@@ -86,16 +90,10 @@ pub struct Prober {
 #[derive(Debug)]
 struct Slot {
     address: SocketAddr,
+    path: Path,
     session: Session,
-    /// Tells a deadline of this session from one of a session that had the key before.
+    /// Tells this session from one that had the key before.
     generation: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Deadline {
-    key: u32,
-    generation: u32,
-    sequence: u32,
 }
 
 impl Prober {
@@ -115,22 +113,21 @@ impl Prober {
         }
     }
 
-    /// Adds a target; its first probe is due within one interval.
+    /// Adds an endpoint; its first probe is due within one interval.
     ///
     /// # Errors
     /// [`SessionsFull`].
-    pub fn add(&mut self, now: Monotonic, target: TargetConfig) -> Result<SessionKey, SessionsFull> {
+    pub fn add(&mut self, now: Monotonic, config: &EndpointConfig) -> Result<SessionKey, SessionsFull> {
         let key = self.free_key()?;
         // Unique among live sessions, never 0: keys are below SESSIONS_MAX.
         let ssid = u16::try_from(key + 1).map_err(|_| SessionsFull)?;
-        let TargetConfig { address, interval, timeout, phase_hash } = target;
-        let slot = &mut self.sessions[key as usize];
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
-        let session = Session::new(SessionConfig { interval, timeout, ssid });
-        *slot = Some(Slot { address, session, generation });
+        let (address, path) = (config.address, config.path);
+        let session = Session::new(config, ssid);
+        self.sessions[key as usize] = Some(Slot { address, path, session, generation });
         self.by_address.entry(address).or_default().push(key);
-        self.schedule.add(now, key, interval, phase_hash);
+        self.schedule.add(now, EntryKey { key, generation }, config.interval, config.phase_hash);
         Ok(SessionKey(key))
     }
 
@@ -146,21 +143,43 @@ impl Prober {
         u32::try_from(self.sessions.len() - 1).map_err(|_| SessionsFull)
     }
 
-    /// Forgets a target; its probes in flight are nobody's any more.
+    /// Forgets an endpoint; its probes in flight are nobody's any more. O(1), but for others at its address.
     pub fn remove(&mut self, key: SessionKey) {
         let Some(slot) = self.sessions.get_mut(key.index()).and_then(Option::take) else { return };
-        self.schedule.remove(key.0);
         self.in_flight[key.index()] = 0;
         self.free.push(key.0);
-        if let Some(keys) = self.by_address.get_mut(&slot.address) {
+        self.leave_address(key, slot.address);
+    }
+
+    /// The endpoint has another address from now on. Its account goes on; what is in flight says nothing.
+    pub fn move_to(
+        &mut self,
+        key: SessionKey,
+        address: SocketAddr,
+        event: &mut impl FnMut(SessionKey, ProbeEvent),
+    ) {
+        let Some(Some(slot)) = self.sessions.get_mut(key.index()) else { return };
+        let before = std::mem::replace(&mut slot.address, address);
+        slot.session.handle_moved(&mut tell(key, &mut self.in_flight[key.index()], event));
+        self.leave_address(key, before);
+        self.by_address.entry(address).or_default().push(key.0);
+    }
+
+    fn leave_address(&mut self, key: SessionKey, address: SocketAddr) {
+        if let Some(keys) = self.by_address.get_mut(&address) {
             keys.retain(|held| *held != key.0);
             if keys.is_empty() {
-                self.by_address.remove(&slot.address);
+                self.by_address.remove(&address);
             }
         }
     }
 
-    /// The session of a target.
+    /// How long its slots are.
+    pub fn slot(&self) -> Duration {
+        self.slot
+    }
+
+    /// The session of an endpoint.
     pub fn session(&self, key: SessionKey) -> Option<&Session> {
         self.sessions.get(key.index())?.as_ref().map(|slot| &slot.session)
     }
@@ -189,19 +208,64 @@ impl Prober {
     ) -> Result<SessionKey, Refusal> {
         // A reflector that knows RFC 8972 names the session itself, which spares the look by address.
         if let Some(key) = self.session_named_in(datagram, source) {
-            return self.handle_reply(key, arrival, datagram, event);
+            let answer = self.handle_reply(key, arrival, datagram, event);
+            // What STAMP calls the SSID is anything in another protocol.
+            if !matches!(answer, Err(Refusal::Malformed)) {
+                return answer;
+            }
         }
-        // Targets that share one address are told apart by the T1 only one of them sent.
+        self.try_each(source, |prober, key| prober.handle_reply(key, arrival, datagram, event))
+    }
+
+    /// Takes in an error that came back for a probe sent to `destination`, with what it quotes of that.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it is about no probe in flight; nothing has changed then.
+    pub fn handle_bounce(
+        &mut self,
+        destination: SocketAddr,
+        reason: SendError,
+        quoted: &[u8],
+        event: &mut impl FnMut(SessionKey, ProbeEvent),
+    ) -> Result<SessionKey, Refusal> {
+        self.try_each(destination, |prober, key| {
+            let slot = prober.sessions[key as usize].as_mut().ok_or(Refusal::UnknownSource)?;
+            let mut event = tell(SessionKey(key), &mut prober.in_flight[key as usize], event);
+            slot.session.handle_bounce(reason, quoted, &mut event)?;
+            Ok(SessionKey(key))
+        })
+    }
+
+    /// Sessions that share one address are told apart by the token only one of them sent.
+    fn try_each(
+        &mut self,
+        address: SocketAddr,
+        mut handle: impl FnMut(&mut Self, u32) -> Result<SessionKey, Refusal>,
+    ) -> Result<SessionKey, Refusal> {
         let mut refusal = Refusal::UnknownSource;
         let mut i = 0;
-        while let Some(&key) = self.by_address.get(&source).and_then(|keys| keys.get(i)) {
-            match self.handle_reply(key, arrival, datagram, event) {
+        while let Some(&key) = self.by_address.get(&address).and_then(|keys| keys.get(i)) {
+            match handle(self, key) {
                 Ok(key) => return Ok(key),
                 Err(reason) => refusal = reason,
             }
             i += 1;
         }
         Err(refusal)
+    }
+
+    /// How an attempt at a connection ended; see [`Session::handle_connect`]. Of a session that is gone it
+    /// says nothing any more.
+    pub fn handle_connect(
+        &mut self,
+        probe: ProbeId,
+        result: Result<Duration, SendError>,
+        event: &mut impl FnMut(SessionKey, ProbeEvent),
+    ) {
+        let Some(slot) = slot_of(&mut self.sessions, &probe) else { return };
+        let mut event = tell(probe.key, &mut self.in_flight[probe.key.index()], event);
+        // Not in flight any more: its deadline was first, and said all there is to say.
+        slot.session.handle_connect(probe.sequence, result, &mut event).ok();
     }
 
     /// The session whose SSID the datagram carries, if that probes its source.
@@ -220,21 +284,21 @@ impl Prober {
     ) -> Result<SessionKey, Refusal> {
         let Some(slot) = self.sessions[key as usize].as_mut() else { return Err(Refusal::UnknownSource) };
         let mut event = tell(SessionKey(key), &mut self.in_flight[key as usize], event);
-        slot.session.handle_reply(arrival, datagram, &mut event)?;
+        slot.session.handle_datagram(arrival, datagram, &mut event)?;
         Ok(SessionKey(key))
     }
 
     /// Settles what has passed its deadline. Call it after everything readable has been read.
     pub fn handle_timeout(&mut self, now: Monotonic, event: &mut impl FnMut(SessionKey, ProbeEvent)) {
         self.read_due = None;
-        while let Some((_, deadline)) = self.deadlines.pop_due(now) {
-            let in_flight = &mut self.in_flight[deadline.key as usize];
+        while let Some((_, probe)) = self.deadlines.pop_due(now) {
+            let in_flight = &mut self.in_flight[probe.key.index()];
             if *in_flight == 0 {
                 continue;
             }
-            let Some(slot) = slot_of(&mut self.sessions, &deadline) else { continue };
-            let mut event = tell(SessionKey(deadline.key), in_flight, event);
-            slot.session.handle_deadline(deadline.sequence, &self.stalls, &mut event);
+            let Some(slot) = slot_of(&mut self.sessions, &probe) else { continue };
+            let mut event = tell(probe.key, in_flight, event);
+            slot.session.handle_deadline(probe.sequence, &self.stalls, &mut event);
         }
     }
 
@@ -246,41 +310,52 @@ impl Prober {
         now: Now,
         event: &mut impl FnMut(SessionKey, ProbeEvent),
     ) -> Option<Transmit> {
-        let due = self.schedule.pop_due(due_by)?;
-        let key = SessionKey(due.key);
+        let sessions = &self.sessions;
+        let due = self.schedule.pop_due(due_by, |entry| {
+            let slot = sessions.get(entry.key as usize).and_then(Option::as_ref);
+            slot.is_some_and(|slot| slot.generation == entry.generation)
+        })?;
+        let key = SessionKey(due.key.key);
         let slot = self.sessions.get_mut(key.index())?.as_mut()?;
         let in_flight = &mut self.in_flight[key.index()];
-        let probe = slot.session.transmit(now, &mut tell(key, in_flight, event));
+        let outgoing = slot.session.transmit(now, &mut tell(key, in_flight, event));
         *in_flight += 1;
         self.read_due.get_or_insert(now.monotonic + self.slot);
-        let deadline = Deadline { key: due.key, generation: slot.generation, sequence: probe.sequence };
-        self.deadlines.push(probe.deadline, self.slot.min(slot.session.timeout()), deadline);
-        Some(Transmit { key, destination: slot.address, lag: due.lag, missed: due.missed, probe })
+        let probe = ProbeId { key, generation: slot.generation, sequence: outgoing.sequence };
+        self.deadlines.push(outgoing.deadline, self.slot.min(slot.session.timeout()), probe);
+        Some(Transmit {
+            probe,
+            destination: slot.address,
+            path: slot.path,
+            lag: due.lag,
+            missed: due.missed,
+            deadline: outgoing.deadline,
+            payload: outgoing.payload,
+        })
     }
 
     /// How the send of a probe went, and how long after its stamp the call returned.
     pub fn handle_sent(
         &mut self,
-        transmit: &Transmit,
+        probe: ProbeId,
         took: Duration,
         result: Result<(), SendError>,
         event: &mut impl FnMut(SessionKey, ProbeEvent),
     ) {
-        let Some(Some(slot)) = self.sessions.get_mut(transmit.key.index()) else { return };
-        let mut event = tell(transmit.key, &mut self.in_flight[transmit.key.index()], event);
-        slot.session.handle_sent(transmit.probe.sequence, took, result, &mut event);
+        let Some(slot) = slot_of(&mut self.sessions, &probe) else { return };
+        let mut event = tell(probe.key, &mut self.in_flight[probe.key.index()], event);
+        slot.session.handle_sent(probe.sequence, took, result, &mut event);
     }
 
     /// When to wake next: to send, to look for replies, or for a deadline, rounded up to a slot. `None`
     /// without targets.
     pub fn poll_timeout(&mut self) -> Option<Monotonic> {
         let (sessions, in_flight) = (&mut self.sessions, &self.in_flight);
-        let mut is_void = |deadline: &Deadline| {
-            in_flight[deadline.key as usize] == 0
-                || slot_of(sessions, deadline)
-                    .is_none_or(|slot| !slot.session.is_in_flight(deadline.sequence))
+        let mut is_void = |probe: &ProbeId| {
+            in_flight[probe.key.index()] == 0
+                || slot_of(sessions, probe).is_none_or(|slot| !slot.session.is_in_flight(probe.sequence))
         };
-        while self.deadlines.pop_if(|_, deadline| is_void(deadline)).is_some() {}
+        while self.deadlines.pop_if(|_, probe| is_void(probe)).is_some() {}
         [self.deadlines.next_due(), self.read_due, self.schedule.next_due()].into_iter().flatten().min()
     }
 }
@@ -299,7 +374,7 @@ fn tell<'a, F: FnMut(SessionKey, ProbeEvent)>(
     }
 }
 
-fn slot_of<'a>(sessions: &'a mut [Option<Slot>], deadline: &Deadline) -> Option<&'a mut Slot> {
-    let slot = sessions.get_mut(deadline.key as usize)?.as_mut()?;
-    (slot.generation == deadline.generation).then_some(slot)
+fn slot_of<'a>(sessions: &'a mut [Option<Slot>], probe: &ProbeId) -> Option<&'a mut Slot> {
+    let slot = sessions.get_mut(probe.key.index())?.as_mut()?;
+    (slot.generation == probe.generation).then_some(slot)
 }

@@ -58,21 +58,22 @@ impl<T> SlotQueue<T> {
         }
         Some((at, thing))
     }
+}
 
-    /// Keeps what `wanted` says. O(things).
-    pub(crate) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
-        self.slots.retain(|_, things| {
-            things.retain(&wanted);
-            !things.is_empty()
-        });
-    }
+/// What an entry is known by. It is forgotten by being no longer known: see [`Schedule::pop_due`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryKey {
+    /// A place in the caller's table.
+    pub key: u32,
+    /// Tells who has that place from who had it before.
+    pub generation: u32,
 }
 
 /// One entry that is due now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
     /// The key it was added with.
-    pub key: u32,
+    pub key: EntryKey,
     /// How long ago its slot was.
     pub lag: Duration,
     /// Whole intervals that passed unserved. They are not made up for: a burst measures nothing.
@@ -84,12 +85,13 @@ pub struct Due {
 /// ```
 /// use std::time::Duration;
 /// use relayscope_dataplane::clock::Monotonic;
-/// use relayscope_dataplane::schedule::Schedule;
+/// use relayscope_dataplane::schedule::{EntryKey, Schedule};
 ///
 /// let mut schedule = Schedule::new(Duration::from_millis(10));
-/// schedule.add(Monotonic(0), 7, Duration::from_secs(1), 123_456_789);
+/// let key = EntryKey { key: 7, generation: 0 };
+/// schedule.add(Monotonic(0), key, Duration::from_secs(1), 123_456_789);
 /// let first = schedule.next_due().expect("one entry");
-/// assert_eq!(schedule.pop_due(first).map(|due| due.key), Some(7));
+/// assert_eq!(schedule.pop_due(first, |_| true).map(|due| due.key), Some(key));
 /// assert_eq!(schedule.next_due(), Some(first + Duration::from_secs(1)));
 /// ```
 #[derive(Debug)]
@@ -102,7 +104,7 @@ pub struct Schedule {
 struct Entry {
     due_ns: u64,
     interval_ns: u64,
-    key: u32,
+    key: EntryKey,
 }
 
 impl Schedule {
@@ -113,7 +115,7 @@ impl Schedule {
     }
 
     /// Adds an entry, first due within one interval after `now`. `hash` spreads the phases.
-    pub fn add(&mut self, now: Monotonic, key: u32, interval: Duration, hash: u64) {
+    pub fn add(&mut self, now: Monotonic, key: EntryKey, interval: Duration, hash: u64) {
         let interval_ns = nanos(interval).max(1);
         let slot_ns = nanos(self.slot).clamp(1, interval_ns);
         let phase = (hash % interval_ns) / slot_ns * slot_ns;
@@ -133,19 +135,21 @@ impl Schedule {
         self.entries.next_due()
     }
 
-    /// Takes the next entry that is due by `now`, and plans it anew one interval after its slot.
-    pub fn pop_due(&mut self, now: Monotonic) -> Option<Due> {
-        let (slot, mut entry) = self.entries.pop_due(now)?;
+    /// Takes the next entry that is due by `now`, and plans it anew one interval after its slot. One that
+    /// `is_known` no longer is forgotten: an entry costs nothing to remove.
+    pub fn pop_due(&mut self, now: Monotonic, is_known: impl Fn(EntryKey) -> bool) -> Option<Due> {
+        // Each turn takes an entry out for good.
+        let (slot, mut entry) = loop {
+            let (slot, entry) = self.entries.pop_due(now)?;
+            if is_known(entry.key) {
+                break (slot, entry);
+            }
+        };
         let lag = now.since(slot);
         let missed = nanos(lag) / entry.interval_ns;
         entry.due_ns = entry.due_ns.saturating_add((missed + 1).saturating_mul(entry.interval_ns));
         self.push(entry);
         Some(Due { key: entry.key, lag, missed })
-    }
-
-    /// Forgets an entry. O(entries): for a change of targets, not for the path of a probe.
-    pub fn remove(&mut self, key: u32) {
-        self.entries.retain(|entry| entry.key != key);
     }
 }
 
@@ -156,20 +160,28 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const SLOT: Duration = Duration::from_millis(10);
 
+    fn entry(key: u32) -> EntryKey {
+        EntryKey { key, generation: 0 }
+    }
+
+    fn all(_: EntryKey) -> bool {
+        true
+    }
+
     #[test]
     fn first_probes_are_spread_over_one_interval() {
         let mut schedule = Schedule::new(SLOT);
         let now = Monotonic(5_123_456_789);
         for key in 0..1000u32 {
             let hash = u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            schedule.add(now, key, SECOND, hash);
+            schedule.add(now, entry(key), SECOND, hash);
         }
         assert!(schedule.next_due().unwrap() > now);
         let mut most = 0;
         let mut slots = 0;
         while let Some(slot) = schedule.next_due().filter(|slot| *slot <= now + SECOND + SLOT) {
             let mut count = 0;
-            while schedule.pop_due(slot).is_some() {
+            while schedule.pop_due(slot, all).is_some() {
                 count += 1;
             }
             most = most.max(count);
@@ -182,9 +194,9 @@ mod tests {
     #[test]
     fn a_slow_wake_never_moves_the_phase_and_missed_slots_are_counted() {
         let mut schedule = Schedule::new(SLOT);
-        schedule.add(Monotonic(0), 1, SECOND, 250_000_000);
+        schedule.add(Monotonic(0), entry(1), SECOND, 250_000_000);
         assert_eq!(schedule.next_due(), Some(Monotonic(250_000_000)));
-        let late = schedule.pop_due(Monotonic(250_000_000 + 3_400_000_000)).unwrap();
+        let late = schedule.pop_due(Monotonic(250_000_000 + 3_400_000_000), all).unwrap();
         assert_eq!((late.missed, late.lag), (3, Duration::from_millis(3_400)));
         assert_eq!(schedule.next_due(), Some(Monotonic(4_250_000_000)));
     }
@@ -192,20 +204,20 @@ mod tests {
     #[test]
     fn nothing_is_due_before_its_time() {
         let mut schedule = Schedule::new(SLOT);
-        schedule.add(Monotonic(0), 1, SECOND, 500_000_000);
-        assert_eq!(schedule.pop_due(Monotonic(499_999_999)), None);
-        assert!(schedule.pop_due(Monotonic(500_000_000)).is_some());
-        assert_eq!(schedule.pop_due(Monotonic(500_000_000)), None);
+        schedule.add(Monotonic(0), entry(1), SECOND, 500_000_000);
+        assert_eq!(schedule.pop_due(Monotonic(499_999_999), all), None);
+        assert!(schedule.pop_due(Monotonic(500_000_000), all).is_some());
+        assert_eq!(schedule.pop_due(Monotonic(500_000_000), all), None);
     }
 
     #[test]
     fn phases_fall_on_slots_so_that_wakes_are_shared() {
         let mut schedule = Schedule::new(SLOT);
-        schedule.add(Monotonic(1), 1, SECOND, 123_456_789);
-        schedule.add(Monotonic(2), 2, SECOND, 129_999_999);
+        schedule.add(Monotonic(1), entry(1), SECOND, 123_456_789);
+        schedule.add(Monotonic(2), entry(2), SECOND, 129_999_999);
         assert_eq!(schedule.next_due(), Some(Monotonic(120_000_000)));
-        assert!(schedule.pop_due(Monotonic(120_000_000)).is_some());
-        assert!(schedule.pop_due(Monotonic(120_000_000)).is_some());
+        assert!(schedule.pop_due(Monotonic(120_000_000), all).is_some());
+        assert!(schedule.pop_due(Monotonic(120_000_000), all).is_some());
     }
 
     #[test]
@@ -213,10 +225,10 @@ mod tests {
         for interval in [Duration::from_millis(1), Duration::from_millis(25), Duration::from_micros(333_333)]
         {
             let mut schedule = Schedule::new(SLOT);
-            schedule.add(Monotonic(0), 1, interval, 0);
+            schedule.add(Monotonic(0), entry(1), interval, 0);
             let (mut fired, end) = (0u32, Monotonic(0) + 30 * SECOND);
             while let Some(due) = schedule.next_due().filter(|due| *due <= end) {
-                assert_eq!(schedule.pop_due(due).unwrap().missed, 0);
+                assert_eq!(schedule.pop_due(due, all).unwrap().missed, 0);
                 fired += 1;
             }
             let expected = (30 * SECOND).as_nanos() / interval.as_nanos();
@@ -225,13 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_entry_is_never_due() {
+    fn an_entry_that_is_no_longer_known_is_never_due_and_not_planned_anew() {
         let mut schedule = Schedule::new(SLOT);
-        schedule.add(Monotonic(0), 1, SECOND, 0);
-        schedule.add(Monotonic(0), 2, SECOND, 0);
-        schedule.remove(1);
-        assert_eq!(schedule.pop_due(Monotonic(1_000_000_000)).map(|due| due.key), Some(2));
-        schedule.remove(2);
+        schedule.add(Monotonic(0), entry(1), SECOND, 0);
+        schedule.add(Monotonic(0), entry(2), SECOND, 0);
+        let now = Monotonic(1_000_000_000);
+        assert_eq!(schedule.pop_due(now, |key| key == entry(2)).map(|due| due.key), Some(entry(2)));
+        assert_eq!(schedule.pop_due(now, |_| false), None);
+        assert_eq!(schedule.pop_due(now + SECOND, |_| false), None);
         assert_eq!(schedule.next_due(), None);
     }
 }

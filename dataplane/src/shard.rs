@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use relayscope_bridge::{Publisher, RetireTicket, ShardId};
+use relayscope_bridge::{GaugeCell, Publisher, RetireTicket, ShardId};
 
 use crate::clock::{Arrival, Monotonic, Now};
-use crate::probe::stamp::{ProbeEvent, Refusal, SendError};
-use crate::prober::{Prober, SessionKey, TargetConfig, Transmit};
+use crate::endpoint::EndpointConfig;
+use crate::probe::{ProbeEvent, Refusal, SendError};
+use crate::prober::{ProbeId, Prober, SessionKey, Transmit};
 use crate::reflector::{self, Reflector, Request};
-use crate::telemetry::{ShardSeries, TargetSeries};
+use crate::telemetry::{EndpointSeries, EndpointState, ShardSeries, TargetSeries};
 
 /// How often a shard wakes without a probe due: polls commands, signs life. 5 wakes a second are less
 /// than 0.1 % of a core.
@@ -26,19 +27,50 @@ const LAG_WINDOW: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TargetId(pub u64);
 
-/// What the control side asks of a shard.
+/// An endpoint's number, chosen by who configures it and unique while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(pub u64);
+
+/// What the control side asks of a shard. An unknown number is only acknowledged.
 pub enum Command {
-    /// Probe a target and write its series.
-    Add {
+    /// A target, to be probed at the endpoints that follow.
+    AddTarget {
         /// Its number.
         id: TargetId,
-        /// Whom and how.
-        config: TargetConfig,
-        /// Where to record.
+        /// Where to record what is said of the target as one.
         series: Box<TargetSeries>,
     },
-    /// Stop probing a target and let its series go. An unknown id is only acknowledged.
-    Remove {
+    /// Probe a target at an address.
+    AddEndpoint {
+        /// Its number.
+        id: EndpointId,
+        /// The target's.
+        target: TargetId,
+        /// Where and how.
+        config: Box<EndpointConfig>,
+        /// Where to record.
+        series: Box<EndpointSeries>,
+    },
+    /// The endpoint is at another address of the same family now: its session, window and counters go on.
+    MoveEndpoint {
+        /// Its number.
+        id: EndpointId,
+        /// The new address.
+        address: SocketAddr,
+        /// Says so; see [`EndpointLabels::intern_info`](crate::telemetry::EndpointLabels::intern_info).
+        info: GaugeCell,
+        /// For the gauge that said where it was.
+        ticket: RetireTicket,
+    },
+    /// Stop probing an endpoint and let its series go.
+    RemoveEndpoint {
+        /// Its number.
+        id: EndpointId,
+        /// To be acknowledged once nothing of it is written any more.
+        ticket: RetireTicket,
+    },
+    /// Let the series of a target go. Its endpoints have gone before.
+    RemoveTarget {
         /// Its number.
         id: TargetId,
         /// To be acknowledged once nothing of it is written any more.
@@ -51,7 +83,7 @@ pub struct Shard {
     prober: Prober,
     reflector: Reflector,
     out: Out,
-    keys: HashMap<TargetId, SessionKey>,
+    keys: HashMap<EndpointId, SessionKey>,
     lag_since: Monotonic,
     lag_max: Duration,
     lag_max_before: Duration,
@@ -62,26 +94,62 @@ struct Out {
     publisher: Publisher,
     series: ShardSeries,
     /// By [`SessionKey::index`].
-    targets: Vec<Option<TargetSeries>>,
-    /// Targets whose gauges are behind their session.
+    endpoints: Vec<Option<Endpoint>>,
+    targets: HashMap<TargetId, Target>,
+    /// Endpoints whose gauges are behind their session.
     touched: Vec<SessionKey>,
+}
+
+struct Endpoint {
+    target: TargetId,
+    family: usize,
+    series: EndpointSeries,
+}
+
+struct Target {
+    series: TargetSeries,
+    /// Of IPv4 and IPv6, as far as it is probed by them.
+    endpoints: [Option<EndpointState>; 2],
+}
+
+impl Target {
+    fn refresh(&mut self) {
+        let [ipv4, ipv6] = &self.endpoints;
+        let is_up = |state: &&EndpointState| state.up == Some(true);
+        let answers = ipv4.as_ref().filter(is_up).or(ipv6.as_ref().filter(is_up));
+        let state = answers.or(ipv4.as_ref()).or(ipv6.as_ref());
+        self.series.refresh(state.unwrap_or(&EndpointState::default()));
+    }
 }
 
 impl Out {
     fn note(&mut self, now: Now, key: SessionKey, event: ProbeEvent) {
-        if let Some(Some(target)) = self.targets.get_mut(key.index()) {
-            target.note(now, event, &mut self.publisher);
+        if let Some(Some(endpoint)) = self.endpoints.get_mut(key.index()) {
+            endpoint.series.note(now, event, &mut self.publisher);
             self.touched.push(key);
         }
     }
 
     fn refresh(&mut self, prober: &Prober) {
         for key in self.touched.drain(..) {
-            if let (Some(Some(target)), Some(session)) =
-                (self.targets.get_mut(key.index()), prober.session(key))
-            {
-                target.refresh(session);
+            let (Some(Some(endpoint)), Some(session)) =
+                (self.endpoints.get_mut(key.index()), prober.session(key))
+            else {
+                continue;
+            };
+            let state = endpoint.series.refresh(session);
+            if let Some(target) = self.targets.get_mut(&endpoint.target) {
+                target.endpoints[endpoint.family] = Some(state);
+                target.refresh();
             }
+        }
+    }
+
+    fn remove_endpoint(&mut self, key: SessionKey) {
+        let Some(endpoint) = self.endpoints.get_mut(key.index()).and_then(Option::take) else { return };
+        if let Some(target) = self.targets.get_mut(&endpoint.target) {
+            target.endpoints[endpoint.family] = None;
+            target.refresh();
         }
     }
 }
@@ -89,10 +157,11 @@ impl Out {
 impl Shard {
     /// A shard without targets, whose wakes are quantised into `slot`.
     pub fn new(slot: Duration, reflector: Reflector, publisher: Publisher, series: ShardSeries) -> Self {
+        let (endpoints, targets, touched) = (Vec::new(), HashMap::new(), Vec::new());
         Self {
             prober: Prober::new(slot),
             reflector,
-            out: Out { publisher, series, targets: Vec::new(), touched: Vec::new() },
+            out: Out { publisher, series, endpoints, targets, touched },
             keys: HashMap::new(),
             lag_since: Monotonic(0),
             lag_max: Duration::ZERO,
@@ -105,29 +174,66 @@ impl Shard {
         self.out.publisher.shard()
     }
 
+    /// How long its slots are.
+    pub fn slot(&self) -> Duration {
+        self.prober.slot()
+    }
+
     /// Carries out a command.
-    pub fn handle_command(&mut self, now: Monotonic, command: Command) {
+    pub fn handle_command(&mut self, now: Now, command: Command) {
         match command {
-            Command::Add { id, config, series } => self.add(now, id, config, series),
-            Command::Remove { id, ticket } => {
+            Command::AddTarget { id, series } => {
+                self.out.targets.insert(id, Target { series: *series, endpoints: [None, None] });
+            }
+            Command::AddEndpoint { id, target, config, series } => {
+                self.add_endpoint(now.monotonic, id, &config, target, *series);
+            }
+            Command::MoveEndpoint { id, address, info, ticket } => {
+                self.move_endpoint(now, id, address, info);
+                self.out.publisher.acknowledge(ticket);
+            }
+            Command::RemoveEndpoint { id, ticket } => {
                 if let Some(key) = self.keys.remove(&id) {
                     self.prober.remove(key);
-                    self.out.targets[key.index()] = None;
+                    self.out.remove_endpoint(key);
                 }
+                self.out.publisher.acknowledge(ticket);
+            }
+            Command::RemoveTarget { id, ticket } => {
+                self.out.targets.remove(&id);
                 self.out.publisher.acknowledge(ticket);
             }
         }
     }
 
-    fn add(&mut self, now: Monotonic, id: TargetId, config: TargetConfig, series: Box<TargetSeries>) {
+    fn add_endpoint(
+        &mut self,
+        now: Monotonic,
+        id: EndpointId,
+        config: &EndpointConfig,
+        target: TargetId,
+        series: EndpointSeries,
+    ) {
         // Whoever configures targets keeps them below SESSIONS_MAX over all shards; beyond it the series
         // is dropped unwritten, which shows as a target that never settles.
         let Ok(key) = self.prober.add(now, config) else { return };
-        if key.index() >= self.out.targets.len() {
-            self.out.targets.resize_with(key.index() + 1, || None);
+        let endpoints = &mut self.out.endpoints;
+        if key.index() >= endpoints.len() {
+            endpoints.resize_with(key.index() + 1, || None);
         }
-        self.out.targets[key.index()] = Some(*series);
+        let family = usize::from(config.address.is_ipv6());
+        endpoints[key.index()] = Some(Endpoint { target, family, series });
         self.keys.insert(id, key);
+    }
+
+    fn move_endpoint(&mut self, now: Now, id: EndpointId, address: SocketAddr, info: GaugeCell) {
+        let Some(&key) = self.keys.get(&id) else { return };
+        let out = &mut self.out;
+        self.prober.move_to(key, address, &mut |key, event| out.note(now, key, event));
+        if let Some(Some(endpoint)) = out.endpoints.get_mut(key.index()) {
+            endpoint.series.note_moved(info);
+        }
+        out.refresh(&self.prober);
     }
 
     /// We woke, having planned to at `planned`: signs life and notes a stall.
@@ -163,6 +269,22 @@ impl Shard {
         if let Err(refusal) = result {
             out.series.note_refused(refusal);
         }
+        out.refresh(&self.prober);
+    }
+
+    /// Takes in an error that came back for a probe, with as much of that as it quotes.
+    pub fn handle_bounce(&mut self, now: Now, destination: SocketAddr, reason: SendError, quoted: &[u8]) {
+        let out = &mut self.out;
+        let note = &mut |key, event| out.note(now, key, event);
+        // About no probe in flight: one that was settled already, or none of ours.
+        self.prober.handle_bounce(destination, reason, quoted, note).ok();
+        out.refresh(&self.prober);
+    }
+
+    /// How an attempt at a connection ended; see [`Prober::handle_connect`].
+    pub fn handle_connect(&mut self, now: Now, probe: ProbeId, result: Result<Duration, SendError>) {
+        let out = &mut self.out;
+        self.prober.handle_connect(probe, result, &mut |key, event| out.note(now, key, event));
         out.refresh(&self.prober);
     }
 
@@ -217,18 +339,12 @@ impl Shard {
     }
 
     /// How the send of a probe went, and how long after its stamp the call returned.
-    pub fn handle_sent(
-        &mut self,
-        now: Now,
-        transmit: &Transmit,
-        took: Duration,
-        result: Result<(), SendError>,
-    ) {
+    pub fn handle_sent(&mut self, now: Now, probe: ProbeId, took: Duration, result: Result<(), SendError>) {
         let out = &mut self.out;
-        if let (Ok(()), Some(Some(target))) = (result, out.targets.get_mut(transmit.key.index())) {
-            target.note_sent();
+        if let (Ok(()), Some(Some(endpoint))) = (result, out.endpoints.get_mut(probe.key.index())) {
+            endpoint.series.note_sent();
         }
-        self.prober.handle_sent(transmit, took, result, &mut |key, event| out.note(now, key, event));
+        self.prober.handle_sent(probe, took, result, &mut |key, event| out.note(now, key, event));
         out.refresh(&self.prober);
     }
 

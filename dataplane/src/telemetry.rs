@@ -1,30 +1,142 @@
 //! Which series a shard and a target write, and how events become values.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 
-use relayscope_bridge::catalogue as families;
+use relayscope_bridge::catalogue::{self as families, Family};
 use relayscope_bridge::{
     CounterCell, GaugeCell, MetricId, MetricSample, MetricValue, Publisher, SeriesError, SeriesRegistry,
     ShardId,
 };
 
 use crate::clock::Now;
-use crate::probe::stamp::{ProbeEvent, Refusal as ProbeRefusal, SendError, Session};
+use crate::endpoint::Protocol;
+use crate::probe::{ProbeEvent, Refusal as ProbeRefusal, SendError, Session};
 use crate::reflector::Refusal as ReflectorRefusal;
+use crate::window::WindowStats;
 
 const JITTER_KINDS: [&str; 4] = ["ipdv", "pdv_p95", "rfc3550", "stddev"];
 
-/// The series of one target, handed to the shard that probes it. No other writer exists.
+/// The value of the `family` label: the family of an address.
+pub fn family_label(address: SocketAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4" } else { "ipv6" }
+}
+
+/// Interns series for one shard and keeps their ids, for the caller to retire.
+struct Interner<'a> {
+    registry: &'a SeriesRegistry,
+    shard: ShardId,
+    interned: &'a mut Vec<MetricId>,
+}
+
+impl Interner<'_> {
+    fn counter(&mut self, family: &'static Family, values: &[&str]) -> Result<CounterCell, SeriesError> {
+        let cell = self.registry.counter(self.shard, family, values)?;
+        self.interned.push(cell.id());
+        Ok(cell)
+    }
+
+    fn gauge(&mut self, family: &'static Family, values: &[&str]) -> Result<GaugeCell, SeriesError> {
+        let cell = self.registry.gauge(self.shard, family, values)?;
+        self.interned.push(cell.id());
+        Ok(cell)
+    }
+
+    fn stream(&mut self, family: &'static Family, values: &[&str]) -> Result<MetricId, SeriesError> {
+        let id = self.registry.stream(self.shard, family, values)?;
+        self.interned.push(id);
+        Ok(id)
+    }
+}
+
+/// The compatible gauges of one target, whatever its families. No other writer exists.
 ///
-/// What every answered probe writes comes first, here as in the shard's cells: it shares cache lines.
+/// They tell of the family that answers; where both do, or neither, of IPv4.
 pub struct TargetSeries {
-    sent: CounterCell,
-    received: CounterCell,
     up: GaugeCell,
     rtt_ms: GaugeCell,
     loss_pct: GaugeCell,
     jitter_ms: GaugeCell,
+}
+
+impl TargetSeries {
+    /// Cells, and series, one target takes beside those of its endpoints.
+    pub const CELLS: usize = 4;
+
+    /// Interns the gauges of `target` for `shard`. Not for a shard: it locks.
+    ///
+    /// # Errors
+    /// [`SeriesError`] when the target has them already or a table is full. What was interned before
+    /// that is in `interned`, for the caller to retire; on success, too, all ids are there.
+    pub fn intern(
+        registry: &SeriesRegistry,
+        shard: ShardId,
+        target: &str,
+        interned: &mut Vec<MetricId>,
+    ) -> Result<Self, SeriesError> {
+        let mut series = Interner { registry, shard, interned };
+        Ok(Self {
+            up: series.gauge(&families::PROBE_UP, &[target])?,
+            rtt_ms: series.gauge(&families::PROBE_RTT_MS, &[target])?,
+            loss_pct: series.gauge(&families::PROBE_LOSS_PCT, &[target])?,
+            jitter_ms: series.gauge(&families::PROBE_JITTER_MS, &[target])?,
+        })
+    }
+
+    /// Brings the gauges up to date with the endpoint that stands for the target.
+    pub(crate) fn refresh(&mut self, now: &EndpointState) {
+        self.up.set_or_clear(now.up.map(|up| f64::from(u8::from(up))));
+        self.rtt_ms.set_or_clear(now.rtt_seconds.map(|seconds| seconds * 1e3));
+        self.loss_pct.set_or_clear(now.stats.loss_ratio.map(|ratio| ratio * 100.0));
+        self.jitter_ms.set_or_clear(now.stats.ipdv_seconds.map(|seconds| seconds * 1e3));
+    }
+}
+
+/// An endpoint now. What is not known is absent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct EndpointState {
+    pub(crate) up: Option<bool>,
+    pub(crate) rtt_seconds: Option<f64>,
+    pub(crate) stats: WindowStats,
+}
+
+/// What the series of an endpoint say it is.
+#[derive(Clone, Copy, Debug)]
+pub struct EndpointLabels<'a> {
+    /// The target's name.
+    pub target: &'a str,
+    /// Where it is probed.
+    pub address: SocketAddr,
+    /// How; see [`Protocol::label`].
+    pub protocol: &'static str,
+    /// The group whose settings it has.
+    pub group: &'a str,
+}
+
+impl EndpointLabels<'_> {
+    /// Interns the gauge that says where the endpoint is; it is never written. Not for a shard: it locks.
+    ///
+    /// # Errors
+    /// As [`EndpointSeries::intern`].
+    pub fn intern_info(
+        &self,
+        registry: &SeriesRegistry,
+        shard: ShardId,
+        interned: &mut Vec<MetricId>,
+    ) -> Result<GaugeCell, SeriesError> {
+        let (address, family) = (self.address.to_string(), family_label(self.address));
+        let values = [self.target, &address, family, self.protocol, self.group];
+        Interner { registry, shard, interned }.gauge(&families::TARGET_INFO, &values)
+    }
+}
+
+/// The series of one endpoint, handed to the shard that probes it. No other writer exists.
+///
+/// What every answered probe writes comes first, here as in the shard's cells: it shares cache lines.
+pub struct EndpointSeries {
+    sent: CounterCell,
+    received: CounterCell,
+    up: GaugeCell,
+    rtt: GaugeCell,
     window_loss: GaugeCell,
     /// In the order of [`JITTER_KINDS`].
     window_jitter: [GaugeCell; JITTER_KINDS.len()],
@@ -36,75 +148,82 @@ pub struct TargetSeries {
     duplicate: CounterCell,
     discarded: CounterCell,
     send_errors: Box<[CounterCell]>,
-    /// Says whom it is about; never written again.
-    _info: GaugeCell,
+    own: Own,
+    /// The newest RTT, until a probe goes unanswered.
+    newest_rtt_seconds: Option<f64>,
+    /// Says where it is; never written.
+    info: GaugeCell,
 }
 
-impl TargetSeries {
-    /// Cells one target takes.
-    pub const CELLS: usize = 14 + SendError::ALL.len() + JITTER_KINDS.len();
-    /// Series one target takes: its cells and its histogram.
+/// What only some protocols can tell.
+enum Own {
+    Stamp { forward: CounterCell, reverse: CounterCell },
+    Stun { rebinds: CounterCell },
+    Tcp,
+}
+
+impl EndpointSeries {
+    /// Most cells one endpoint takes.
+    pub const CELLS: usize = 12 + SendError::ALL.len() + JITTER_KINDS.len() + OWN_CELLS_MAX;
+    /// Most series one endpoint takes: its cells and its histograms.
     pub const SERIES: usize = Self::CELLS + 1;
 
-    /// Interns the series of `target`, probed at `address`, for `shard`. Not for a shard: it locks.
+    /// Interns the series of an endpoint for `shard`. Not for a shard: it locks.
     ///
     /// # Errors
-    /// [`SeriesError`] when the target is already probed or a table is full. What was interned before
-    /// that is in `interned`, for the caller to retire; on success, too, all ids are there.
+    /// [`SeriesError`] when the target is already probed by that family or a table is full. What was interned
+    /// before that is in `interned`, for the caller to retire; on success, too, all ids are there.
     pub fn intern(
         registry: &SeriesRegistry,
         shard: ShardId,
-        target: &str,
-        address: SocketAddr,
+        labels: &EndpointLabels<'_>,
+        protocol: &Protocol,
         interned: &mut Vec<MetricId>,
     ) -> Result<Self, SeriesError> {
-        let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-        let info = [target, &address.to_string(), family, "stamp"];
-        let interned = RefCell::new(interned);
-        let counter = |family, values: &[&str]| {
-            let cell = registry.counter(shard, family, values)?;
-            interned.borrow_mut().push(cell.id());
-            Ok::<_, SeriesError>(cell)
-        };
-        let gauge = |family, values: &[&str]| {
-            let cell = registry.gauge(shard, family, values)?;
-            interned.borrow_mut().push(cell.id());
-            Ok::<_, SeriesError>(cell)
-        };
-        let stream = |family, values: &[&str]| {
-            let id = registry.stream(shard, family, values)?;
-            interned.borrow_mut().push(id);
-            Ok::<_, SeriesError>(id)
-        };
-        let jitter = |kind| gauge(&families::PROBE_WINDOW_JITTER, &[target, kind]);
+        let endpoint = [labels.target, family_label(labels.address)];
+        let [target, family] = endpoint;
+        let mut series = Interner { registry, shard, interned };
+        let sent = series.counter(&families::PROBE_SENT, &endpoint)?;
+        let received = series.counter(&families::PROBE_RECEIVED, &endpoint)?;
+        let up = series.gauge(&families::PROBE_FAMILY_UP, &endpoint)?;
+        let rtt = series.gauge(&families::PROBE_FAMILY_RTT, &endpoint)?;
+        let window_loss = series.gauge(&families::PROBE_WINDOW_LOSS, &endpoint)?;
+        let mut jitter = |kind| series.gauge(&families::PROBE_WINDOW_JITTER, &[target, family, kind]);
         let [ipdv, pdv_p95, rfc3550, stddev] = JITTER_KINDS;
+        let window_jitter = [jitter(ipdv)?, jitter(pdv_p95)?, jitter(rfc3550)?, jitter(stddev)?];
+        let mut error = |reason: &SendError| {
+            series.counter(&families::PROBE_SEND_ERRORS, &[target, family, reason.label()])
+        };
+        let send_errors = SendError::ALL.iter().map(&mut error).collect::<Result<_, _>>()?;
         Ok(Self {
-            sent: counter(&families::PROBE_SENT, &[target])?,
-            received: counter(&families::PROBE_RECEIVED, &[target])?,
-            up: gauge(&families::PROBE_UP, &[target])?,
-            rtt_ms: gauge(&families::PROBE_RTT_MS, &[target])?,
-            loss_pct: gauge(&families::PROBE_LOSS_PCT, &[target])?,
-            jitter_ms: gauge(&families::PROBE_JITTER_MS, &[target])?,
-            window_loss: gauge(&families::PROBE_WINDOW_LOSS, &[target])?,
-            window_jitter: [jitter(ipdv)?, jitter(pdv_p95)?, jitter(rfc3550)?, jitter(stddev)?],
-            last_reply: gauge(&families::PROBE_LAST_REPLY, &[target])?,
-            rtt_seconds: stream(&families::PROBE_RTT_SECONDS, &[target])?,
-            reordered: counter(&families::PROBE_REORDERED, &[target])?,
-            lost: counter(&families::PROBE_LOST, &[target])?,
-            late: counter(&families::PROBE_LATE, &[target])?,
-            duplicate: counter(&families::PROBE_DUPLICATE, &[target])?,
-            discarded: counter(&families::PROBE_DISCARDED, &[target])?,
-            send_errors: SendError::ALL
-                .iter()
-                .map(|reason| counter(&families::PROBE_SEND_ERRORS, &[target, reason.label()]))
-                .collect::<Result<_, _>>()?,
-            _info: gauge(&families::TARGET_INFO, &info)?,
+            sent,
+            received,
+            up,
+            rtt,
+            window_loss,
+            window_jitter,
+            send_errors,
+            last_reply: series.gauge(&families::PROBE_LAST_REPLY, &endpoint)?,
+            rtt_seconds: series.stream(&families::PROBE_RTT_SECONDS, &endpoint)?,
+            reordered: series.counter(&families::PROBE_REORDERED, &endpoint)?,
+            lost: series.counter(&families::PROBE_LOST, &endpoint)?,
+            late: series.counter(&families::PROBE_LATE, &endpoint)?,
+            duplicate: series.counter(&families::PROBE_DUPLICATE, &endpoint)?,
+            discarded: series.counter(&families::PROBE_DISCARDED, &endpoint)?,
+            own: Own::intern(&mut series, &endpoint, protocol)?,
+            newest_rtt_seconds: None,
+            info: labels.intern_info(registry, shard, interned)?,
         })
     }
 
     /// Counts a probe handed to the kernel.
     pub(crate) fn note_sent(&mut self) {
         self.sent.add(1);
+    }
+
+    /// The endpoint is somewhere else now, and this gauge says where.
+    pub(crate) fn note_moved(&mut self, info: GaugeCell) {
+        self.info = info;
     }
 
     /// Counts an event and records its RTT. Wait-free.
@@ -115,40 +234,82 @@ impl TargetSeries {
                 if reordered {
                     self.reordered.add(1);
                 }
-                self.rtt_ms.set(rtt.as_nanos() as f64 / 1e6);
+                let seconds = rtt.as_secs_f64();
+                self.newest_rtt_seconds = Some(seconds);
                 self.last_reply.set(now.realtime.0 as f64 / 1e9);
                 publisher.record(MetricSample {
                     metric_id: self.rtt_seconds,
                     timestamp_ns: now.monotonic.0,
-                    value: MetricValue::Histogram(rtt.as_secs_f64()),
+                    value: MetricValue::Histogram(seconds),
                 });
             }
             ProbeEvent::Lost { .. } => self.lost.add(1),
+            ProbeEvent::Bounced { reason, .. } => {
+                self.lost.add(1);
+                count(&SendError::ALL, reason, &mut self.send_errors);
+            }
             ProbeEvent::Discarded { .. } => self.discarded.add(1),
             ProbeEvent::Late { .. } => self.late.add(1),
             ProbeEvent::Duplicate { .. } => self.duplicate.add(1),
             ProbeEvent::Unsent { reason, .. } => {
                 count(&SendError::ALL, reason, &mut self.send_errors);
             }
+            ProbeEvent::Directed { .. }
+            | ProbeEvent::Rebound { .. }
+            | ProbeEvent::Connected { .. }
+            | ProbeEvent::Disconnected => self.own.note(event),
         }
     }
 
-    /// Brings the gauges up to date with the session.
-    pub(crate) fn refresh(&mut self, session: &Session) {
+    /// Brings the gauges up to date with the session. Returns what they say.
+    pub(crate) fn refresh(&mut self, session: &Session) -> EndpointState {
         let up = session.up();
-        self.up.set_or_clear(up.map(|up| f64::from(u8::from(up))));
         if up != Some(true) {
             // The last RTT of a target that is down is no measurement of now.
-            self.rtt_ms.set_or_clear(None);
+            self.newest_rtt_seconds = None;
         }
         let stats = session.stats();
-        self.loss_pct.set_or_clear(stats.loss_ratio.map(|ratio| ratio * 100.0));
+        self.up.set_or_clear(up.map(|up| f64::from(u8::from(up))));
+        self.rtt.set_or_clear(self.newest_rtt_seconds);
         self.window_loss.set_or_clear(stats.loss_ratio);
-        self.jitter_ms.set_or_clear(stats.ipdv_seconds.map(|seconds| seconds * 1e3));
         let by_kind =
             [stats.ipdv_seconds, stats.pdv_p95_seconds, stats.rfc3550_seconds, stats.stddev_seconds];
         for (cell, value) in self.window_jitter.iter_mut().zip(by_kind) {
             cell.set_or_clear(value);
+        }
+        EndpointState { up, rtt_seconds: self.newest_rtt_seconds, stats }
+    }
+}
+
+/// Most cells a protocol has for itself.
+const OWN_CELLS_MAX: usize = 2;
+
+impl Own {
+    fn intern(
+        series: &mut Interner<'_>,
+        endpoint: &[&str; 2],
+        protocol: &Protocol,
+    ) -> Result<Self, SeriesError> {
+        let [target, family] = *endpoint;
+        Ok(match protocol {
+            Protocol::Stamp(_) => {
+                let mut lost =
+                    |direction| series.counter(&families::PROBE_DIRECTION_LOST, &[target, family, direction]);
+                Self::Stamp { forward: lost("forward")?, reverse: lost("reverse")? }
+            }
+            Protocol::Stun => Self::Stun { rebinds: series.counter(&families::PROBE_NAT_REBINDS, endpoint)? },
+            Protocol::Tcp => Self::Tcp,
+        })
+    }
+
+    fn note(&mut self, event: ProbeEvent) {
+        match (self, event) {
+            (Self::Stamp { forward, reverse }, ProbeEvent::Directed { forward: there, reverse: back }) => {
+                forward.add(there.into());
+                reverse.add(back.into());
+            }
+            (Self::Stun { rebinds }, ProbeEvent::Rebound { .. }) => rebinds.add(1),
+            _ => {}
         }
     }
 }
@@ -220,19 +381,24 @@ mod tests {
     use relayscope_bridge::{Hub, HubConfig, hub};
 
     use super::*;
+    use crate::endpoint::Stamp;
 
     #[test]
     fn a_shard_and_a_target_take_as_many_cells_and_series_as_they_say() {
-        let cells_per_shard = ShardSeries::CELLS + TargetSeries::CELLS;
-        let max_series = ShardSeries::CELLS + TargetSeries::SERIES;
+        let cells_per_shard = ShardSeries::CELLS + TargetSeries::CELLS + EndpointSeries::CELLS;
+        let max_series = ShardSeries::CELLS + TargetSeries::CELLS + EndpointSeries::SERIES;
         let sizes = HubConfig { cells_per_shard, max_series, ..HubConfig::default() };
         let Hub { registry, .. } = hub(sizes).unwrap();
         let mut interned = Vec::new();
         let address = "192.0.2.9:862".parse().unwrap();
+        let labels = EndpointLabels { target: "b", address, protocol: "stamp", group: "default" };
+        let stamp = Protocol::Stamp(Stamp::default());
         let shard = ShardSeries::intern(&registry, ShardId(0));
-        let target = TargetSeries::intern(&registry, ShardId(0), "b", address, &mut interned);
-        assert!(shard.is_ok() && target.is_ok());
-        assert_eq!(interned.len(), TargetSeries::SERIES, "all ids are there to be retired");
+        let target = TargetSeries::intern(&registry, ShardId(0), "b", &mut interned);
+        let endpoint = EndpointSeries::intern(&registry, ShardId(0), &labels, &stamp, &mut interned);
+        assert!(shard.is_ok() && target.is_ok() && endpoint.is_ok());
+        let all = TargetSeries::CELLS + EndpointSeries::SERIES;
+        assert_eq!(interned.len(), all, "all ids are there to be retired");
         let room = registry.room(ShardId(0)).unwrap();
         assert_eq!((room.cells, room.series), (0, 0));
     }

@@ -1,7 +1,5 @@
 //! The sliding window of settled probes, and what is computed from it.
 
-/// Probes the window spans.
-pub const WINDOW_LEN: usize = 60;
 /// RTTs up to this are kept to the nanosecond, longer ones to the microsecond.
 const EXACT_MAX_NS: u64 = (1 << 31) - 1;
 /// RFC 3550 section 6.4.1: the gain of its jitter estimator.
@@ -66,14 +64,15 @@ pub struct WindowStats {
     pub stddev_seconds: Option<f64>,
 }
 
-/// The latest [`WINDOW_LEN`] settled probes of one session, in order of sequence.
+/// The latest settled probes of one session, in order of sequence.
 ///
-/// Probes in flight are not in it, so they are never loss. O(1) to push, O(window) to compute.
+/// Probes in flight are not in it, so they are never loss. O(1) to compute from; to push, a search and a
+/// move within the window.
 ///
 /// ```
 /// use relayscope_dataplane::window::{Settled, Window};
 ///
-/// let mut window = Window::default();
+/// let mut window = Window::new(60);
 /// window.push(Settled::Answered(10_000_000));
 /// window.push(Settled::Answered(14_000_000));
 /// window.push(Settled::Lost);
@@ -83,91 +82,132 @@ pub struct WindowStats {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Window {
-    settled: [Packed; WINDOW_LEN],
+    settled: Box<[Packed]>,
     /// Probes pushed so far; the newest is at `pushed - 1` modulo the length.
     pushed: u64,
+    /// RTTs of the answered ones, ascending.
+    sorted: Vec<Packed>,
+    lost: u64,
+    pairs: u64,
+    differences_ns: u64,
+    sum_ns: u128,
+    squares_ns: u128,
     rfc3550_ns: Option<f64>,
 }
 
-impl Default for Window {
-    fn default() -> Self {
-        Self { settled: [Packed::DISCARDED; WINDOW_LEN], pushed: 0, rfc3550_ns: None }
-    }
-}
-
 impl Window {
+    /// An empty window of so many probes, at least one.
+    pub fn new(length: usize) -> Self {
+        let length = length.max(1);
+        Self {
+            settled: vec![Packed::DISCARDED; length].into(),
+            pushed: 0,
+            sorted: Vec::with_capacity(length),
+            lost: 0,
+            pairs: 0,
+            differences_ns: 0,
+            sum_ns: 0,
+            squares_ns: 0,
+            rfc3550_ns: None,
+        }
+    }
+
+    /// Probes it spans.
+    pub fn span(&self) -> usize {
+        self.settled.len()
+    }
+
     /// Takes in the next probe, by sequence number. The oldest leaves a full window.
     pub fn push(&mut self, settled: Settled) {
-        if let (Settled::Answered(rtt), Some(Settled::Answered(before))) =
-            (settled, self.oldest_first().last())
-        {
-            let estimate = self.rfc3550_ns.unwrap_or(0.0);
-            self.rfc3550_ns = Some(estimate + (rtt.abs_diff(before) as f64 - estimate) * RFC3550_GAIN);
-        }
-        self.settled[slot(self.pushed)] = Packed::new(settled);
+        self.leave();
+        let packed = Packed::new(settled);
+        let before = self.pushed.checked_sub(1).map(|newest| self.at(newest));
+        let slot = self.slot(self.pushed);
+        self.settled[slot] = packed;
         self.pushed += 1;
+        match packed.unpack() {
+            Settled::Lost => self.lost += 1,
+            Settled::Discarded => {}
+            Settled::Answered(rtt) => {
+                let place = self.sorted.partition_point(|held| held.0 < packed.0);
+                self.sorted.insert(place, packed);
+                self.sum_ns += u128::from(rtt);
+                self.squares_ns += u128::from(rtt).pow(2);
+                // A window of one has no neighbours.
+                let before = before.filter(|_| self.span() > 1);
+                if let Some(Settled::Answered(before)) = before {
+                    let difference = rtt.abs_diff(before);
+                    self.pairs += 1;
+                    self.differences_ns += difference;
+                    let estimate = self.rfc3550_ns.unwrap_or(0.0);
+                    self.rfc3550_ns = Some(estimate + (difference as f64 - estimate) * RFC3550_GAIN);
+                }
+            }
+        }
     }
 
-    /// Computes everything from the window as it stands.
-    pub fn stats(&self) -> WindowStats {
-        let mut rtts = [0u64; WINDOW_LEN];
-        let (mut answered, mut lost) = (0usize, 0usize);
-        let (mut pairs, mut differences_ns) = (0u64, 0u64);
-        let mut before: Option<u64> = None;
-        for settled in self.oldest_first() {
-            let Settled::Answered(rtt) = settled else {
-                lost += usize::from(settled == Settled::Lost);
-                before = None;
-                continue;
-            };
-            if let Some(before) = before.replace(rtt) {
-                pairs += 1;
-                differences_ns += rtt.abs_diff(before);
+    /// The oldest of a full window takes its share of the sums with it.
+    fn leave(&mut self) {
+        let Some(oldest) = self.pushed.checked_sub(self.span() as u64) else { return };
+        let packed = self.settled[self.slot(oldest)];
+        match packed.unpack() {
+            Settled::Lost => self.lost -= 1,
+            Settled::Discarded => {}
+            Settled::Answered(rtt) => {
+                let place = self.sorted.partition_point(|held| held.0 < packed.0);
+                self.sorted.remove(place);
+                self.sum_ns -= u128::from(rtt);
+                self.squares_ns -= u128::from(rtt).pow(2);
+                if let (2.., Settled::Answered(next)) = (self.span(), self.at(oldest + 1)) {
+                    self.pairs -= 1;
+                    self.differences_ns -= rtt.abs_diff(next);
+                }
             }
-            rtts[answered] = rtt;
-            answered += 1;
         }
-        let rtts = &mut rtts[..answered];
-        let settled = answered + lost;
+    }
+
+    /// What the window as it stands says.
+    pub fn stats(&self) -> WindowStats {
+        let answered = self.sorted.len() as u64;
+        let settled = answered + self.lost;
         WindowStats {
-            loss_ratio: (settled > 0).then(|| lost as f64 / settled as f64),
-            ipdv_seconds: (pairs > 0).then(|| seconds(differences_ns as f64 / pairs as f64)),
-            pdv_p95_seconds: pdv_p95_ns(rtts).map(|ns| seconds(ns as f64)),
+            loss_ratio: (settled > 0).then(|| self.lost as f64 / settled as f64),
+            ipdv_seconds: (self.pairs > 0).then(|| seconds(self.differences_ns as f64 / self.pairs as f64)),
+            pdv_p95_seconds: self.pdv_p95_ns().map(|ns| seconds(ns as f64)),
             // The estimator runs on; without an answer in the window it tells of another time.
             rfc3550_seconds: self.rfc3550_ns.filter(|_| answered > 0).map(seconds),
-            stddev_seconds: stddev_ns(rtts).map(seconds),
+            stddev_seconds: self.stddev_ns().map(seconds),
         }
     }
 
-    fn oldest_first(&self) -> impl DoubleEndedIterator<Item = Settled> {
-        let oldest = self.pushed.saturating_sub(WINDOW_LEN as u64);
-        (oldest..self.pushed).map(|position| self.settled[slot(position)].unpack())
+    /// Nearest-rank percentile above the least.
+    fn pdv_p95_ns(&self) -> Option<u64> {
+        let rank = (self.sorted.len() * 95).div_ceil(100);
+        let (least, high) = (self.sorted.first()?, self.sorted.get(rank.checked_sub(1)?)?);
+        match (least.unpack(), high.unpack()) {
+            (Settled::Answered(least), Settled::Answered(high)) => Some(high - least),
+            _ => None,
+        }
     }
-}
 
-fn slot(position: u64) -> usize {
-    (position % WINDOW_LEN as u64) as usize
+    fn stddev_ns(&self) -> Option<f64> {
+        let count = self.sorted.len() as u128;
+        // n^2 times the variance, exactly: no difference of large floats is taken.
+        let scaled = (count * self.squares_ns).checked_sub(self.sum_ns.pow(2))?;
+        (count > 0).then(|| (scaled as f64).sqrt() / count as f64)
+    }
+
+    fn at(&self, position: u64) -> Settled {
+        self.settled[self.slot(position)].unpack()
+    }
+
+    fn slot(&self, position: u64) -> usize {
+        (position % self.settled.len() as u64) as usize
+    }
 }
 
 fn seconds(ns: f64) -> f64 {
     ns / 1e9
-}
-
-/// Nearest-rank percentile; reorders `rtts`.
-fn pdv_p95_ns(rtts: &mut [u64]) -> Option<u64> {
-    let least = *rtts.iter().min()?;
-    let rank = (rtts.len() * 95).div_ceil(100) - 1;
-    Some(*rtts.select_nth_unstable(rank).1 - least)
-}
-
-fn stddev_ns(rtts: &[u64]) -> Option<f64> {
-    if rtts.is_empty() {
-        return None;
-    }
-    let count = rtts.len() as f64;
-    let mean = rtts.iter().map(|rtt| *rtt as f64).sum::<f64>() / count;
-    let squares = rtts.iter().map(|rtt| (*rtt as f64 - mean).powi(2)).sum::<f64>();
-    Some((squares / count).sqrt())
 }
 
 #[cfg(test)]
@@ -177,7 +217,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn window(settled: &[Settled]) -> Window {
-        let mut window = Window::default();
+        let mut window = Window::new(60);
         for settled in settled {
             window.push(*settled);
         }
@@ -186,7 +226,7 @@ mod tests {
 
     #[test]
     fn an_empty_window_says_nothing() {
-        assert_eq!(Window::default().stats(), WindowStats::default());
+        assert_eq!(Window::new(60).stats(), WindowStats::default());
     }
 
     #[test]
@@ -242,7 +282,7 @@ mod tests {
     #[test]
     fn after_a_window_of_losses_no_jitter_is_left() {
         let mut window = window(&[Settled::Answered(0), Settled::Answered(16 * MS)]);
-        for _ in 0..WINDOW_LEN {
+        for _ in 0..60 {
             window.push(Settled::Lost);
         }
         let only_loss = WindowStats { loss_ratio: Some(1.0), ..WindowStats::default() };
@@ -253,5 +293,60 @@ mod tests {
     fn stddev_is_of_the_population() {
         let stats = window(&[Settled::Answered(2 * MS), Settled::Answered(4 * MS)]).stats();
         assert_eq!(stats.stddev_seconds, Some(0.001));
+    }
+
+    /// From the definitions, over the latest probes alone.
+    fn naive(settled: &[Settled]) -> (Option<f64>, Option<f64>, Option<f64>, Option<f64>) {
+        let answered = |settled: &Settled| match settled {
+            Settled::Answered(rtt) => Some(*rtt as f64 / 1e9),
+            _ => None,
+        };
+        let mut rtts: Vec<f64> = settled.iter().filter_map(answered).collect();
+        let lost = settled.iter().filter(|one| **one == Settled::Lost).count();
+        let pairs: Vec<f64> = settled
+            .windows(2)
+            .filter_map(|pair| Some((answered(&pair[0])? - answered(&pair[1])?).abs()))
+            .collect();
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let loss = (rtts.len() + lost > 0).then(|| lost as f64 / (rtts.len() + lost) as f64);
+        let ipdv = (!pairs.is_empty()).then(|| mean(&pairs));
+        let stddev = (!rtts.is_empty()).then(|| {
+            let squares: Vec<f64> = rtts.iter().map(|rtt| (rtt - mean(&rtts)).powi(2)).collect();
+            mean(&squares).sqrt()
+        });
+        rtts.sort_by(f64::total_cmp);
+        let p95 = (!rtts.is_empty()).then(|| rtts[(rtts.len() * 95).div_ceil(100) - 1] - rtts[0]);
+        (loss, ipdv, p95, stddev)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn sums_kept_over_time_say_what_the_definitions_say(
+            length in 1usize..8,
+            fates in proptest::collection::vec((0u8..4, 0u64..5_000_000), 0..40),
+        ) {
+            let settled: Vec<_> = fates.iter().map(|(fate, rtt)| match fate {
+                0 => Settled::Lost,
+                1 => Settled::Discarded,
+                _ => Settled::Answered(*rtt),
+            }).collect();
+            let mut window = Window::new(length);
+            for (i, one) in settled.iter().enumerate() {
+                window.push(*one);
+                let stats = window.stats();
+                let (loss, ipdv, p95, stddev) = naive(&settled[(i + 1).saturating_sub(length)..=i]);
+                let pairs = [
+                    (stats.loss_ratio, loss),
+                    (stats.ipdv_seconds, ipdv),
+                    (stats.pdv_p95_seconds, p95),
+                    (stats.stddev_seconds, stddev),
+                ];
+                for (kept, defined) in pairs {
+                    proptest::prop_assert_eq!(kept.is_some(), defined.is_some());
+                    let error = (kept.unwrap_or(0.0) - defined.unwrap_or(0.0)).abs();
+                    proptest::prop_assert!(error < 1e-12, "{:?} {:?}", kept, defined);
+                }
+            }
+        }
     }
 }

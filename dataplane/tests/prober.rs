@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relayscope_dataplane::clock::{Arrival, Monotonic, Now, Realtime};
-use relayscope_dataplane::probe::stamp::{ProbeEvent, Refusal, SendError};
-use relayscope_dataplane::prober::{Prober, SessionKey, TargetConfig};
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
+use relayscope_dataplane::probe::{Payload, ProbeEvent, Refusal, SendError};
+use relayscope_dataplane::prober::{Prober, SessionKey, Transmit};
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig, Request};
 
 const MS: u64 = 1_000_000;
@@ -50,7 +51,7 @@ impl Network {
     }
 
     fn add(&mut self, address: &str, interval_ms: u64, timeout_ms: u64) -> SessionKey {
-        self.prober.add(Monotonic(self.now), target(address, interval_ms, timeout_ms)).unwrap()
+        self.prober.add(Monotonic(self.now), &target(address, interval_ms, timeout_ms)).unwrap()
     }
 
     /// Lets time jump from wake to wake until `end_ms`.
@@ -91,10 +92,10 @@ impl Network {
         prober.handle_timeout(Monotonic(*now), &mut note);
         while let Some(transmit) = prober.poll_transmit(Monotonic(*now), at(*now), &mut note) {
             let sequence = transmit.probe.sequence;
-            prober.handle_sent(&transmit, Duration::ZERO, Ok(()), &mut note);
+            prober.handle_sent(transmit.probe, Duration::ZERO, Ok(()), &mut note);
             for delay in (self.path)(sequence) {
                 let delay = u64::try_from(delay.as_nanos()).unwrap();
-                let mut packet = transmit.probe.packet.to_vec();
+                let mut packet = octets(&transmit);
                 let received_at = at(*now + delay / 2).realtime;
                 let request = Request { source: OUR_ADDRESS.parse().unwrap(), ttl: Some(60), received_at };
                 self.reflector.reflect(Monotonic(*now), &request, &mut packet).unwrap().send_at(received_at);
@@ -116,12 +117,19 @@ impl Network {
     }
 }
 
-fn target(address: &str, interval_ms: u64, timeout_ms: u64) -> TargetConfig {
-    TargetConfig {
-        address: address.parse().unwrap(),
+fn target(address: &str, interval_ms: u64, timeout_ms: u64) -> EndpointConfig {
+    let stamp = Protocol::Stamp(Default::default());
+    EndpointConfig {
         interval: ms(interval_ms),
         timeout: ms(timeout_ms),
-        phase_hash: 0,
+        ..EndpointConfig::new(address.parse().unwrap(), stamp)
+    }
+}
+
+fn octets(transmit: &Transmit) -> Vec<u8> {
+    match transmit.payload {
+        Payload::Datagram(packet) => packet.to_vec(),
+        Payload::Connect => panic!("STAMP and STUN send datagrams"),
     }
 }
 
@@ -272,14 +280,14 @@ fn a_reply_that_came_after_the_timeout_is_late_though_we_read_it_before_the_dead
 fn a_target_of_which_nothing_is_known_any_more_is_neither_up_nor_down() {
     let mut prober = Prober::new(SLOT);
     let target = target("192.0.2.9:862", 1000, 500);
-    let key = prober.add(Monotonic(0), target).unwrap();
+    let key = prober.add(Monotonic(0), &target).unwrap();
     let mut ups = Vec::new();
     for second in 1..100u64 {
         let now = at(second * 1_000 * MS);
         let transmit = prober.poll_transmit(now.monotonic, now, &mut |_, _| {}).unwrap();
         // Once unreachable, and from then on nothing leaves this host.
         let reason = if second == 1 { SendError::Unreachable } else { SendError::WouldBlock };
-        prober.handle_sent(&transmit, Duration::ZERO, Err(reason), &mut |_, _| {});
+        prober.handle_sent(transmit.probe, Duration::ZERO, Err(reason), &mut |_, _| {});
         ups.push(prober.session(key).unwrap().up());
     }
     assert_eq!(ups[0], Some(false));
@@ -291,7 +299,7 @@ fn a_turn_ends_though_sending_takes_longer_than_the_interval() {
     let mut prober = Prober::new(SLOT);
     for port in 1..=300 {
         let target = target(&format!("192.0.2.9:{port}"), 1, 500);
-        prober.add(Monotonic(0), target).unwrap();
+        prober.add(Monotonic(0), &target).unwrap();
     }
     let due_by = Monotonic(5 * MS);
     let mut sent = 0u64;
@@ -351,11 +359,11 @@ fn an_unreachable_target_is_down_and_a_full_queue_of_ours_is_not() {
     for (reason, up) in [(SendError::Unreachable, Some(false)), (SendError::WouldBlock, None)] {
         let mut prober = Prober::new(SLOT);
         let target = target("192.0.2.9:862", 1000, 500);
-        let key = prober.add(Monotonic(0), target).unwrap();
+        let key = prober.add(Monotonic(0), &target).unwrap();
         let mut events = Vec::new();
         let mut note = |_, event| events.push(event);
         let transmit = prober.poll_transmit(Monotonic(1_000 * MS), at(1_000 * MS), &mut note).unwrap();
-        prober.handle_sent(&transmit, Duration::ZERO, Err(reason), &mut note);
+        prober.handle_sent(transmit.probe, Duration::ZERO, Err(reason), &mut note);
         prober.handle_timeout(Monotonic(9_000 * MS), &mut note);
         assert_eq!(events, [ProbeEvent::Unsent { sequence: 0, reason }]);
         assert_eq!(prober.session(key).unwrap().up(), up);

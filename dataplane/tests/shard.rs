@@ -6,10 +6,10 @@ use std::time::Duration;
 use relayscope_bridge::catalogue::{Family, PROBE_DISCARDED, PROBE_LOST, PROBE_SENT, SHARD_RECEIVE_OVERFLOW};
 use relayscope_bridge::{Collector, Hub, HubConfig, ShardId, hub};
 use relayscope_dataplane::clock::{Monotonic, Now, Realtime};
-use relayscope_dataplane::prober::TargetConfig;
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
-use relayscope_dataplane::shard::{Command, Shard, TargetId};
-use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
+use relayscope_dataplane::shard::{Command, EndpointId, Shard, TargetId};
+use relayscope_dataplane::telemetry::{EndpointLabels, EndpointSeries, ShardSeries, TargetSeries};
 
 const MS: u64 = 1_000_000;
 const SHARD: ShardId = ShardId(0);
@@ -25,28 +25,33 @@ fn one_probe_sent() -> (Shard, Collector) {
     let reflector = Reflector::new(ReflectorConfig::default());
     let mut shard = Shard::new(Duration::from_millis(20), reflector, publishers.remove(0), series);
     let address = "192.0.2.9:862".parse().unwrap();
-    let series = TargetSeries::intern(&registry, SHARD, "b", address, &mut Vec::new()).unwrap();
-    let config = TargetConfig {
-        address,
-        interval: Duration::from_secs(1),
+    let config = EndpointConfig {
         timeout: Duration::from_millis(500),
-        phase_hash: 0,
+        ..EndpointConfig::new(address, Protocol::Stamp(Default::default()))
     };
-    shard.handle_command(Monotonic(0), Command::Add { id: TargetId(1), config, series: Box::new(series) });
+    let mut ids = Vec::new();
+    let target = TargetId(1);
+    let series = Box::new(TargetSeries::intern(&registry, SHARD, "b", &mut ids).unwrap());
+    shard.handle_command(at(0), Command::AddTarget { id: target, series });
+    let labels = EndpointLabels { target: "b", address, protocol: "stamp", group: "default" };
+    let series = EndpointSeries::intern(&registry, SHARD, &labels, &config.protocol, &mut ids).unwrap();
+    let (config, series) = (Box::new(config), Box::new(series));
+    shard.handle_command(at(0), Command::AddEndpoint { id: EndpointId(1), target, config, series });
     let transmit = shard.poll_transmit(at(1_000).monotonic, at(1_000)).unwrap();
-    shard.handle_sent(at(1_000), &transmit, Duration::ZERO, Ok(()));
+    shard.handle_sent(at(1_000), transmit.probe, Duration::ZERO, Ok(()));
     (shard, collector)
 }
 
-fn counter(collector: &Collector, family: &Family, label: &str) -> Option<u64> {
-    collector.directory().read(|series| series.total(family, &[label]))
+fn counter(collector: &Collector, family: &Family, values: &[&str]) -> Option<u64> {
+    collector.directory().read(|series| series.total(family, values))
 }
 
 #[test]
 fn an_unanswered_probe_is_lost() {
     let (mut shard, collector) = one_probe_sent();
     shard.handle_timeout(at(1_600));
-    let counts = [&PROBE_SENT, &PROBE_LOST, &PROBE_DISCARDED].map(|family| counter(&collector, family, "b"));
+    let counts = [&PROBE_SENT, &PROBE_LOST, &PROBE_DISCARDED]
+        .map(|family| counter(&collector, family, &["b", "ipv4"]));
     assert_eq!(counts, [Some(1), Some(1), Some(0)]);
 }
 
@@ -56,7 +61,8 @@ fn an_unanswered_probe_is_discarded_when_our_own_socket_overflowed_meanwhile() {
     shard.handle_overflow(7);
     shard.handle_blind(at(1_200).monotonic, at(1_220).monotonic);
     shard.handle_timeout(at(1_600));
-    let counts = [&PROBE_SENT, &PROBE_LOST, &PROBE_DISCARDED].map(|family| counter(&collector, family, "b"));
+    let counts = [&PROBE_SENT, &PROBE_LOST, &PROBE_DISCARDED]
+        .map(|family| counter(&collector, family, &["b", "ipv4"]));
     assert_eq!(counts, [Some(1), Some(0), Some(1)]);
-    assert_eq!(counter(&collector, &SHARD_RECEIVE_OVERFLOW, "0"), Some(7));
+    assert_eq!(counter(&collector, &SHARD_RECEIVE_OVERFLOW, &["0"]), Some(7));
 }

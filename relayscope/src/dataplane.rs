@@ -14,7 +14,7 @@ use relayscope_dataplane::placement::{
 use relayscope_dataplane::preflight;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
 use relayscope_dataplane::shard::Shard;
-use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
+use relayscope_dataplane::telemetry::{EndpointSeries, ShardSeries, TargetSeries};
 
 use crate::cli::RunArgs;
 use crate::config::Config;
@@ -70,8 +70,8 @@ pub(crate) fn make_hub(config: &Config, shards: usize) -> Result<Hub, Failure> {
     let sizes = HubConfig {
         shards,
         ring_capacity: config.ring_capacity,
-        cells_per_shard: ShardSeries::CELLS + targets * TargetSeries::CELLS,
-        max_series: shards * ShardSeries::CELLS + targets * TargetSeries::SERIES,
+        cells_per_shard: ShardSeries::CELLS + targets * (TargetSeries::CELLS + EndpointSeries::CELLS),
+        max_series: shards * ShardSeries::CELLS + targets * (TargetSeries::CELLS + EndpointSeries::SERIES),
     };
     let made = match &config.segment {
         Some(path) => create(path, sizes),

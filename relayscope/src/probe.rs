@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
-use relayscope_dataplane::probe::stamp::{IN_FLIGHT_MAX, ProbeEvent};
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
+use relayscope_dataplane::probe::{IN_FLIGHT_MAX, ProbeEvent};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,7 +24,12 @@ pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
         )));
     }
     let target = args.target.address.resolve().map_err(Failure::Usage)?;
-    let oneshot = Oneshot { target, count: args.count, interval: args.interval, timeout: args.timeout };
+    let endpoint = EndpointConfig {
+        interval: args.interval,
+        timeout: args.timeout,
+        ..EndpointConfig::new(target, Protocol::Stamp(Default::default()))
+    };
+    let oneshot = Oneshot { endpoint, count: args.count };
     let stop = stop_on_interrupt()?;
     say(&format!(
         "STAMP {target}: {} probes, one every {}, lost after {}\n",
@@ -35,9 +41,9 @@ pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
     let mut said = Ok(());
     // Relaxed: a flag alone, nothing is published with it.
     let sent = oneshot::run(
-        oneshot,
+        &oneshot,
         || stop.load(Ordering::Relaxed),
-        |event| {
+        |event, _| {
             summary.note(event);
             if said.is_ok() {
                 said = say(&(line(event) + "\n"));
@@ -77,12 +83,19 @@ fn line(event: ProbeEvent) -> String {
             format!("seq={sequence} rtt={} ms{note}", millis(rtt))
         }
         ProbeEvent::Lost { sequence } => format!("seq={sequence} lost"),
+        ProbeEvent::Bounced { sequence, reason } => format!("seq={sequence} lost: {}", reason.label()),
         ProbeEvent::Discarded { sequence } => {
             format!("seq={sequence} discarded: this host stalled or its clock stepped")
         }
         ProbeEvent::Late { sequence } => format!("seq={sequence} late"),
         ProbeEvent::Duplicate { sequence } => format!("seq={sequence} duplicate"),
         ProbeEvent::Unsent { sequence, reason } => format!("seq={sequence} not sent: {}", reason.label()),
+        ProbeEvent::Directed { forward, reverse } => {
+            format!("of the lost {forward} vanished on the way there, {reverse} on the way back")
+        }
+        ProbeEvent::Rebound { mapped } => format!("seen at {mapped} now"),
+        ProbeEvent::Connected { handshake } => format!("connected in {} ms", millis(handshake)),
+        ProbeEvent::Disconnected => "disconnected".to_owned(),
     }
 }
 
@@ -100,11 +113,15 @@ impl Summary {
     fn note(&mut self, event: ProbeEvent) {
         match event {
             ProbeEvent::Answered { rtt, .. } => self.rtts.push(rtt),
-            ProbeEvent::Lost { .. } => self.lost += 1,
+            ProbeEvent::Lost { .. } | ProbeEvent::Bounced { .. } => self.lost += 1,
             ProbeEvent::Discarded { .. } => self.discarded += 1,
             ProbeEvent::Late { .. } => self.late += 1,
             ProbeEvent::Duplicate { .. } => self.duplicate += 1,
             ProbeEvent::Unsent { .. } => self.unsent += 1,
+            ProbeEvent::Directed { .. }
+            | ProbeEvent::Rebound { .. }
+            | ProbeEvent::Connected { .. }
+            | ProbeEvent::Disconnected => {}
         }
     }
 

@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use relayscope_bridge::{MetricId, SeriesRegistry, ShardId};
+use relayscope_bridge::{MetricId, SeriesError, SeriesRegistry, ShardId};
 use relayscope_dataplane::driver::glommio::{CommandsFull, ShardHandle};
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::placement::{shard_of, target_hash};
-use relayscope_dataplane::prober::TargetConfig;
-use relayscope_dataplane::shard::{Command, TargetId};
-use relayscope_dataplane::telemetry::TargetSeries;
+use relayscope_dataplane::shard::{Command, EndpointId, TargetId};
+use relayscope_dataplane::telemetry::{EndpointLabels, EndpointSeries, TargetSeries};
 
 use crate::config::Target;
 
+/// What one target takes.
+const CELLS: usize = TargetSeries::CELLS + EndpointSeries::CELLS;
+const SERIES: usize = TargetSeries::CELLS + EndpointSeries::SERIES;
 /// How long a shard may take to make room in its queue of commands.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
@@ -118,10 +121,10 @@ impl Targets {
                 new[usize::from(shard_of(name, self.shards.len()).0)] += 1;
             }
         }
-        let series = new.iter().sum::<usize>() * TargetSeries::SERIES;
+        let series = new.iter().sum::<usize>() * SERIES;
         for (shard, new) in (0..).map(ShardId).zip(new) {
             let room = self.registry.room(shard).map_err(|error| error.to_string())?;
-            if new * TargetSeries::CELLS > room.cells || series > room.series {
+            if new * CELLS > room.cells || series > room.series {
                 return Err(format!(
                     "no room for {new} new targets on shard {} until those removed before are let go; \
                      try again in a second, or restart with a higher targets_max",
@@ -137,22 +140,39 @@ impl Targets {
         let shard = shard_of(&name, self.shards.len());
         let id = TargetId(self.next_id);
         self.next_id += 1;
-        let mut series = Vec::with_capacity(TargetSeries::SERIES);
-        let cells = match TargetSeries::intern(&self.registry, shard, &name, resolved.address, &mut series) {
-            Ok(cells) => cells,
+        let mut series = Vec::with_capacity(SERIES);
+        let (target, address) = (&resolved.target, resolved.address);
+        let config = EndpointConfig {
+            interval: target.interval,
+            timeout: target.timeout,
+            phase_hash: target_hash(&name),
+            ..EndpointConfig::new(address, Protocol::Stamp(Default::default()))
+        };
+        let (of_target, of_endpoint) = match self.intern(shard, &name, &config, &mut series) {
+            Ok(both) => both,
             Err(error) => {
                 self.release(shard, id, &series)?;
                 return Err(format!("target '{name}': {error}"));
             }
         };
-        let config = TargetConfig {
-            address: resolved.address,
-            interval: resolved.target.interval,
-            timeout: resolved.target.timeout,
-            phase_hash: target_hash(&name),
-        };
         self.active.insert(name, Active { id, shard, resolved, series });
-        self.send(shard, Command::Add { id, config, series: Box::new(cells) })
+        self.send(shard, Command::AddTarget { id, series: Box::new(of_target) })?;
+        let (config, series) = (Box::new(config), Box::new(of_endpoint));
+        self.send(shard, Command::AddEndpoint { id: EndpointId(id.0), target: id, config, series })
+    }
+
+    fn intern(
+        &self,
+        shard: ShardId,
+        name: &str,
+        config: &EndpointConfig,
+        ids: &mut Vec<MetricId>,
+    ) -> Result<(TargetSeries, EndpointSeries), SeriesError> {
+        let (address, protocol) = (config.address, config.protocol.label());
+        let labels = EndpointLabels { target: name, address, protocol, group: "default" };
+        let target = TargetSeries::intern(&self.registry, shard, name, ids)?;
+        let endpoint = EndpointSeries::intern(&self.registry, shard, &labels, &config.protocol, ids)?;
+        Ok((target, endpoint))
     }
 
     fn remove(&mut self, name: &str) -> Result<(), String> {
@@ -161,8 +181,12 @@ impl Targets {
     }
 
     fn release(&mut self, shard: ShardId, id: TargetId, series: &[MetricId]) -> Result<(), String> {
-        let ticket = self.registry.retire(shard, series).map_err(|error| error.to_string())?;
-        self.send(shard, Command::Remove { id, ticket })
+        let retire = |series: &[MetricId]| self.registry.retire(shard, series);
+        let (of_target, of_endpoint) = series.split_at(TargetSeries::CELLS.min(series.len()));
+        let ticket = retire(of_endpoint).map_err(|error| error.to_string())?;
+        let of_target = retire(of_target).map_err(|error| error.to_string())?;
+        self.send(shard, Command::RemoveEndpoint { id: EndpointId(id.0), ticket })?;
+        self.send(shard, Command::RemoveTarget { id, ticket: of_target })
     }
 
     /// Queues a command behind those its shard has not taken yet.

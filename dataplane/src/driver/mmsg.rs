@@ -10,14 +10,17 @@ use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::time::Duration;
 
 use crate::clock::Realtime;
+use crate::endpoint::Path;
 
 /// Datagrams read with one system call.
 pub(crate) const BATCH: usize = 32;
 /// Octets of a datagram that are kept. What is longer is truncated, said so, and refused.
 pub(crate) const DATAGRAM_MAX: usize = 2048;
-/// Room for a timestamp, a TTL, a packet info and a count of drops, with their headers.
+/// Room for a timestamp, a TTL, a packet info and a count of drops, or an error with who sent it, with their
+/// headers.
 const CONTROL_LEN: usize = 160;
 const BATCH_C: libc::c_uint = 32;
 const _: () = assert!(BATCH == BATCH_C as usize, "the same number as C takes it");
@@ -29,7 +32,7 @@ const _: () =
     assert!(mem::align_of::<Control>() >= mem::align_of::<libc::cmsghdr>(), "cmsghdr is read in place");
 
 /// What the kernel said of a datagram beside its octets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Ancillary {
     /// When it arrived (SO_TIMESTAMPNS).
     pub received_at: Option<Realtime>,
@@ -39,6 +42,8 @@ pub struct Ancillary {
     pub destination: Option<IpAddr>,
     /// Datagrams dropped for want of room since the socket was made, modulo 2^32 (SO_RXQ_OVFL).
     pub dropped: Option<u32>,
+    /// The error that came back for it, in the queue of errors.
+    pub(crate) error: Option<libc::sock_extended_err>,
 }
 
 /// One datagram read.
@@ -187,6 +192,9 @@ fn ancillary(mut control: &[u8]) -> Ancillary {
                     .map(IpAddr::from);
             }
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => found.dropped = read::<u32>(data),
+            (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                found.error = read::<libc::sock_extended_err>(data);
+            }
             _ => {}
         }
         let next = header.cmsg_len.next_multiple_of(mem::align_of::<libc::cmsghdr>());
@@ -211,6 +219,7 @@ impl Plain for libc::cmsghdr {}
 impl Plain for libc::timespec {}
 impl Plain for libc::c_int {}
 impl Plain for u32 {}
+impl Plain for libc::sock_extended_err {}
 impl Plain for libc::in_pktinfo {}
 impl Plain for libc::in6_pktinfo {}
 
@@ -220,17 +229,17 @@ fn realtime(time: libc::timespec) -> Option<Realtime> {
     Some(Realtime(seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?))
 }
 
-/// Sends one datagram without waiting, from the address `from` of ours where that is given.
+/// Sends one datagram without waiting, as `path` says.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     octets: &[u8],
     destination: SocketAddr,
-    from: Option<IpAddr>,
+    path: Path,
 ) -> io::Result<()> {
     let name = socket2::SockAddr::from(destination);
     let mut iovec = libc::iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
     let mut control = Control([0; CONTROL_LEN]);
-    let control_len = from.map_or(0, |from| encode_source(&mut control, from));
+    let control_len = encode_path(&mut control, path, destination.is_ipv4());
     let header = libc::msghdr {
         msg_name: name.as_ptr().cast_mut().cast(),
         msg_namelen: name.len(),
@@ -265,34 +274,124 @@ pub(crate) fn set_dont_fragment(socket: BorrowedFd<'_>) -> io::Result<()> {
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Writes what makes the kernel send as `path` says; returns the octets it takes.
+fn encode_path(control: &mut Control, path: Path, ipv4: bool) -> usize {
+    let length = path.source.map_or(0, |source| encode_source(control, source));
+    if path.dscp == 0 {
+        return length;
+    }
+    let (level, kind) = match ipv4 {
+        true => (libc::IPPROTO_IP, libc::IP_TOS),
+        false => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    };
+    // The codepoint is the upper six bits of the octet, the lower two are ECN's (RFC 2474 section 3).
+    encode_control(control, length, level, kind, libc::c_int::from(path.dscp) << 2)
+}
+
 /// Writes the packet info that makes the kernel send from `from`; returns the octets it takes.
 fn encode_source(control: &mut Control, from: IpAddr) -> usize {
     match from {
         IpAddr::V4(ip) => {
             let address = libc::in_addr { s_addr: u32::from(ip).to_be() };
             let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: address };
-            encode_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            encode_control(control, 0, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
         }
         IpAddr::V6(ip) => {
             let info =
                 libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
-            encode_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            encode_control(control, 0, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
         }
     }
 }
 
-fn encode_control<T: Plain>(control: &mut Control, level: libc::c_int, kind: libc::c_int, data: T) -> usize {
+/// Writes a control message behind those that take the first `at` octets; returns how many all take.
+fn encode_control<T: Plain>(
+    control: &mut Control,
+    at: usize,
+    level: libc::c_int,
+    kind: libc::c_int,
+    data: T,
+) -> usize {
     const HEADER_LEN: usize = mem::size_of::<libc::cmsghdr>();
     let length = HEADER_LEN + mem::size_of::<T>();
-    assert!(length <= CONTROL_LEN, "a control message fits its buffer");
+    assert!(at + length <= CONTROL_LEN, "a control message fits its buffer");
     let header = libc::cmsghdr { cmsg_len: length, cmsg_level: level, cmsg_type: kind };
     let start = control.0.as_mut_ptr();
     // SAFETY: the assertion above keeps both writes within the buffer; write_unaligned asks no alignment.
     unsafe {
-        start.cast::<libc::cmsghdr>().write_unaligned(header);
-        start.add(HEADER_LEN).cast::<T>().write_unaligned(data);
+        start.add(at).cast::<libc::cmsghdr>().write_unaligned(header);
+        start.add(at + HEADER_LEN).cast::<T>().write_unaligned(data);
     }
-    length.next_multiple_of(mem::align_of::<libc::cmsghdr>())
+    at + length.next_multiple_of(mem::align_of::<libc::cmsghdr>())
+}
+
+/// An error that came back over the network for a datagram of ours.
+#[derive(Debug)]
+pub struct Bounce<'a> {
+    /// Where the datagram was sent.
+    pub destination: SocketAddr,
+    /// What the kernel makes of the ICMP message.
+    pub errno: i32,
+    /// The beginning of the datagram, as far as the message quotes it.
+    pub quoted: &'a [u8],
+}
+
+/// Octets of a bounced datagram that are kept: no probe is longer.
+const QUOTED_MAX: usize = 128;
+
+/// Takes one error off the socket's queue of them, without waiting. `None` when there is none; an error that
+/// is about nothing sent over the network is passed over.
+pub(crate) fn recv_bounce(socket: BorrowedFd<'_>, handle: &mut dyn FnMut(Bounce<'_>)) -> Option<()> {
+    let mut octets = [0u8; QUOTED_MAX];
+    let mut name = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut control = Control([0; CONTROL_LEN]);
+    let mut iovec = libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: QUOTED_MAX };
+    let mut header = libc::msghdr {
+        msg_name: name.as_mut_ptr().cast(),
+        msg_namelen: mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t,
+        msg_iov: &raw mut iovec,
+        msg_iovlen: 1,
+        msg_control: control.0.as_mut_ptr().cast(),
+        msg_controllen: CONTROL_LEN,
+        msg_flags: 0,
+    };
+    // SAFETY: the header points to live, distinct buffers of the lengths given, for the time of the call.
+    let received = unsafe {
+        libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)
+    };
+    let length = usize::try_from(received).ok()?.min(QUOTED_MAX);
+    let control = &control.0[..header.msg_controllen.min(CONTROL_LEN)];
+    let error = ancillary(control)
+        .error
+        .filter(|error| [libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6].contains(&error.ee_origin));
+    if let (Some(error), Some(destination)) = (error, source_address(&name)) {
+        let errno = error.ee_errno.cast_signed();
+        handle(Bounce { destination, errno, quoted: &octets[..length] });
+    }
+    Some(())
+}
+
+/// What the kernel says of an established connection: the round trip of its handshake, and whether that took
+/// more than one attempt.
+pub(crate) fn tcp_round_trip(socket: BorrowedFd<'_>) -> io::Result<(Duration, bool)> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` octets, which is the size of the live value given.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if got < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed before, and all integers: any bits are a value.
+    let info = unsafe { info.assume_init() };
+    Ok((Duration::from_micros(info.tcpi_rtt.into()), info.tcpi_total_retrans > 0))
 }
 
 #[cfg(test)]
@@ -306,7 +405,8 @@ mod tests {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
         let from = "127.0.0.77".parse().unwrap();
-        send(sender.as_fd(), b"hello", receiver.local_addr().unwrap(), Some(from)).unwrap();
+        let path = Path { source: Some(from), dscp: 46 };
+        send(sender.as_fd(), b"hello", receiver.local_addr().unwrap(), path).unwrap();
         let mut batch = RecvBatch::new();
         assert_eq!(batch.recv(receiver.as_fd()).unwrap(), 1);
         let datagram = batch.datagram(0).unwrap();
@@ -336,7 +436,10 @@ mod tests {
     fn garbage_control_messages_yield_nothing_and_end() {
         for length in 0..CONTROL_LEN {
             for fill in [0x00, 0x01, 0x7f, 0xff] {
-                assert_eq!(ancillary(&vec![fill; length]), Ancillary::default());
+                let Ancillary { received_at, ttl, destination, dropped, error } =
+                    ancillary(&vec![fill; length]);
+                assert_eq!((received_at, ttl, destination, dropped), (None, None, None, None));
+                assert!(error.is_none());
             }
         }
     }

@@ -8,4 +8,5 @@ pub mod glommio;
 mod mmsg;
 pub mod oneshot;
 pub mod shard;
+mod tcp;
 pub mod udp;

@@ -1,7 +1,7 @@
 //! Probes one target from an ordinary thread, like ping. No shard, no io_uring.
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -9,25 +9,27 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::clock;
+use super::tcp::Connects;
 use super::udp::{BindError, UdpPort};
-use crate::clock::{Monotonic, nanos};
-use crate::probe::stamp::{ProbeEvent, Session, SessionConfig};
+use crate::clock::{Monotonic, Now, nanos};
+use crate::endpoint::EndpointConfig;
+use crate::probe::{Payload, ProbeEvent, SendError, Session};
 use crate::stall::Stalls;
 
 /// How long a request to stop may go unnoticed.
 const STOP_LATENCY_MS: u16 = 100;
+/// How often a connection on its way is looked at; its round trip is the kernel's, whenever that is.
+const CONNECT_LOOK: Duration = Duration::from_millis(5);
+/// Tells our session from others at the same address; a one-shot probe is the only one at its port.
+const SSID: u16 = 1;
 
 /// What to probe, and how often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Oneshot {
-    /// The reflector.
-    pub target: SocketAddr,
+    /// Whom, and how.
+    pub endpoint: EndpointConfig,
     /// Probes to send.
     pub count: u32,
-    /// Time from probe to probe.
-    pub interval: Duration,
-    /// Tmax.
-    pub timeout: Duration,
 }
 
 /// A one-shot probe that could not go on.
@@ -41,79 +43,113 @@ pub enum OneshotError {
     Wait(#[source] io::Error),
 }
 
-/// Sends all probes on time and hands each event to `report`, until the last has settled or `stop` says
-/// so. Returns how many were sent: those without an event are still in flight.
+/// Sends all probes on time and hands each event to `report`, with the session it is of, until the last has
+/// settled or `stop` says so. Returns how many were sent: those without an event are still in flight.
 ///
 /// # Errors
 /// [`OneshotError`]; replies that are none are not errors.
 pub fn run(
-    oneshot: Oneshot,
+    oneshot: &Oneshot,
     stop: impl Fn() -> bool,
-    mut report: impl FnMut(ProbeEvent),
+    mut report: impl FnMut(ProbeEvent, &Session),
 ) -> Result<u32, OneshotError> {
-    let Oneshot { target, count, interval, timeout } = oneshot;
-    let mut port = UdpPort::ephemeral(target.is_ipv6())?;
-    let mut session = Session::new(SessionConfig { interval, timeout, ssid: 1 });
+    let interval = oneshot.endpoint.interval;
+    let mut path = Sockets::open(&oneshot.endpoint)?;
+    let mut session = Session::new(&oneshot.endpoint, SSID);
     let mut stalls = Stalls::default();
     let mut started = clock::monotonic();
-    let mut deadlines = std::collections::VecDeque::new();
+    let mut deadlines = VecDeque::new();
     let began = started;
     let mut planned = started;
     let mut sent = 0;
-    while (sent < count || !deadlines.is_empty()) && !stop() {
+    let mut events = Vec::new();
+    while (sent < oneshot.count || !deadlines.is_empty()) && !stop() {
         let now = clock::now();
         // A wake that replies brought early is no stall; a late one is.
         stalls.handle_wake(planned.max(began), now.monotonic);
-        read(&mut port, &mut session, &mut report);
+        path.read(now, &mut session, &mut |event| events.push(event));
         while let Some(&(sequence, at)) = deadlines.front() {
             if session.is_in_flight(sequence) && at > now.monotonic {
                 break;
             }
-            session.handle_deadline(sequence, &stalls, &mut report);
+            session.handle_deadline(sequence, &stalls, &mut |event| events.push(event));
             deadlines.pop_front();
         }
         let next_send = started + interval.saturating_mul(sent);
-        if sent < count && next_send <= now.monotonic {
+        if sent < oneshot.count && next_send <= now.monotonic {
             // Slots that passed unserved are not made up for: a burst measures nothing.
             let late = now.monotonic.since(next_send);
             let missed = nanos(late) / nanos(interval).max(1);
             started = started + Duration::from_nanos(missed.saturating_mul(nanos(interval)));
-            let stamped = clock::now();
-            let probe = session.transmit(stamped, &mut report);
-            let result = port.send(&probe.packet, target);
-            let took = clock::monotonic().since(stamped.monotonic);
-            session.handle_sent(probe.sequence, took, result, &mut report);
-            deadlines.push_back((probe.sequence, probe.deadline));
+            deadlines.push_back(path.send(&mut session, &mut |event| events.push(event)));
             sent += 1;
         }
-        let next_send = (sent < count).then(|| started + interval.saturating_mul(sent));
+        for event in events.drain(..) {
+            report(event, &session);
+        }
+        let next_send = (sent < oneshot.count).then(|| started + interval.saturating_mul(sent));
         let next_deadline = deadlines.front().map(|deadline| deadline.1);
         let Some(next) = next_send.into_iter().chain(next_deadline).min() else { continue };
-        planned = next;
-        wait(&port, next)?;
+        planned = path.wait(next)?;
     }
     Ok(sent)
 }
 
-fn read(port: &mut UdpPort, session: &mut Session, report: &mut impl FnMut(ProbeEvent)) {
-    let result = port.read(|_, arrivals, datagram, _| {
-        let arrival = arrivals.arrival(datagram.ancillary.received_at);
-        if !datagram.truncated {
-            // What is no reply is not for the person who asked.
-            session.handle_reply(arrival, datagram.octets, report).ok();
-        }
-    });
-    // An error read from the socket is about an earlier send, which times out by itself.
-    result.ok();
+/// What probes leave from, whichever kind they are.
+struct Sockets<'a> {
+    endpoint: &'a EndpointConfig,
+    port: UdpPort,
+    connects: Connects<u32>,
 }
 
-fn wait(port: &UdpPort, until: Monotonic) -> Result<(), OneshotError> {
-    let left = until.since(clock::monotonic());
-    // Rounded up to whole milliseconds, so that a short rest does not spin.
-    let millis = left.as_nanos().div_ceil(1_000_000).min(STOP_LATENCY_MS.into());
-    let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(STOP_LATENCY_MS));
-    match poll(&mut [PollFd::new(port.as_fd(), PollFlags::POLLIN)], timeout) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(OneshotError::Wait(error.into())),
+impl<'a> Sockets<'a> {
+    fn open(endpoint: &'a EndpointConfig) -> Result<Self, BindError> {
+        let port = UdpPort::ephemeral(endpoint.address.is_ipv6())?;
+        Ok(Self { endpoint, port, connects: Connects::new() })
+    }
+
+    /// Sends the next probe. Returns its number and deadline.
+    fn send(&mut self, session: &mut Session, event: &mut impl FnMut(ProbeEvent)) -> (u32, Monotonic) {
+        let now = clock::now();
+        let probe = session.transmit(now, event);
+        let EndpointConfig { address, path, .. } = *self.endpoint;
+        let result = match probe.payload {
+            Payload::Datagram(packet) => self.port.send(&packet, address, path),
+            Payload::Connect => self.connects.begin(now, probe.sequence, address, path, probe.deadline),
+        };
+        let took = clock::monotonic().since(now.monotonic);
+        session.handle_sent(probe.sequence, took, result, event);
+        (probe.sequence, probe.deadline)
+    }
+
+    fn read(&mut self, now: Now, session: &mut Session, event: &mut impl FnMut(ProbeEvent)) {
+        let result = self.port.read(|_, arrivals, datagram, _| {
+            let arrival = arrivals.arrival(datagram.ancillary.received_at);
+            if !datagram.truncated {
+                // What is no reply is not for the person who asked.
+                session.handle_datagram(arrival, datagram.octets, event).ok();
+            }
+        });
+        if result.is_err() || self.port.is_bounced() {
+            self.port.read_bounces(|bounce, reason: SendError| {
+                session.handle_bounce(reason, bounce.quoted, event).ok();
+            });
+        }
+        self.connects.read(now, |sequence, result| {
+            session.handle_connect(sequence, result, event).ok();
+        });
+    }
+
+    /// Waits until there is something to read, or until `until`. Returns when it meant to be back.
+    fn wait(&self, until: Monotonic) -> Result<Monotonic, OneshotError> {
+        let now = clock::monotonic();
+        let until = if self.connects.is_empty() { until } else { until.min(now + CONNECT_LOOK) };
+        // Rounded up to whole milliseconds, so that a short rest does not spin.
+        let millis = until.since(now).as_nanos().div_ceil(1_000_000).min(STOP_LATENCY_MS.into());
+        let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(STOP_LATENCY_MS));
+        match poll(&mut [PollFd::new(self.port.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(until),
+            Err(error) => Err(OneshotError::Wait(error.into())),
+        }
     }
 }

@@ -4,9 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use super::clock;
+use super::tcp::Connects;
 use super::udp::{BindError, Readout, UdpPort};
-use crate::clock::Monotonic;
-use crate::probe::stamp::SendError;
+use crate::clock::{Monotonic, Now};
+use crate::probe::{Payload, SendError};
+use crate::prober::{ProbeId, Transmit};
 use crate::reflector::Request;
 use crate::shard::{Command, Shard, reply_source};
 
@@ -30,6 +32,7 @@ pub struct ShardDriver {
     /// IPv4, then IPv6 where the host has it.
     probes: Vec<ProbePort>,
     reflectors: Vec<UdpPort>,
+    connects: Connects<ProbeId>,
     commands: rtrb::Consumer<Command>,
     planned: Option<Monotonic>,
 }
@@ -46,7 +49,8 @@ impl ShardDriver {
     ) -> Result<Self, BindError> {
         let ports = std::iter::once(UdpPort::ephemeral(false)?).chain(UdpPort::ephemeral(true).ok());
         let probes = ports.map(|port| ProbePort { port, sent: false, read_at: Monotonic(0) }).collect();
-        Ok(Self { shard, probes, reflectors, commands, planned: None })
+        let connects = Connects::new();
+        Ok(Self { shard, probes, reflectors, connects, commands, planned: None })
     }
 
     /// The reflectors' sockets, to wait on. Replies at the others are read on the schedule's wakes.
@@ -61,16 +65,21 @@ impl ShardDriver {
         self.shard.handle_wake(self.planned.unwrap_or(now.monotonic), now.monotonic);
         for _ in 0..COMMANDS_PER_TURN_MAX {
             let Ok(command) = self.commands.pop() else { break };
-            self.shard.handle_command(now.monotonic, command);
+            self.shard.handle_command(now, command);
         }
         // Replies that already arrived must be seen before their probes are called lost, and what came
         // after `now` is not yet due.
-        let mut more = self.read_replies(now.monotonic);
+        let mut more = self.read_replies(now);
+        let shard = &mut self.shard;
+        self.connects.read(now, |probe, result| shard.handle_connect(now, probe, result));
         self.shard.handle_timeout(now);
         more |= self.send_due(now.monotonic);
         let now = clock::monotonic();
         let busy = more || !self.commands.is_empty();
-        let planned = if busy { now } else { self.shard.poll_timeout(now) };
+        let mut planned = if busy { now } else { self.shard.poll_timeout(now) };
+        if !self.connects.is_empty() {
+            planned = planned.min(now + self.shard.slot());
+        }
         self.planned = Some(planned);
         planned.since(now)
     }
@@ -81,37 +90,40 @@ impl ShardDriver {
             // Each probe is stamped with a clock read just before its send.
             let now = clock::now();
             let Some(transmit) = self.shard.poll_transmit(due_by, now) else { return false };
-            let result = match self.probes.get_mut(usize::from(transmit.destination.is_ipv6())) {
-                Some(ProbePort { port, sent, .. }) => {
-                    *sent = true;
-                    port.send(&transmit.probe.packet, transmit.destination)
-                }
-                None => Err(SendError::Unreachable),
-            };
+            let result = self.send(now, &transmit);
             let took = clock::monotonic().since(now.monotonic);
-            self.shard.handle_sent(now, &transmit, took, result);
+            self.shard.handle_sent(now, transmit.probe, took, result);
         }
         true
     }
 
+    fn send(&mut self, now: Now, transmit: &Transmit) -> Result<(), SendError> {
+        let Transmit { destination, path, deadline, .. } = *transmit;
+        match transmit.payload {
+            Payload::Connect => self.connects.begin(now, transmit.probe, destination, path, deadline),
+            Payload::Datagram(packet) => {
+                let probe_port = self.probes.get_mut(usize::from(destination.is_ipv6()));
+                let ProbePort { port, sent, .. } = probe_port.ok_or(SendError::Unreachable)?;
+                *sent = true;
+                port.send(&packet, destination, path)
+            }
+        }
+    }
+
     /// Reads the replies that are there. Returns whether some may be left.
-    fn read_replies(&mut self, now: Monotonic) -> bool {
+    fn read_replies(&mut self, now: Now) -> bool {
         let mut more = false;
         for ProbePort { port, read_at, .. } in self.probes.iter_mut().filter(|probe| probe.sent) {
-            let shard = &mut self.shard;
-            let result = port.read(|now, arrivals, datagram, _| {
-                let arrival = arrivals.arrival(datagram.ancillary.received_at);
-                shard.handle_reply(now, arrival, datagram.source, datagram.truncated, datagram.octets);
-            });
-            // An error is about an earlier send, which times out by itself; but something may be left.
+            let result = read_port(port, &mut self.shard, now);
+            // What an error kept from being read may be the reply to a probe whose time is over.
             let whole = matches!(result, Ok(Readout { more: false, dropped: 0 }));
             if !whole {
-                shard.handle_blind(*read_at, now);
+                self.shard.handle_blind(*read_at, now.monotonic);
             }
             let readout = result.unwrap_or_default();
-            shard.handle_overflow(readout.dropped.into());
+            self.shard.handle_overflow(readout.dropped.into());
             if !readout.more {
-                *read_at = now;
+                *read_at = now.monotonic;
             }
             more |= readout.more;
         }
@@ -144,5 +156,29 @@ impl ShardDriver {
         })?;
         shard.handle_overflow(readout.dropped.into());
         Ok(())
+    }
+}
+
+/// Errors at a probing socket that are looked into in one turn, each of which hides replies.
+const ERRORS_PER_READ_MAX: usize = 8;
+
+/// Reads the replies, and the errors that came back in place of some.
+fn read_port(port: &mut UdpPort, shard: &mut Shard, now: Now) -> io::Result<Readout> {
+    let mut errors = 0;
+    loop {
+        let result = port.read(|now, arrivals, datagram, _| {
+            let arrival = arrivals.arrival(datagram.ancillary.received_at);
+            shard.handle_reply(now, arrival, datagram.source, datagram.truncated, datagram.octets);
+        });
+        if result.is_ok() && !port.is_bounced() {
+            return result;
+        }
+        let bounced = port.read_bounces(|bounce, reason| {
+            shard.handle_bounce(now, bounce.destination, reason, bounce.quoted);
+        });
+        errors += 1;
+        if result.is_ok() || !bounced || errors == ERRORS_PER_READ_MAX {
+            return result;
+        }
     }
 }

@@ -9,14 +9,17 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock;
 use super::mmsg::{self, RecvBatch};
-pub use super::mmsg::{Ancillary, Datagram};
+pub use super::mmsg::{Ancillary, Bounce, Datagram};
 use crate::clock::{ArrivalClock, Now};
-use crate::probe::stamp::SendError;
+use crate::endpoint::Path;
+use crate::probe::SendError;
 
 /// Asked of the kernel so that a slow wake does not drop replies; it may grant less.
 const RECEIVE_BUFFER_LEN: usize = 4 << 20;
 /// Test packets leave with the highest TTL, so that the far end can count the hops.
 const TTL: u32 = 255;
+/// Errors read in one turn.
+const BOUNCES_PER_READ_MAX: usize = 100;
 /// Batches read in one turn, so that a flood cannot keep the shard from its schedule.
 const BATCHES_PER_READ_MAX: usize = 32;
 
@@ -55,6 +58,8 @@ pub struct UdpPort {
     reported: u32,
     /// The last read left nothing behind.
     drained: bool,
+    /// A send ran into an error of an earlier one: that lies in the queue of errors.
+    bounced: bool,
 }
 
 /// How a [`UdpPort::read`] ended.
@@ -84,9 +89,14 @@ impl UdpPort {
         let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let address = SocketAddr::new(any, 0);
         let port = Self::bind(address)?;
-        if !ipv6 {
-            mmsg::set_dont_fragment(port.as_fd()).map_err(|source| BindError { address, source })?;
-        }
+        let prepared = match ipv6 {
+            // A refused probe comes back as such, instead of as silence.
+            true => setsockopt(&port.socket, sockopt::Ipv6RecvErr, &true).map_err(io::Error::from),
+            false => setsockopt(&port.socket, sockopt::Ipv4RecvErr, &true)
+                .map_err(io::Error::from)
+                .and_then(|()| mmsg::set_dont_fragment(port.as_fd())),
+        };
+        prepared.map_err(|source| BindError { address, source })?;
         Ok(port)
     }
 
@@ -135,12 +145,43 @@ impl UdpPort {
         Ok(Readout { more: !self.drained, dropped: self.dropped.wrapping_sub(reported) })
     }
 
+    /// Hands over the errors that came back for datagrams sent from here, with what the kernel makes of them.
+    /// Does not wait, and reads at most a hundred. Returns whether there were any; a socket that
+    /// [`ephemeral`](Self::ephemeral) did not open has none.
+    pub fn read_bounces(&mut self, mut handle: impl FnMut(Bounce<'_>, SendError)) -> bool {
+        self.bounced = false;
+        let mut any = false;
+        for _ in 0..BOUNCES_PER_READ_MAX {
+            let mut take = |bounce: Bounce<'_>| {
+                let reason = send_error(&io::Error::from_raw_os_error(bounce.errno));
+                handle(bounce, reason);
+            };
+            if mmsg::recv_bounce(self.socket.as_fd(), &mut take).is_none() {
+                return any;
+            }
+            any = true;
+        }
+        any
+    }
+
+    /// Whether [`read_bounces`](Self::read_bounces) has something, as far as sending told.
+    pub fn is_bounced(&self) -> bool {
+        self.bounced
+    }
+
     /// Sends one datagram without waiting.
     ///
     /// # Errors
     /// [`SendError`] says why the kernel did not take it.
-    pub fn send(&self, octets: &[u8], destination: SocketAddr) -> Result<(), SendError> {
-        mmsg::send(self.socket.as_fd(), octets, destination, None).map_err(|error| send_error(&error))
+    pub fn send(&mut self, octets: &[u8], destination: SocketAddr, path: Path) -> Result<(), SendError> {
+        let send = |socket: &Socket| mmsg::send(socket.as_fd(), octets, destination, path);
+        let mut sent = send(&self.socket);
+        if sent.as_ref().is_err_and(is_of_the_network) {
+            // It may be about an earlier datagram: the kernel tells the next call, and then forgets it.
+            self.bounced = true;
+            sent = send(&self.socket);
+        }
+        sent.map_err(|error| send_error(&error))
     }
 }
 
@@ -166,7 +207,8 @@ impl Replies<'_> {
         destination: SocketAddr,
         from: Option<IpAddr>,
     ) -> Result<(), SendError> {
-        mmsg::send(self.socket, octets, destination, from).map_err(|error| send_error(&error))
+        let path = Path { source: from, dscp: 0 };
+        mmsg::send(self.socket, octets, destination, path).map_err(|error| send_error(&error))
     }
 }
 
@@ -196,12 +238,18 @@ fn open(address: SocketAddr) -> io::Result<UdpPort> {
     // our own calls say MSG_DONTWAIT.
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
     let (arrivals, batch) = (ArrivalClock::default(), RecvBatch::new());
-    Ok(UdpPort { socket, local, arrivals, batch, dropped: 0, reported: 0, drained: true })
+    Ok(UdpPort { socket, local, arrivals, batch, dropped: 0, reported: 0, drained: true, bounced: false })
 }
 
-fn send_error(error: &io::Error) -> SendError {
+fn is_of_the_network(error: &io::Error) -> bool {
+    matches!(send_error(error), SendError::Unreachable | SendError::Refused | SendError::Denied)
+}
+
+pub(super) fn send_error(error: &io::Error) -> SendError {
     match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => SendError::WouldBlock,
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
+            SendError::WouldBlock
+        }
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL) => {
             SendError::Unreachable
         }

@@ -1,4 +1,5 @@
 //! Packet formats, as bytes and nothing more.
 
 pub mod stamp;
+pub mod stun;
 pub mod timestamp;

@@ -185,6 +185,14 @@ pub fn peek_ssid(datagram: &[u8]) -> Option<u16> {
     first_octets(datagram).ok().map(|packet| u16::from_be_bytes(get(packet, SSID)))
 }
 
+/// Number and T1 of a sender's packet of which only the beginning is there, as an error from the network
+/// quotes it.
+pub fn quoted_sender(octets: &[u8]) -> Option<(u32, Timestamp)> {
+    let (sequence, rest) = octets.split_first_chunk()?;
+    let timestamp = rest.first_chunk()?;
+    Some((u32::from_be_bytes(*sequence), Timestamp(u64::from_be_bytes(*timestamp))))
+}
+
 /// Writes T3 into an encoded reflector packet. A reflector calls it last, just before it sends.
 pub fn stamp_transmit(packet: &mut [u8], at: Timestamp) {
     put(packet, TIMESTAMP, at.0.to_be_bytes());

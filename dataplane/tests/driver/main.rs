@@ -13,12 +13,12 @@ use relayscope_bridge::{Collector, Hub, HubConfig, MetricValue, SeriesRegistry, 
 use relayscope_dataplane::driver::glommio::{Executor, ShardControl, ShardHandle, spawn};
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
 use relayscope_dataplane::driver::udp::UdpPort;
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::placement::{available_cores, target_hash};
-use relayscope_dataplane::probe::stamp::ProbeEvent;
-use relayscope_dataplane::prober::TargetConfig;
+use relayscope_dataplane::probe::ProbeEvent;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
-use relayscope_dataplane::shard::{Command, Shard, TargetId};
-use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
+use relayscope_dataplane::shard::{Command, EndpointId, Shard, TargetId};
+use relayscope_dataplane::telemetry::{EndpointLabels, EndpointSeries, ShardSeries, TargetSeries};
 
 const SHARD: ShardId = ShardId(0);
 
@@ -37,16 +37,29 @@ fn start(reflectors: Vec<UdpPort>) -> (ShardHandle, SeriesRegistry, Collector) {
 }
 
 fn add_target(shard: &mut ShardControl, registry: &SeriesRegistry, id: u64, name: &str, address: &str) {
-    let series =
-        TargetSeries::intern(registry, SHARD, name, address.parse().unwrap(), &mut Vec::new()).unwrap();
-    let config = TargetConfig {
-        address: address.parse().unwrap(),
+    let stamp = Protocol::Stamp(Default::default());
+    let config = EndpointConfig {
         interval: Duration::from_millis(50),
         timeout: Duration::from_millis(300),
         phase_hash: target_hash(name),
+        ..EndpointConfig::new(address.parse().unwrap(), stamp)
     };
-    let added = shard.send(Command::Add { id: TargetId(id), config, series: Box::new(series) });
-    assert!(added.is_ok());
+    for command in add_commands(registry, id, name, config) {
+        assert!(shard.send(command).is_ok());
+    }
+}
+
+/// What it takes to have a target probed at one address.
+fn add_commands(registry: &SeriesRegistry, id: u64, name: &str, config: EndpointConfig) -> [Command; 2] {
+    let mut ids = Vec::new();
+    let target = TargetId(id);
+    let series = Box::new(TargetSeries::intern(registry, SHARD, name, &mut ids).unwrap());
+    let add_target = Command::AddTarget { id: target, series };
+    let (protocol, address) = (config.protocol.label(), config.address);
+    let labels = EndpointLabels { target: name, address, protocol, group: "default" };
+    let series = EndpointSeries::intern(registry, SHARD, &labels, &config.protocol, &mut ids).unwrap();
+    let (config, series) = (Box::new(config), Box::new(series));
+    [add_target, Command::AddEndpoint { id: EndpointId(id), target, config, series }]
 }
 
 fn counter(collector: &Collector, family: &catalogue::Family, values: &[&str]) -> u64 {
@@ -83,8 +96,8 @@ fn two_shards_measure_each_other_over_both_families() {
     add_target(&mut probing.control, &registry, 4, "four", &to_v4);
     add_target(&mut probing.control, &registry, 6, "six", &to_v6);
 
-    for target in ["four", "six"] {
-        wait_for("five replies", || counter(&collector, &catalogue::PROBE_RECEIVED, &[target]) >= 5);
+    for (target, family) in [("four", "ipv4"), ("six", "ipv6")] {
+        wait_for("five replies", || counter(&collector, &catalogue::PROBE_RECEIVED, &[target, family]) >= 5);
         wait_for("the gauges", || gauge(&collector, &catalogue::PROBE_UP, &[target]) == Some(1.0));
         let rtt_ms = gauge(&collector, &catalogue::PROBE_RTT_MS, &[target]).unwrap();
         assert!(rtt_ms > 0.0 && rtt_ms < 300.0, "{target}: {rtt_ms} ms");
@@ -96,8 +109,10 @@ fn two_shards_measure_each_other_over_both_families() {
     });
     assert!(observed >= 10, "each reply is an observation in the ring");
     probing.join().unwrap();
-    let sent: u64 =
-        ["four", "six"].map(|target| counter(&collector, &catalogue::PROBE_SENT, &[target])).iter().sum();
+    let sent: u64 = [["four", "ipv4"], ["six", "ipv6"]]
+        .map(|endpoint| counter(&collector, &catalogue::PROBE_SENT, &endpoint))
+        .iter()
+        .sum();
     wait_for("all probes to be reflected", || {
         counter(&reflected, &catalogue::REFLECTOR_PACKETS, &["reflected"]) == sent
     });
@@ -109,7 +124,7 @@ fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (mut probing, registry, collector) = start(vec![]);
     add_target(&mut probing.control, &registry, 1, "silent", &silent.local_addr().unwrap().to_string());
-    wait_for("a loss", || counter(&collector, &catalogue::PROBE_LOST, &["silent"]) >= 2);
+    wait_for("a loss", || counter(&collector, &catalogue::PROBE_LOST, &["silent", "ipv4"]) >= 2);
     wait_for("down", || gauge(&collector, &catalogue::PROBE_UP, &["silent"]) == Some(0.0));
     assert_eq!(gauge(&collector, &catalogue::PROBE_RTT_MS, &["silent"]), None);
     assert_eq!(gauge(&collector, &catalogue::PROBE_LOSS_PCT, &["silent"]), Some(100.0));
@@ -117,7 +132,7 @@ fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
     let id = collector.directory().read(|series| series.find(&catalogue::PROBE_UP, &["silent"])[0]);
     let before = registry.room(SHARD).unwrap();
     let ticket = registry.retire(SHARD, &[id]).unwrap();
-    assert!(probing.control.send(Command::Remove { id: TargetId(1), ticket }).is_ok());
+    assert!(probing.control.send(Command::RemoveTarget { id: TargetId(1), ticket }).is_ok());
     wait_for("the acknowledgement", || registry.room(SHARD).unwrap().cells == before.cells + 1);
     probing.join().unwrap();
 }
@@ -134,22 +149,22 @@ fn a_busy_port_names_the_port() {
 fn a_one_shot_probe_reports_replies_and_losses() {
     let port = loopback_port();
     let target = port.local_address();
-    let oneshot = Oneshot {
-        target,
-        count: 3,
+    let endpoint = EndpointConfig {
         interval: Duration::from_millis(20),
         timeout: Duration::from_millis(250),
+        ..EndpointConfig::new(target, Protocol::Stamp(Default::default()))
     };
+    let oneshot = Oneshot { endpoint, count: 3 };
     let (reflecting, ..) = start(vec![port]);
     let mut events = Vec::new();
-    oneshot::run(oneshot, || false, |event| events.push(event)).unwrap();
+    oneshot::run(&oneshot, || false, |event, _| events.push(event)).unwrap();
     reflecting.join().unwrap();
     let answered = events.iter().filter(|event| matches!(event, ProbeEvent::Answered { .. })).count();
     assert_eq!(answered, 3, "{events:?}");
 
     // Nobody there any more.
     let mut events = Vec::new();
-    oneshot::run(oneshot, || false, |event| events.push(event)).unwrap();
+    oneshot::run(&oneshot, || false, |event, _| events.push(event)).unwrap();
     assert!(events.iter().all(|event| !matches!(event, ProbeEvent::Answered { .. })), "{events:?}");
     assert_eq!(events.len(), 3, "{events:?}");
 }

@@ -11,12 +11,10 @@ use relayscope_bridge::catalogue;
 use relayscope_dataplane::driver::glommio::{MountedShard, mount};
 use relayscope_dataplane::driver::shard::ShardDriver;
 use relayscope_dataplane::driver::udp::UdpPort;
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::placement::target_hash;
-use relayscope_dataplane::prober::TargetConfig;
-use relayscope_dataplane::shard::{Command, TargetId};
-use relayscope_dataplane::telemetry::TargetSeries;
 
-use super::{SHARD, add_target, counter, gauge, loopback_port, new_shard, wait_for};
+use super::{add_commands, add_target, counter, gauge, loopback_port, new_shard, wait_for};
 
 /// The application: an executor that runs what is mounted and, beside it, work of its own.
 struct App {
@@ -77,14 +75,14 @@ fn probes_and_reflector_in_one_executor_measure_each_other_beside_the_applicatio
     add_target(&mut probes, &registry, 1, "self", &to.to_string());
     let app = App::start(vec![mounted_reflector, mounted_probes]);
 
-    wait_for("ten replies", || counter(&probed, &catalogue::PROBE_RECEIVED, &["self"]) >= 10);
+    wait_for("ten replies", || counter(&probed, &catalogue::PROBE_RECEIVED, &["self", "ipv4"]) >= 10);
     assert_eq!(gauge(&probed, &catalogue::PROBE_UP, &["self"]), Some(1.0));
     app.wait_rounds(20);
     assert!(!probes.has_ended() && !reflector.has_ended());
 
     probes.request_stop();
     wait_for("the probes to end", || probes.has_ended());
-    let sent = counter(&probed, &catalogue::PROBE_SENT, &["self"]);
+    let sent = counter(&probed, &catalogue::PROBE_SENT, &["self", "ipv4"]);
     wait_for("all probes to be reflected", || {
         counter(&reflected, &catalogue::REFLECTOR_PACKETS, &["reflected"]) == sent
     });
@@ -135,24 +133,24 @@ fn a_turn_sends_at_most_128_probes_and_asks_for_another() {
     const TARGETS: usize = 300;
     let (shard, registry, collector) = new_shard();
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (mut commands, queue) = rtrb::RingBuffer::new(TARGETS);
+    let (mut commands, queue) = rtrb::RingBuffer::new(2 * TARGETS);
     for id in 0..TARGETS as u64 {
         let name = format!("relay-{id}");
         let address = silent.local_addr().unwrap();
-        let series = TargetSeries::intern(&registry, SHARD, &name, address, &mut Vec::new()).unwrap();
-        let config = TargetConfig {
-            address,
+        let config = EndpointConfig {
             interval: Duration::from_millis(200),
             timeout: Duration::from_millis(200),
             // One for all: they are due together.
             phase_hash: target_hash("relay"),
+            ..EndpointConfig::new(address, Protocol::Stamp(Default::default()))
         };
-        let added = commands.push(Command::Add { id: TargetId(id), config, series: Box::new(series) });
-        assert!(added.is_ok());
+        for command in add_commands(&registry, id, &name, config) {
+            assert!(commands.push(command).is_ok());
+        }
     }
     let mut driver = ShardDriver::new(shard, vec![], queue).unwrap();
     let sent = || -> u64 {
-        let of = |id| counter(&collector, &catalogue::PROBE_SENT, &[&format!("relay-{id}")]);
+        let of = |id| counter(&collector, &catalogue::PROBE_SENT, &[&format!("relay-{id}"), "ipv4"]);
         (0..TARGETS as u64).map(of).sum()
     };
     let (mut total, mut full_turns) = (0, 0);

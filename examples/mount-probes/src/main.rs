@@ -9,11 +9,10 @@ use relayscope_bridge::catalogue::{Family, Unit};
 use relayscope_bridge::{Hub, HubConfig, MetricKind, ShardId, hub};
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, ServerThread};
 use relayscope_dataplane::driver::{glommio::mount, udp::UdpPort};
-use relayscope_dataplane::placement::target_hash;
-use relayscope_dataplane::prober::TargetConfig;
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
-use relayscope_dataplane::shard::{Command, Shard, TargetId};
-use relayscope_dataplane::telemetry::{ShardSeries, TargetSeries};
+use relayscope_dataplane::shard::{Command, EndpointId, Shard, TargetId};
+use relayscope_dataplane::telemetry::{EndpointLabels, EndpointSeries, ShardSeries, TargetSeries};
 
 const SHARD: ShardId = ShardId(0);
 static ROUNDS: Family = Family::new(
@@ -44,9 +43,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let interval = Duration::from_millis(100);
     let config =
-        TargetConfig { address, interval, timeout: Duration::from_secs(1), phase_hash: target_hash("self") };
-    let series = Box::new(TargetSeries::intern(&registry, SHARD, "self", address, &mut Vec::new())?);
-    let added = probes.send(Command::Add { id: TargetId(0), config, series });
+        EndpointConfig { interval, ..EndpointConfig::new(address, Protocol::Stamp(Default::default())) };
+    let (target, mut ids) = (TargetId(0), Vec::new());
+    let series = Box::new(TargetSeries::intern(&registry, SHARD, "self", &mut ids)?);
+    let added = probes.send(Command::AddTarget { id: target, series });
+    added.map_err(|_| "the queue of commands is full")?;
+    let labels = EndpointLabels { target: "self", address, protocol: "stamp", group: "default" };
+    let series = EndpointSeries::intern(&registry, SHARD, &labels, &config.protocol, &mut ids)?;
+    let (config, series) = (Box::new(config), Box::new(series));
+    let added = probes.send(Command::AddEndpoint { id: EndpointId(0), target, config, series });
     added.map_err(|_| "the queue of commands is full")?;
 
     println!("reflecting udp://{address}, metrics at http://{}/metrics", server.local_addr());

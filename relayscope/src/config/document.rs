@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use relayscope_bridge::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
 use relayscope_dataplane::placement::format_cores;
-use relayscope_dataplane::probe::stamp::IN_FLIGHT_MAX;
+use relayscope_dataplane::probe::IN_FLIGHT_MAX;
 use relayscope_dataplane::reflector::Mode;
 
 use super::Config;
