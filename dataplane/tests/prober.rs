@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relayscope_dataplane::clock::{Arrival, Monotonic, Now, Realtime};
-use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol, Stamp};
+use relayscope_dataplane::probe::direction::ReflectorKind;
 use relayscope_dataplane::probe::{Payload, ProbeEvent, Refusal, SendError};
 use relayscope_dataplane::prober::{Prober, SessionKey, Transmit};
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig, Request};
@@ -368,6 +369,77 @@ fn an_unreachable_target_is_down_and_a_full_queue_of_ours_is_not() {
         assert_eq!(events, [ProbeEvent::Unsent { sequence: 0, reason }]);
         assert_eq!(prober.session(key).unwrap().up(), up);
     }
+}
+
+#[test]
+fn an_error_in_place_of_a_reply_is_a_loss_at_once_and_only_for_the_probe_it_quotes() {
+    let mut prober = Prober::new(SLOT);
+    let destination = "192.0.2.9:862".parse().unwrap();
+    let key = prober.add(Monotonic(0), &target("192.0.2.9:862", 1000, 5000)).unwrap();
+    let mut events = Vec::new();
+    let mut note = |_, event| events.push(event);
+    let mut sent = Vec::new();
+    for second in [1, 2] {
+        let now = at(second * 1_000 * MS);
+        let transmit = prober.poll_transmit(now.monotonic, now, &mut note).unwrap();
+        prober.handle_sent(transmit.probe, Duration::ZERO, Ok(()), &mut note);
+        sent.push(octets(&transmit));
+    }
+    let mut forged = sent[0].clone();
+    forged[11] ^= 1;
+    let mut bounce = |quoted: &[u8]| {
+        let destination = destination;
+        prober.handle_bounce(destination, SendError::Unreachable, quoted, &mut note)
+    };
+    assert_eq!(bounce(&forged), Err(Refusal::TimestampMismatch), "who did not see the probe");
+    // RFC 792 promises the UDP header and no more: it is about the newest.
+    assert_eq!(bounce(&[]), Ok(key));
+    assert_eq!(bounce(&sent[1]), Err(Refusal::UnknownSequence), "it is settled");
+    assert_eq!(bounce(&sent[0][..12]), Ok(key));
+    let reason = SendError::Unreachable;
+    let expected = [1, 0].map(|sequence| ProbeEvent::Bounced { sequence, reason });
+    assert_eq!(events, expected);
+    assert_eq!(prober.session(key).unwrap().up(), Some(false));
+    let stranger = "192.0.2.10:862".parse().unwrap();
+    let refused = prober.handle_bounce(stranger, reason, &[], &mut |_, _| {});
+    assert_eq!(refused, Err(Refusal::UnknownSource));
+}
+
+#[test]
+fn a_moved_target_goes_on_and_what_was_in_flight_to_the_old_address_says_nothing() {
+    let mut network = Network::new(|_| vec![ms(20)]);
+    let key = network.add("192.0.2.9:862", 1000, 500);
+    network.run_until(3_001);
+    let Reverse((_, old, reply)) = network.in_flight.pop().unwrap();
+    let new = "192.0.2.10:862".parse().unwrap();
+    let events = &mut network.events;
+    network.prober.move_to(key, new, &mut |key, event| events.push((key, event)));
+    let stale =
+        network.prober.handle_datagram(old, Arrival::exact(Monotonic(3_020 * MS)), &reply, &mut |_, _| {});
+    assert_eq!(stale, Err(Refusal::UnknownSource));
+    network.run_until(5_500);
+    assert_eq!(network.count(|event| matches!(event, ProbeEvent::Discarded { sequence: 1 })), 1);
+    assert_eq!((network.answered(), network.lost()), (3, 0));
+    assert_eq!(network.prober.session(key).unwrap().stats().loss_ratio, Some(0.0));
+}
+
+#[test]
+fn directions_of_losses_are_told_from_our_reflectors_count() {
+    // The simulated path loses replies: it always lets the reflector count.
+    let mut network = Network::new(|sequence| if sequence % 5 == 3 { vec![] } else { vec![ms(20)] });
+    let stamp = Stamp { reflector: ReflectorKind::Stateful };
+    let config = EndpointConfig { protocol: Protocol::Stamp(stamp), ..target("192.0.2.9:862", 100, 500) };
+    network.prober.add(Monotonic(network.now), &config).unwrap();
+    network.run_until(30_000);
+    let mut sum = (0, 0);
+    for (_, event) in &network.events {
+        if let ProbeEvent::Directed { forward, reverse } = event {
+            sum = (sum.0 + forward, sum.1 + reverse);
+        }
+    }
+    // What never comes to the reflector here is what the path drops: all of it on the way there.
+    assert_eq!(sum.1, 0);
+    assert!(u32::try_from(network.lost()).unwrap() - sum.0 <= 8, "{sum:?} of {}", network.lost());
 }
 
 proptest! {

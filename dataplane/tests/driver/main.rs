@@ -6,6 +6,7 @@
 )]
 
 mod mount;
+mod paths;
 
 use std::time::{Duration, Instant};
 
