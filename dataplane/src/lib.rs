@@ -16,6 +16,7 @@ pub mod preflight;
 pub mod probe;
 pub mod prober;
 pub mod reflector;
+pub mod responder;
 pub mod schedule;
 pub mod shard;
 pub mod stall;

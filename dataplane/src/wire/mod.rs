@@ -1,5 +1,6 @@
 //! Packet formats, as bytes and nothing more.
 
+pub mod ping;
 pub mod stamp;
 pub mod stun;
 pub mod timestamp;
