@@ -17,6 +17,7 @@ pub mod probe;
 pub mod prober;
 pub mod reflector;
 pub mod responder;
+pub mod runtime;
 pub mod schedule;
 pub mod shard;
 pub mod stall;

@@ -66,23 +66,35 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Makes and drops a small ring, and holds the limits of locked memory and open files against what
-/// `shards` need; the soft limit of files is raised where it may be.
+/// All that `shards` shards on glommio need: [`check_io_uring`] and [`check_files`].
 ///
 /// # Errors
 /// [`PreflightError`] names the cause and the remedy.
 pub fn check(shards: usize) -> Result<(), PreflightError> {
+    check_files(shards)?;
+    check_io_uring(shards)
+}
+
+/// Holds the limit of locked memory against what `shards` need, and makes and drops a small ring.
+///
+/// # Errors
+/// [`PreflightError::Memlock`] and [`PreflightError::IoUring`].
+pub fn check_io_uring(shards: usize) -> Result<(), PreflightError> {
     let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(u64::MAX, |(soft, _)| soft);
     check_memlock(memlock, shards as u64)?;
-    raise_files(shards as u64)?;
     match IoUring::new(PROBE_RING_DEPTH) {
         Ok(_) => Ok(()),
         Err(source) => Err(PreflightError::IoUring { source }),
     }
 }
 
-/// Raises the soft limit of open files to what is needed, where the hard one allows it.
-fn raise_files(shards: u64) -> Result<(), PreflightError> {
+/// Holds the limit of open files against what `shards` need on any backend; the soft limit is raised
+/// where the hard one allows it.
+///
+/// # Errors
+/// [`PreflightError::Files`].
+pub fn check_files(shards: usize) -> Result<(), PreflightError> {
+    let shards = shards as u64;
     let needed = FILES_BASE + shards.saturating_mul(FILES_PER_SHARD);
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
     if soft >= needed {

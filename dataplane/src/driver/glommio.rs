@@ -1,9 +1,8 @@
-//! Runs shards on glommio: [`spawn`] gives a shard an executor of its own, pinned to a core; [`mount`]
-//! makes one ready for an executor that the application has already.
+//! Runs shards on glommio: in an executor of their own, pinned to a core, or with [`MountedShard::run`]
+//! in one that the application has already.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -14,211 +13,78 @@ use std::time::Duration;
 use glommio::net::UdpSocket;
 use glommio::timer::sleep;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use relayscope_bridge::ShardId;
 
 use super::clock;
+use super::control::{ERROR_PAUSE, Ends, Executor, NotStarted, START_MAX, START_POLL, TURN_MAX};
+pub use super::control::{MountedShard, mount};
 use super::shard::ShardDriver;
-use super::udp::{BindError, UdpPort};
-use crate::preflight::{PreflightError, check};
-use crate::shard::{Command, Shard};
 
 /// Enough for the one-octet peeks that wait for readiness; glommio's default pins 30 MiB.
 const IO_MEMORY_LEN: usize = 64 << 10;
 /// Waits in flight per shard: one per reflector and a timer.
 const RING_DEPTH: usize = 128;
-/// After this long a flooded reflector lets everything else on the executor have its turn.
-const TURN_MAX: Duration = Duration::from_millis(2);
-/// How that is done. To yield is not enough: glommio looks at timers and sockets only once no task can
+/// How a flooded reflector gives way after [`TURN_MAX`]. To yield is not enough: glommio looks at timers and sockets only once no task can
 /// run, or after its own preemption interval, which is the application's.
 const GIVE_WAY: Duration = Duration::from_micros(50);
-/// Between two attempts at a socket that reports errors.
-const ERROR_PAUSE: Duration = Duration::from_millis(10);
-/// How long an executor may take to begin.
-const START_MAX: Duration = Duration::from_secs(10);
-const START_POLL: Duration = Duration::from_millis(1);
-/// Commands on their way to one shard.
-pub const COMMANDS_MAX: usize = 4096;
-
-/// A shard could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum SpawnError {
-    /// The kernel refuses io_uring or locked memory.
-    #[error(transparent)]
-    Preflight(#[from] PreflightError),
-    /// A probing socket could not be opened.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// A descriptor could not be duplicated.
-    #[error("shard {} cannot duplicate its sockets: {source}; raise the limit of open files", .shard.0)]
-    Descriptors {
-        /// The shard.
-        shard: ShardId,
-        /// Why.
-        source: io::Error,
-    },
-    /// glommio could not make its executor.
-    #[error("shard {} cannot start on core {core}: {reason}", .shard.0)]
-    Executor {
-        /// The shard.
-        shard: ShardId,
-        /// The core it was to be pinned to.
-        core: usize,
-        /// What glommio said.
-        reason: String,
-    },
-}
-
-/// Where and how a shard runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Executor {
-    /// Its number.
-    pub shard: ShardId,
-    /// The core it is pinned to.
-    pub core: usize,
-    /// How long it polls before it parks. Zero, the default everywhere, costs nothing while idle.
-    pub spin_before_park: Duration,
-}
-
-/// Commands a shard from any thread, wherever it runs. Dropping it changes nothing: the shard runs on.
-pub struct ShardControl {
-    commands: rtrb::Producer<Command>,
-    life: Arc<Life>,
-}
-
-/// A shard running on an executor of its own. Dropped, it leaves the shard running.
-pub struct ShardHandle {
-    /// Its commands.
-    pub control: ShardControl,
-    thread: ExecutorJoinHandle<()>,
-}
-
-/// A shard with its sockets open, to be run in an executor of the application's. `Send`: make it where
-/// its errors are dealt with, and move it to the executor's thread.
-pub struct MountedShard {
-    driver: ShardDriver,
-    waits: Vec<socket2::Socket>,
-    // Last: the shard has ended when the others are dropped.
-    ends: Ends,
-}
-
-/// What a shard and its control tell each other. All relaxed: flags alone, nothing is published with
-/// them.
-#[derive(Default)]
-struct Life {
-    started: AtomicBool,
-    stop: AtomicBool,
-    ended: AtomicBool,
-}
-
-/// Goes where the shard goes: however that ends, even before it began, this is dropped.
-struct Ends(Arc<Life>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::Relaxed);
-    }
-}
-
-/// The queue to a shard is full; the command is given back.
-pub struct CommandsFull(pub Command);
-
-/// Starts a shard on its core. The sockets are opened here, so that their errors come back at once.
-///
-/// # Errors
-/// [`SpawnError`].
-pub fn spawn(executor: Executor, shard: Shard, reflectors: Vec<UdpPort>) -> Result<ShardHandle, SpawnError> {
-    // Whoever runs several has checked for all of them; this keeps glommio from panicking for anybody.
-    check(1)?;
-    let id = executor.shard;
-    let (control, mounted) = mount(shard, reflectors)?;
-    let thread = LocalExecutorBuilder::new(Placement::Fixed(executor.core))
-        .name(&format!("shard-{}", id.0))
+/// Starts an executor on its core and, once that runs, hands it the shard. An executor that cannot be
+/// made, whether glommio says so or panics, leaves the shard with the caller.
+pub(super) fn start(executor: Executor, mounted: MountedShard) -> Result<ExecutorJoinHandle<()>, NotStarted> {
+    let (mut hand_over, taken) = rtrb::RingBuffer::new(1);
+    let up = Arc::new(AtomicBool::new(false));
+    let is_up = Arc::clone(&up);
+    let refused = |reason: String, mounted| {
+        let shard = Some(Box::new(mounted));
+        Err(NotStarted { error: executor.error(reason), shard })
+    };
+    let spawned = LocalExecutorBuilder::new(Placement::Fixed(executor.core))
+        .name(&format!("shard-{}", executor.shard.0))
         .io_memory(IO_MEMORY_LEN)
         .ring_depth(RING_DEPTH)
         .spin_before_park(executor.spin_before_park)
-        .spawn(move || mounted.run())
-        .map_err(|error| SpawnError::Executor {
-            shard: id,
-            core: executor.core,
-            reason: error.to_string(),
-        })?;
-    let handle = ShardHandle { control, thread };
-    if let Err(reason) = handle.wait_started() {
-        // Dead already, or it would not have ended: joining does not wait.
-        let said = if handle.control.has_ended() { handle.join().err() } else { None };
-        let reason = said.unwrap_or(reason);
-        return Err(SpawnError::Executor { shard: id, core: executor.core, reason });
-    }
-    Ok(handle)
-}
-
-/// Makes a shard ready for an executor that the application has already: opens its sockets, starts
-/// nothing. What comes of it is up to [`MountedShard::run`].
-///
-/// # Errors
-/// [`SpawnError::Bind`] and [`SpawnError::Descriptors`]; never the others, which are about executors.
-pub fn mount(shard: Shard, reflectors: Vec<UdpPort>) -> Result<(ShardControl, MountedShard), SpawnError> {
-    let id = shard.id();
-    let (commands, queue) = rtrb::RingBuffer::new(COMMANDS_MAX);
-    let driver = ShardDriver::new(shard, reflectors, queue)?;
-    let mut waits = Vec::new();
-    for port in driver.reflectors() {
-        waits.push(port.duplicate().map_err(|source| SpawnError::Descriptors { shard: id, source })?);
-    }
-    let life = Arc::new(Life::default());
-    let ends = Ends(Arc::clone(&life));
-    Ok((ShardControl { commands, life }, MountedShard { driver, waits, ends }))
-}
-
-impl ShardControl {
-    /// Queues a command; the shard takes it on its next tick, at most 200 ms later. Never waits.
-    ///
-    /// # Errors
-    /// [`CommandsFull`] gives the command back when 4096 are waiting: the shard is stalled, gone, or not
-    /// run yet.
-    pub fn send(&mut self, command: Command) -> Result<(), CommandsFull> {
-        self.commands.push(command).map_err(|rtrb::PushError::Full(command)| CommandsFull(command))
-    }
-
-    /// Asks the shard to stop on its next tick, at most 200 ms later.
-    pub fn request_stop(&self) {
-        self.life.stop.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the shard is over, asked to or not: it records no more, and its sockets are closed. The
-    /// kernel may keep their ports for some milliseconds yet.
-    pub fn has_ended(&self) -> bool {
-        self.life.ended.load(Ordering::Relaxed)
-    }
-}
-
-impl ShardHandle {
-    fn wait_started(&self) -> Result<(), String> {
-        let deadline = clock::monotonic() + START_MAX;
-        while !self.control.life.started.load(Ordering::Relaxed) {
-            if self.control.has_ended() {
-                return Err("it ended before it began".to_owned());
+        .spawn(move || async move {
+            // A flag alone; what is handed over goes through the queue.
+            is_up.store(true, Ordering::Relaxed);
+            if let Some(mounted) = take(taken).await {
+                mounted.run().await;
             }
-            if clock::monotonic() > deadline {
-                return Err(format!("it did not begin within {START_MAX:?}"));
-            }
-            std::thread::park_timeout(START_POLL);
+        });
+    let thread = match spawned {
+        Ok(thread) => thread,
+        Err(error) => return refused(error.to_string(), mounted),
+    };
+    let deadline = clock::monotonic() + START_MAX;
+    while !up.load(Ordering::Relaxed) {
+        if hand_over.is_abandoned() {
+            // Dead, or it would hold its end: joining does not wait.
+            let said = thread.join().err().map(|error| error.to_string());
+            return refused(said.unwrap_or_else(|| "it ended before it began".to_owned()), mounted);
         }
-        Ok(())
+        if clock::monotonic() > deadline {
+            return refused(format!("its executor did not begin within {START_MAX:?}"), mounted);
+        }
+        std::thread::park_timeout(START_POLL);
     }
+    match hand_over.push(mounted) {
+        Ok(()) => Ok(thread),
+        Err(rtrb::PushError::Full(mounted)) => refused("it was given a shard already".to_owned(), mounted),
+    }
+}
 
-    /// Waits until the shard has stopped.
-    ///
-    /// # Errors
-    /// When the shard panicked, with what glommio says of it.
-    pub fn join(self) -> Result<(), String> {
-        self.control.request_stop();
-        self.thread.join().map_err(|error| error.to_string())
+/// What is handed over; `None` if whoever was to has given up.
+async fn take(mut taken: rtrb::Consumer<MountedShard>) -> Option<MountedShard> {
+    loop {
+        // In this order: what is handed over just before the other end is dropped counts.
+        let abandoned = taken.is_abandoned();
+        match taken.pop() {
+            Ok(mounted) => return Some(mounted),
+            Err(_) if abandoned => return None,
+            Err(_) => sleep(START_POLL).await,
+        }
     }
 }
 
 impl MountedShard {
-    /// Runs the shard until [`ShardControl::request_stop`], in the glommio executor that polls it and in
+    /// Runs the shard until [`ShardControl::request_stop`](super::control::ShardControl::request_stop), in the glommio executor that polls it and in
     /// the task queue of the task that does.
     ///
     /// **It shares.** After each turn it waits, so that tasks, timers and sockets of the application have
@@ -238,7 +104,7 @@ impl MountedShard {
     /// When polled outside of a glommio executor.
     pub async fn run(self) {
         let Self { driver, waits, ends } = self;
-        ends.0.started.store(true, Ordering::Relaxed);
+        ends.note_started();
         let running = Rc::new(Running { driver: RefCell::new(driver), ends });
         let readers: Vec<_> = waits
             .into_iter()
@@ -248,7 +114,7 @@ impl MountedShard {
                 glommio::spawn_local(async move { running.reflect(reflector, waitable(socket)).await })
             })
             .collect();
-        while !running.ends.0.stop.load(Ordering::Relaxed) {
+        while !running.ends.is_asked_to_stop() {
             let pause = running.driver.borrow_mut().turn();
             sleep(pause.max(GIVE_WAY)).await;
         }

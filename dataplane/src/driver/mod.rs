@@ -1,12 +1,15 @@
 //! The only room with sockets and clocks.
 //!
 //! [`udp`] is a socket that stamps; [`shard`] turns a sans-IO [`Shard`](crate::shard::Shard) once per
-//! wake; [`glommio`] decides when to wake; [`oneshot`] probes one target from an ordinary thread.
+//! wake; [`glommio`] and [`poll`] decide when to wake, and [`control`] starts either; [`oneshot`] probes
+//! one target from an ordinary thread.
 
 pub mod clock;
+pub mod control;
 pub mod glommio;
 mod mmsg;
 pub mod oneshot;
+pub mod poll;
 pub mod shard;
 mod tcp;
 pub mod udp;

@@ -5,19 +5,21 @@
     reason = "a test may panic, and here it runs on real time"
 )]
 
+mod both;
 mod mount;
 mod paths;
 
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::{Collector, Hub, HubConfig, MetricValue, SeriesRegistry, ShardId, catalogue, hub};
-use relayscope_dataplane::driver::glommio::{Executor, ShardControl, ShardHandle, spawn};
+use relayscope_dataplane::driver::control::{Executor, ShardControl, ShardHandle, spawn};
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
 use relayscope_dataplane::driver::udp::UdpPort;
 use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::placement::{available_cores, target_hash};
 use relayscope_dataplane::probe::ProbeEvent;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
+use relayscope_dataplane::runtime::Backend;
 use relayscope_dataplane::shard::{Command, EndpointId, Shard, TargetId};
 use relayscope_dataplane::telemetry::{EndpointLabels, EndpointSeries, ShardSeries, TargetSeries};
 
@@ -30,11 +32,36 @@ fn new_shard() -> (Shard, SeriesRegistry, Collector) {
     (Shard::new(Duration::from_millis(10), reflector, publishers.remove(0), series), registry, collector)
 }
 
+/// Makes each of these a test on each backend.
+macro_rules! on_both_backends {
+    ($($test:ident,)*) => {
+        mod glommio {
+            $(#[test] fn $test() { super::$test(relayscope_dataplane::runtime::Backend::Glommio); })*
+        }
+        mod poll {
+            $(#[test] fn $test() { super::$test(relayscope_dataplane::runtime::Backend::Poll); })*
+        }
+    };
+}
+use on_both_backends;
+
+on_both_backends! {
+    two_shards_measure_each_other_over_both_families,
+    a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged,
+    a_one_shot_probe_reports_replies_and_losses,
+}
+
 fn start(reflectors: Vec<UdpPort>) -> (ShardHandle, SeriesRegistry, Collector) {
+    start_on(Backend::Glommio, reflectors)
+}
+
+fn start_on(backend: Backend, reflectors: Vec<UdpPort>) -> (ShardHandle, SeriesRegistry, Collector) {
     let (shard, registry, collector) = new_shard();
     let core = available_cores()[0];
     let executor = Executor { shard: SHARD, core, spin_before_park: Duration::ZERO };
-    (spawn(executor, shard, reflectors).unwrap(), registry, collector)
+    let handle = spawn(executor, shard, reflectors, backend).unwrap();
+    assert_eq!(handle.backend(), backend);
+    (handle, registry, collector)
 }
 
 fn add_target(shard: &mut ShardControl, registry: &SeriesRegistry, id: u64, name: &str, address: &str) {
@@ -87,13 +114,12 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-#[test]
-fn two_shards_measure_each_other_over_both_families() {
+fn two_shards_measure_each_other_over_both_families(backend: Backend) {
     let v4 = loopback_port();
     let v6 = UdpPort::bind("[::1]:0".parse().unwrap()).unwrap();
     let (to_v4, to_v6) = (v4.local_address().to_string(), v6.local_address().to_string());
-    let (reflecting, _, reflected) = start(vec![v4, v6]);
-    let (mut probing, registry, mut collector) = start(vec![]);
+    let (reflecting, _, reflected) = start_on(backend, vec![v4, v6]);
+    let (mut probing, registry, mut collector) = start_on(backend, vec![]);
     add_target(&mut probing.control, &registry, 4, "four", &to_v4);
     add_target(&mut probing.control, &registry, 6, "six", &to_v6);
 
@@ -120,10 +146,9 @@ fn two_shards_measure_each_other_over_both_families() {
     reflecting.join().unwrap();
 }
 
-#[test]
-fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged() {
+fn a_silent_target_is_down_without_an_rtt_and_a_removed_one_is_acknowledged(backend: Backend) {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (mut probing, registry, collector) = start(vec![]);
+    let (mut probing, registry, collector) = start_on(backend, vec![]);
     add_target(&mut probing.control, &registry, 1, "silent", &silent.local_addr().unwrap().to_string());
     wait_for("a loss", || counter(&collector, &catalogue::PROBE_LOST, &["silent", "ipv4"]) >= 2);
     wait_for("down", || gauge(&collector, &catalogue::PROBE_UP, &["silent"]) == Some(0.0));
@@ -146,8 +171,7 @@ fn a_busy_port_names_the_port() {
     assert!(error.contains(&format!("port {port} is taken")), "{error}");
 }
 
-#[test]
-fn a_one_shot_probe_reports_replies_and_losses() {
+fn a_one_shot_probe_reports_replies_and_losses(backend: Backend) {
     let port = loopback_port();
     let target = port.local_address();
     let endpoint = EndpointConfig {
@@ -156,7 +180,7 @@ fn a_one_shot_probe_reports_replies_and_losses() {
         ..EndpointConfig::new(target, Protocol::Stamp(Default::default()))
     };
     let oneshot = Oneshot { endpoint, count: 3 };
-    let (reflecting, ..) = start(vec![port]);
+    let (reflecting, ..) = start_on(backend, vec![port]);
     let mut events = Vec::new();
     oneshot::run(&oneshot, || false, |event, _| events.push(event)).unwrap();
     reflecting.join().unwrap();
