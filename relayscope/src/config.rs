@@ -17,6 +17,7 @@ use relayscope_dataplane::placement::{CoresError, parse_cores};
 use relayscope_dataplane::probe::IN_FLIGHT_MAX;
 use relayscope_dataplane::prober::SESSIONS_MAX;
 use relayscope_dataplane::reflector::Mode;
+use relayscope_dataplane::runtime::Runtime;
 use serde::Deserialize;
 
 use self::document::time_text;
@@ -36,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) metric_prefix: String,
     /// `None` lets the placement choose.
     pub(crate) cores: Option<Vec<usize>>,
+    pub(crate) runtime: Runtime,
     pub(crate) ring_capacity: usize,
     pub(crate) drain_interval: Duration,
     /// `None` keeps telemetry in memory of the process, or is the default segment where there are two.
@@ -74,6 +76,7 @@ struct File {
     listen: Option<String>,
     metric_prefix: Option<String>,
     cores: Option<String>,
+    runtime: Option<String>,
     ring_capacity: Option<i64>,
     drain_interval: Option<String>,
     segment: Option<String>,
@@ -150,6 +153,7 @@ impl Source {
             listen: SocketAddr::from(([127, 0, 0, 1], HTTP_PORT)),
             metric_prefix: file.metric_prefix.clone().unwrap_or_else(|| METRIC_PREFIX.to_owned()),
             cores: self.cores(args)?,
+            runtime: self.runtime()?,
             ring_capacity: self.size(
                 "ring_capacity",
                 file.ring_capacity,
@@ -230,6 +234,11 @@ impl Source {
             None | Some("auto") => Ok(None),
             Some(list) => parse_cores(list).map(Some).map_err(wrong),
         }
+    }
+
+    fn runtime(&self) -> Result<Runtime, Failure> {
+        let Some(text) = &self.file.runtime else { return Ok(Runtime::default()) };
+        Runtime::from_label(text).ok_or_else(|| self.wrong("runtime", text, "auto, glommio or poll"))
     }
 
     fn segment(&self, args: &RunArgs) -> Result<Option<PathBuf>, Failure> {

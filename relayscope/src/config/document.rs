@@ -28,6 +28,9 @@ listen = {listen}
 metric_prefix = {prefix}
 # Cores to run a shard on, one each: a list such as \"0,2-3\", or \"auto\" for the last one there is. Default auto.
 cores = {cores}
+# What drives the shards: \"glommio\", which needs io_uring and locked memory; \"poll\", which does not; \"auto\" for
+# glommio where the kernel allows it, else poll. Default auto.
+runtime = {runtime}
 # Samples each shard's ring holds, rounded up to a power of two: {RING_CAPACITY_MIN}..={RING_CAPACITY_MAX}. Default 65536.
 ring_capacity = {ring}
 # Pause between drains of the rings: 1ms to 2500ms. Default 100ms.
@@ -62,6 +65,7 @@ session_idle = {idle}
             listen = quoted(&self.listen.to_string()),
             prefix = quoted(&self.metric_prefix),
             cores = quoted(&self.cores.as_deref().map_or("auto".to_owned(), format_cores)),
+            runtime = quoted(self.runtime.label()),
             ring = self.ring_capacity,
             drain = quoted(&time_text(self.drain_interval)),
             segment = quoted(&self.segment.as_deref().unwrap_or(Path::new("")).to_string_lossy()),

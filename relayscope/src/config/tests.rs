@@ -31,6 +31,7 @@ fn what_is_printed_reads_back_as_itself() {
         listen = "[::1]:80"
         metric_prefix = "wzp"
         cores = "0"
+        runtime = "poll"
         ring_capacity = 1024
         drain_interval = "20ms"
         segment = "relay-a"
@@ -95,6 +96,7 @@ fn errors_name_file_key_value_and_what_is_right() {
             "[reflector]\nlisten = [\"127.0.0.1\", \"127.0.0.1:8620\"]",
             "FILE: reflector.listen: 127.0.0.1:8620 is invalid; expected each address once",
         ),
+        ("runtime = \"epoll\"", "FILE: runtime: epoll is invalid; expected auto, glommio or poll"),
         (
             "cores = \"zero\"",
             "FILE: cores: core list 'zero' is invalid; expected numbers below 1024 and ranges such as 0,2-3",
