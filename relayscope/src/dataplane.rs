@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use relayscope_bridge::{Hub, HubConfig, HubError, Publisher, SeriesRegistry, create, hub};
-use relayscope_dataplane::driver::glommio::{Executor, ShardHandle, spawn};
+use relayscope_bridge::catalogue::RUNTIME_INFO;
+use relayscope_bridge::{
+    Hub, HubConfig, HubError, Publisher, SeriesError, SeriesRegistry, ShardId, create, hub,
+};
+use relayscope_dataplane::driver::control::{Executor, ShardHandle, spawn_chosen};
 use relayscope_dataplane::driver::udp::{BindError, UdpPort};
 use relayscope_dataplane::placement::{
     available_cores, check_available, control_core, default_cores, format_cores,
 };
-use relayscope_dataplane::preflight;
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
+use relayscope_dataplane::runtime::{self, Choice};
 use relayscope_dataplane::shard::Shard;
 use relayscope_dataplane::telemetry::{EndpointSeries, ShardSeries, TargetSeries};
 
@@ -27,6 +30,9 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// Targets named at start; of more only the number is said.
 const TARGETS_ANNOUNCED_MAX: usize = 10;
+
+/// Cells a shard takes for [`RUNTIME_INFO`].
+const RUNTIME_CELLS: usize = 1;
 
 /// The cores of this host, and which of them are the shards'.
 pub(crate) struct Cores {
@@ -70,8 +76,11 @@ pub(crate) fn make_hub(config: &Config, shards: usize) -> Result<Hub, Failure> {
     let sizes = HubConfig {
         shards,
         ring_capacity: config.ring_capacity,
-        cells_per_shard: ShardSeries::CELLS + targets * (TargetSeries::CELLS + EndpointSeries::CELLS),
-        max_series: shards * ShardSeries::CELLS + targets * (TargetSeries::CELLS + EndpointSeries::SERIES),
+        cells_per_shard: ShardSeries::CELLS
+            + RUNTIME_CELLS
+            + targets * (TargetSeries::CELLS + EndpointSeries::CELLS),
+        max_series: shards * (ShardSeries::CELLS + RUNTIME_CELLS)
+            + targets * (TargetSeries::CELLS + EndpointSeries::SERIES),
     };
     let made = match &config.segment {
         Some(path) => create(path, sizes),
@@ -93,15 +102,16 @@ pub(crate) fn make_hub(config: &Config, shards: usize) -> Result<Hub, Failure> {
     Ok(hub)
 }
 
-/// Checks that the kernel lets shards run.
-pub(crate) fn preflight(cores: &Cores) -> Result<(), Failure> {
-    preflight::check(cores.shards.len()).map_err(Failure::host)
+/// What is to drive the shards, as far as the kernel lets it.
+pub(crate) fn choose_runtime(config: &Config, cores: &Cores) -> Result<Choice, Failure> {
+    runtime::choose(config.runtime, cores.shards.len()).map_err(Failure::host)
 }
 
 /// Running shards and what they probe.
 pub(crate) struct DataPlane {
     pub(crate) targets: Arc<Mutex<Targets>>,
     registry: SeriesRegistry,
+    runtime: Choice,
     reflecting: Vec<SocketAddr>,
 }
 
@@ -110,16 +120,20 @@ impl DataPlane {
     pub(crate) fn start(
         config: &Config,
         cores: &Cores,
+        mut runtime: Choice,
         prepared: Prepared,
         publishers: Vec<Publisher>,
         registry: SeriesRegistry,
     ) -> Result<Self, Failure> {
         let Prepared { resolved, reflectors } = prepared;
         let reflecting = reflectors.iter().map(UdpPort::local_address).collect();
-        let shards = start_shards(config, &cores.shards, publishers, reflectors, &registry)?;
+        let shards = start_shards(config, &cores.shards, &mut runtime, publishers, reflectors, &registry)?;
+        if let Some(refusal) = runtime.refusal() {
+            tracing::warn!("shards run on {}: {refusal}", runtime.backend().label());
+        }
         let mut targets = Targets::new(registry.clone(), shards);
         targets.apply(resolved).map_err(Failure::Host)?;
-        Ok(Self { targets: Arc::new(Mutex::new(targets)), registry, reflecting })
+        Ok(Self { targets: Arc::new(Mutex::new(targets)), registry, runtime, reflecting })
     }
 
     /// What a SIGHUP does.
@@ -139,7 +153,7 @@ impl DataPlane {
 
     /// What it does, a line each.
     pub(crate) fn announcement(&self, config: &Config) -> String {
-        let mut text = String::new();
+        let mut text = format!("shards run on {}\n", self.runtime);
         for address in &self.reflecting {
             text += &format!("reflecting STAMP on {address}\n");
         }
@@ -181,6 +195,7 @@ fn bind_patiently(address: SocketAddr) -> Result<UdpPort, BindError> {
 fn start_shards(
     config: &Config,
     cores: &[usize],
+    runtime: &mut Choice,
     publishers: Vec<Publisher>,
     reflectors: Vec<UdpPort>,
     registry: &SeriesRegistry,
@@ -202,7 +217,16 @@ fn start_shards(
         });
         let shard = Shard::new(config.slot, reflector, publisher, series);
         let executor = Executor { shard: id, core: *core, spin_before_park: config.spin_before_park };
-        shards.push(spawn(executor, shard, ports).map_err(Failure::host)?);
+        let started = spawn_chosen(executor, shard, ports, runtime).map_err(Failure::host)?;
+        // Its own when it differs: the shards before it keep what they run on.
+        tell_runtime(registry, id, runtime).map_err(Failure::host)?;
+        shards.push(started);
     }
     Ok(shards)
+}
+
+/// Writes what drives a shard, for whoever reads its cells, in this process or another.
+fn tell_runtime(registry: &SeriesRegistry, shard: ShardId, runtime: &Choice) -> Result<(), SeriesError> {
+    let values = [runtime.backend().label(), runtime.reason().label()];
+    registry.gauge(shard, &RUNTIME_INFO, &values).map(|mut info| info.set(1.0))
 }

@@ -23,7 +23,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = config::load(args.config.as_deref())?.resolve(args)?;
     let cores = Cores::choose(&config)?;
     log_to_stderr();
-    dataplane::preflight(&cores)?;
+    let runtime = dataplane::choose_runtime(&config, &cores)?;
     // Before anything that takes its time: a signal must never find the default action.
     let supervisor = Supervisor::new()?;
     let prepared = Prepared::new(&config)?;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let plane = ControlPlane::new(collector, controlplane::plane_config(&config, cores.spare()))
         .map_err(Failure::usage)?;
     keep_off(&cores);
-    let data = DataPlane::start(&config, &cores, prepared, publishers, registry)?;
+    let data = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     let drain = controlplane::start(&plane)?;
 
     let control = cores.spare().map_or("shares them".to_owned(), |core| format!("on core {core}"));
@@ -60,14 +60,14 @@ pub(crate) fn run_dataplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = with_segment(config::load(args.config.as_deref())?.resolve(args)?);
     let cores = Cores::choose(&config)?;
     log_to_stderr();
-    dataplane::preflight(&cores)?;
+    let runtime = dataplane::choose_runtime(&config, &cores)?;
     let supervisor = Supervisor::new()?;
     let prepared = Prepared::new(&config)?;
     // Nobody here reads: control planes do, in processes of their own.
     let Hub { publishers, registry, .. } = dataplane::make_hub(&config, cores.shards.len())?;
     warn_if_written_back(&config);
     keep_off(&cores);
-    let data = DataPlane::start(&config, &cores, prepared, publishers, registry)?;
+    let data = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     announce(&format!("{}, no control plane\n{}", dataplane::cores_text(&cores), data.announcement(&config)));
     let reload = data.reload(args, config);
     let ended = supervisor.run(None, Some(&reload));

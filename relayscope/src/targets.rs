@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::{MetricId, SeriesError, SeriesRegistry, ShardId};
-use relayscope_dataplane::driver::glommio::{CommandsFull, ShardHandle};
+use relayscope_dataplane::driver::control::{CommandsFull, ShardHandle};
 use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::placement::{shard_of, target_hash};
 use relayscope_dataplane::shard::{Command, EndpointId, TargetId};
