@@ -67,16 +67,6 @@ pub(crate) fn busy_port() {
     assert!(line.contains(&format!("port {} is taken", udp.port())), "{line}");
 }
 
-pub(crate) fn small_memlock() {
-    let ip = loopback();
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -l 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_relayscope")]);
-    shell.args(["--listen", &format!("{ip}:9862"), "--reflect", &format!("{ip}:8620")]);
-    let (code, line) = failure(&mut shell);
-    assert_eq!(code, Some(1), "{line}");
-    assert!(line.contains("RLIMIT_MEMLOCK is 65536 bytes") && line.contains("ulimit -l 512"), "{line}");
-}
-
 pub(crate) fn check_and_print() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("relayscope.toml");

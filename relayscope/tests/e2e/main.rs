@@ -12,6 +12,7 @@ mod peers;
 mod prometheus;
 mod relay;
 mod reload;
+mod runtime;
 mod scapy;
 mod segment;
 mod split;
@@ -71,7 +72,6 @@ fn main() {
     add("stamp_suite_probes_our_reflector", Some(Peer::StampSuite), stamp_suite::as_sender);
     add("bad_input_ends_with_one_line_and_code_2", None, cli::bad_input);
     add("a_busy_port_names_the_port", None, cli::busy_port);
-    add("a_small_memlock_limit_names_the_remedy", None, cli::small_memlock);
     add("check_config_and_print_config_agree", None, cli::check_and_print);
     add("a_one_shot_probe_has_the_exit_codes_of_ping", None, cli::one_shot_probe);
     add("tap_prints_samples_by_name_as_text_and_as_json", None, tap::text_and_json);
@@ -88,6 +88,17 @@ fn main() {
     add("top_does_what_its_keys_say_and_restores_the_terminal", Some(Peer::Tmux), top::keys_work);
     add("top_ends_with_its_terminal", Some(Peer::Tmux), top::terminal_is_gone);
     add("top_without_a_terminal_names_what_to_use_instead", None, top::no_terminal);
+
+    add("where_io_uring_is_refused_auto_runs_on_poll_and_says_why", None, runtime::auto_runs_on_poll);
+    add("where_io_uring_is_allowed_auto_runs_on_glommio", None, runtime::auto_runs_on_glommio);
+    add("glommio_alone_is_strict_and_names_the_remedy", None, runtime::glommio_is_strict);
+    add("poll_never_asks_for_io_uring", None, runtime::poll_never_asks_for_io_uring);
+    add(
+        "a_control_plane_tells_what_drives_the_shards_of_another_process",
+        None,
+        runtime::another_process_tells_the_runtime,
+    );
+    add("a_relay_stopped_for_3_s_reports_no_loss_and_nobody_down", None, runtime::stopped_for_3_s);
 
     libtest_mimic::run(&arguments, trials).exit();
 }
