@@ -6,6 +6,7 @@
 
 mod autopsy;
 mod cli;
+mod clock;
 mod hostile;
 mod mesh;
 mod peers;
@@ -99,6 +100,16 @@ fn main() {
         runtime::another_process_tells_the_runtime,
     );
     add("a_relay_stopped_for_3_s_reports_no_loss_and_nobody_down", None, runtime::stopped_for_3_s);
+    add(
+        "a_step_of_the_wall_clock_by_an_hour_disturbs_no_rtt_and_is_no_loss",
+        Some(Peer::Cc),
+        clock::steps_by_an_hour,
+    );
+    add(
+        "stamps_that_contradict_the_wall_clock_make_no_rtt_and_no_loss",
+        Some(Peer::Faketime),
+        clock::contradicts_the_stamps,
+    );
 
     libtest_mimic::run(&arguments, trials).exit();
 }

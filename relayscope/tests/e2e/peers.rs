@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 /// A program that is not ours.
 #[derive(Clone, Copy)]
 pub(crate) enum Peer {
+    Cc,
+    Faketime,
     Prometheus,
     Promtool,
     Scapy,
@@ -26,6 +28,8 @@ impl Peer {
     /// How to start it.
     pub(crate) fn program(self) -> PathBuf {
         match self {
+            Self::Cc => "cc".into(),
+            Self::Faketime => faketime(),
             Self::Prometheus => "prometheus".into(),
             Self::Promtool => "promtool".into(),
             Self::Scapy => peers_dir().join("venv/bin/python"),
@@ -41,6 +45,14 @@ fn peers_dir() -> PathBuf {
         Some(directory) => directory.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers"),
     }
+}
+
+/// The library, in the directory of whichever architecture this is.
+fn faketime() -> PathBuf {
+    let library = |directory: PathBuf| directory.join("faketime/libfaketime.so.1");
+    let of_architectures = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let found = of_architectures.map(|entry| library(entry.path())).find(|library| library.is_file());
+    found.unwrap_or_else(|| library("/usr/lib".into()))
 }
 
 fn on_path(program: &Path) -> bool {
