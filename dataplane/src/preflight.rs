@@ -3,7 +3,7 @@
 
 use std::io;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, Probe};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What glommio asks of RLIMIT_MEMLOCK for one executor.
@@ -75,17 +75,22 @@ pub fn check(shards: usize) -> Result<(), PreflightError> {
     check_io_uring(shards)
 }
 
-/// Holds the limit of locked memory against what `shards` need, and makes and drops a small ring.
+/// Holds the limit of locked memory against what `shards` need; makes a small ring and drops it, having
+/// called each of the three system calls there are.
 ///
 /// # Errors
 /// [`PreflightError::Memlock`] and [`PreflightError::IoUring`].
 pub fn check_io_uring(shards: usize) -> Result<(), PreflightError> {
     let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(u64::MAX, |(soft, _)| soft);
     check_memlock(memlock, shards as u64)?;
-    match IoUring::new(PROBE_RING_DEPTH) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(PreflightError::IoUring { source }),
-    }
+    try_ring().map_err(|source| PreflightError::IoUring { source })
+}
+
+fn try_ring() -> io::Result<()> {
+    let ring = IoUring::new(PROBE_RING_DEPTH)?;
+    ring.submitter().register_probe(&mut Probe::new())?;
+    ring.submitter().submit()?;
+    Ok(())
 }
 
 /// Holds the limit of open files against what `shards` need on any backend; the soft limit is raised

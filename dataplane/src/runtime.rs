@@ -51,6 +51,10 @@ pub enum Reason {
     Executor,
 }
 
+/// What helps where small rings can be made and glommio fails all the same.
+const EXECUTOR_REMEDY: &str = "raise RLIMIT_MEMLOCK, for example with `ulimit -l 8192`, and in a container use a seccomp \
+     profile that allows io_uring_setup, io_uring_enter and io_uring_register whatever their arguments";
+
 /// A backend with the reason for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -172,7 +176,7 @@ impl Choice {
             *self = Self {
                 backend: Backend::Poll,
                 reason: Reason::Executor,
-                refusal: Some(error.to_string()),
+                refusal: Some(format!("{error}; {EXECUTOR_REMEDY}")),
                 automatic: true,
             };
             return true;
@@ -242,7 +246,9 @@ mod tests {
     fn an_executor_that_cannot_be_made_is_passed_over_once() {
         let mut choice = decide(Runtime::Auto, None).unwrap();
         assert!(choice.fall_back(&"no executor"));
-        assert_eq!((choice.to_string().as_str(), choice.refusal()), ("poll (executor)", Some("no executor")));
+        let said = choice.refusal().unwrap();
+        assert!(said.starts_with("no executor; raise RLIMIT_MEMLOCK"), "{said}");
+        assert_eq!(choice.to_string(), "poll (executor)");
         assert!(!choice.fall_back(&"no thread"), "there is nothing behind poll");
     }
 }

@@ -91,6 +91,7 @@ fn main() {
     add("top_without_a_terminal_names_what_to_use_instead", None, top::no_terminal);
 
     add("where_io_uring_is_refused_auto_runs_on_poll_and_says_why", None, runtime::auto_runs_on_poll);
+    add("auto_survives_an_executor_that_cannot_be_made", None, runtime::auto_survives_glommio);
     add("where_io_uring_is_allowed_auto_runs_on_glommio", None, runtime::auto_runs_on_glommio);
     add("glommio_alone_is_strict_and_names_the_remedy", None, runtime::glommio_is_strict);
     add("poll_never_asks_for_io_uring", None, runtime::poll_never_asks_for_io_uring);

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::signal::Signal;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter,
+};
 use tempfile::TempDir;
 
 use crate::relay::{Process, Relay, loopback, relayscope, run, wait_for};
@@ -19,18 +22,25 @@ use crate::relay::{Process, Relay, loopback, relayscope, run, wait_for};
 #[derive(Clone, Copy)]
 enum Obstacle {
     None,
-    /// A seccomp profile that does this at any system call of io_uring.
-    Seccomp(fn() -> SeccompAction),
+    /// A seccomp profile that does this at these system calls, with at least this as the first argument.
+    Seccomp(&'static [i64], u64, fn() -> SeccompAction),
     /// 64 KiB of locked memory.
     Memlock,
 }
 
-const EPERM: Obstacle = Obstacle::Seccomp(|| SeccompAction::Errno(libc::EPERM.cast_unsigned()));
-const ENOSYS: Obstacle = Obstacle::Seccomp(|| SeccompAction::Errno(libc::ENOSYS.cast_unsigned()));
-const DEADLY: Obstacle = Obstacle::Seccomp(|| SeccompAction::KillProcess);
+const SETUP: [i64; 1] = [libc::SYS_io_uring_setup];
+const USE: [i64; 2] = [libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+const IO_URING: [i64; 3] = [SETUP[0], USE[0], USE[1]];
+const EPERM: Obstacle = Obstacle::Seccomp(&IO_URING, 0, || errno(libc::EPERM));
+const ENOSYS: Obstacle = Obstacle::Seccomp(&IO_URING, 0, || errno(libc::ENOSYS));
+const DEADLY: Obstacle = Obstacle::Seccomp(&IO_URING, 0, || SeccompAction::KillProcess);
+/// A ring can be made, and not be used.
+const USELESS: Obstacle = Obstacle::Seccomp(&USE, 0, || errno(libc::EPERM));
+/// Small rings can be made, and those that glommio needs cannot.
+const SHALLOW: Obstacle = Obstacle::Seccomp(&SETUP, 64, || errno(libc::ENOMEM));
 
 /// Each with the reason that is exported for it, and what is said of it, remedy included.
-const REFUSALS: [(Obstacle, &str, [&str; 2]); 3] = [
+const REFUSALS: [(Obstacle, &str, [&str; 2]); 4] = [
     (
         EPERM,
         "io_uring_eperm",
@@ -40,6 +50,11 @@ const REFUSALS: [(Obstacle, &str, [&str; 2]); 3] = [
         ENOSYS,
         "io_uring_enosys",
         ["io_uring is blocked: Function not implemented", "a profile that allows io_uring_setup"],
+    ),
+    (
+        USELESS,
+        "io_uring_eperm",
+        ["io_uring is blocked: Operation not permitted", "io_uring_enter and io_uring_register"],
     ),
     (Obstacle::Memlock, "memlock", ["RLIMIT_MEMLOCK is 65536 bytes", "ulimit -l 512"]),
 ];
@@ -59,8 +74,8 @@ impl Obstacle {
     /// Does `start` where what is started inherits the obstacle. A seccomp filter is of one thread and of
     /// what that starts, so it goes with the thread.
     fn around<T: Send>(self, start: impl FnOnce() -> T + Send) -> T {
-        let Self::Seccomp(action) = self else { return start() };
-        let filter = no_io_uring(action());
+        let Self::Seccomp(calls, least, action) = self else { return start() };
+        let filter = refusal(calls, least, action());
         std::thread::scope(|scope| {
             let filtered = scope.spawn(|| {
                 apply_filter(&filter).unwrap();
@@ -71,11 +86,16 @@ impl Obstacle {
     }
 }
 
-fn no_io_uring(action: SeccompAction) -> BpfProgram {
-    let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
-    let rules = calls.map(|call| (call, vec![])).into();
+fn errno(errno: i32) -> SeccompAction {
+    SeccompAction::Errno(errno.cast_unsigned())
+}
+
+fn refusal(calls: &[i64], least: u64, action: SeccompAction) -> BpfProgram {
+    let with = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ge, least).unwrap();
+    let rule = SeccompRule::new(vec![with]).unwrap();
+    let rules = calls.iter().map(|call| (*call, vec![rule.clone()]));
     let arch = std::env::consts::ARCH.try_into().unwrap();
-    SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap().try_into().unwrap()
+    SeccompFilter::new(rules.collect(), SeccompAction::Allow, action, arch).unwrap().try_into().unwrap()
 }
 
 /// A file that asks for this runtime, and for probes in quick succession.
@@ -145,6 +165,27 @@ pub(crate) fn auto_runs_on_poll() {
         assert_eq!(told.len(), 1, "{log}");
         assert!(told[0].contains("WARN") && said.iter().all(|said| told[0].contains(said)), "{}", told[0]);
     }
+}
+
+pub(crate) fn auto_survives_glommio() {
+    let (_file, mut relay) = start(SHALLOW, "auto", loopback());
+    check_measures(&relay);
+    assert_eq!(runtime_info(&relay), [info("poll", "executor")]);
+    let log = drain(&mut relay);
+    let told = log.lines().find(|line| line.contains("shards run on poll: ")).unwrap();
+    assert!(
+        told.contains("shard 0 cannot start on core ") && told.contains("raise RLIMIT_MEMLOCK"),
+        "{told}"
+    );
+
+    let (_file, path) = file("glommio");
+    let ip = loopback();
+    let mut command = relayscope();
+    command.arg("run").arg("--config").arg(path).args(["--listen", &format!("{ip}:9862")]);
+    let (status, _, stderr) = SHALLOW.around(|| run(&mut command));
+    let last = stderr.lines().last().unwrap();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(last.starts_with("relayscope: shard 0 cannot start on core "), "{stderr}");
 }
 
 pub(crate) fn auto_runs_on_glommio() {
