@@ -228,8 +228,8 @@ families! {
         "Whether the QUIC connection that probes go over is there.";
     PROBE_HANDSHAKE_SECONDS = "probe_handshake_seconds", Histogram, Seconds, ["target", "family"],
         "From the first packet of a QUIC connection to the end of its handshake.";
-    PROBE_DISCONNECTS = "probe_disconnects_total", Counter, None, ["target", "family"],
-        "QUIC connections, and attempts at one, that came to an end.";
+    PROBE_DISCONNECTS = "probe_disconnects_total", Counter, None, ["target", "family", "reason"],
+        "QUIC connections, and attempts at one, that came to an end, by reason.";
     PROBE_PATH_RTT = "probe_path_rtt_seconds", Gauge, Seconds, ["target", "family"],
         "Smoothed RTT of the QUIC connection (RFC 9002), as its own acknowledgements show it.";
     PROBE_PATH_LOST = "probe_path_lost_packets_total", Counter, None, ["target", "family"],
@@ -255,6 +255,8 @@ families! {
         "Whether every shard's heartbeat is fresh: tells 0 peers from a relay that is starting or stalled.";
     REFLECTOR_PACKETS = "reflector_packets_total", Counter, None, ["result"],
         "Datagrams at the reflector: reflected, reflected_stateless for want of a session, or why refused.";
+    RESPONDER_PACKETS = "responder_packets_total", Counter, None, ["result"],
+        "Datagrams at the QUIC responder: what came of them, or why they were refused.";
     RING_RECORDED = "ring_recorded_samples_total", Counter, Samples, ["shard"],
         "Samples recorded to the shard's ring.";
     RING_OVERWRITTEN = "ring_overwritten_samples_total", Counter, Samples, ["shard"],

@@ -1,9 +1,11 @@
 //! What is probed and how, as configured: an endpoint is one address of a target.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::probe::direction::ReflectorKind;
+use crate::probe::quic::Client;
 
 /// Probes a window spans where nothing else is configured.
 pub const WINDOW_DEFAULT: usize = 60;
@@ -64,6 +66,8 @@ pub enum Protocol {
     Stun,
     /// TCP connect.
     Tcp,
+    /// QUIC (RFC 9000).
+    Quic(Arc<Client>),
 }
 
 impl Protocol {
@@ -73,6 +77,7 @@ impl Protocol {
             Self::Stamp(_) => "stamp",
             Self::Stun => "stun",
             Self::Tcp => "tcp",
+            Self::Quic(_) => "quic",
         }
     }
 }

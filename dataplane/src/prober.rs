@@ -23,6 +23,16 @@ impl SessionKey {
     pub fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// As a protocol of its own knows it.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The other way round.
+    pub(crate) fn of(number: u32) -> Self {
+        Self(number)
+    }
 }
 
 /// One probe, for as long as its session lives.
@@ -266,6 +276,24 @@ impl Prober {
         let mut event = tell(probe.key, &mut self.in_flight[probe.key.index()], event);
         // Not in flight any more: its deadline was first, and said all there is to say.
         slot.session.handle_connect(probe.sequence, result, &mut event).ok();
+    }
+
+    /// The session itself, with what hears of its events. `None` when it is gone.
+    pub(crate) fn with_session<T>(
+        &mut self,
+        key: SessionKey,
+        event: &mut impl FnMut(SessionKey, ProbeEvent),
+        tell_it: impl FnOnce(&mut Session, &mut dyn FnMut(ProbeEvent)) -> T,
+    ) -> Option<T> {
+        let slot = self.sessions.get_mut(key.index())?.as_mut()?;
+        let mut event = tell(key, &mut self.in_flight[key.index()], event);
+        Some(tell_it(&mut slot.session, &mut event))
+    }
+
+    /// How what is sent to the endpoint leaves; as the route says where the endpoint is gone.
+    pub(crate) fn path(&self, key: SessionKey) -> Path {
+        let slot = self.sessions.get(key.index()).and_then(Option::as_ref);
+        slot.map_or(Path::default(), |slot| slot.path)
     }
 
     /// The session whose SSID the datagram carries, if that probes its source.

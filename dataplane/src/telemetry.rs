@@ -10,8 +10,10 @@ use relayscope_bridge::{
 
 use crate::clock::Now;
 use crate::endpoint::Protocol;
+use crate::probe::quic::{FailureKind, PathStats};
 use crate::probe::{ProbeEvent, Refusal as ProbeRefusal, SendError, Session};
 use crate::reflector::Refusal as ReflectorRefusal;
+use crate::responder::{Outcome, Refusal as ResponderRefusal};
 use crate::window::WindowStats;
 
 const JITTER_KINDS: [&str; 4] = ["ipdv", "pdv_p95", "rfc3550", "stddev"];
@@ -160,13 +162,27 @@ enum Own {
     Stamp { forward: CounterCell, reverse: CounterCell },
     Stun { rebinds: CounterCell },
     Tcp,
+    Quic(Box<QuicSeries>),
+}
+
+struct QuicSeries {
+    connected: GaugeCell,
+    handshake_seconds: MetricId,
+    /// In the order of [`FailureKind::ALL`].
+    disconnects: Box<[CounterCell]>,
+    path_rtt: GaugeCell,
+    path_lost: CounterCell,
+    path_congestion: CounterCell,
+    path_mtu: GaugeCell,
+    /// Of the connection there is, as counted before.
+    path: PathStats,
 }
 
 impl EndpointSeries {
     /// Most cells one endpoint takes.
     pub const CELLS: usize = 12 + SendError::ALL.len() + JITTER_KINDS.len() + OWN_CELLS_MAX;
     /// Most series one endpoint takes: its cells and its histograms.
-    pub const SERIES: usize = Self::CELLS + 1;
+    pub const SERIES: usize = Self::CELLS + 2;
 
     /// Interns the series of an endpoint for `shard`. Not for a shard: it locks.
     ///
@@ -257,7 +273,14 @@ impl EndpointSeries {
             ProbeEvent::Directed { .. }
             | ProbeEvent::Rebound { .. }
             | ProbeEvent::Connected { .. }
-            | ProbeEvent::Disconnected => self.own.note(event),
+            | ProbeEvent::Disconnected { .. } => self.own.note(now, event, publisher),
+        }
+    }
+
+    /// Brings what the connection says of its path up to date.
+    pub(crate) fn refresh_path(&mut self, path: PathStats) {
+        if let Own::Quic(quic) = &mut self.own {
+            quic.refresh(path);
         }
     }
 
@@ -282,7 +305,7 @@ impl EndpointSeries {
 }
 
 /// Most cells a protocol has for itself.
-const OWN_CELLS_MAX: usize = 2;
+const OWN_CELLS_MAX: usize = 5 + FailureKind::ALL.len();
 
 impl Own {
     fn intern(
@@ -299,18 +322,64 @@ impl Own {
             }
             Protocol::Stun => Self::Stun { rebinds: series.counter(&families::PROBE_NAT_REBINDS, endpoint)? },
             Protocol::Tcp => Self::Tcp,
+            Protocol::Quic(_) => Self::Quic(Box::new(QuicSeries::intern(series, endpoint)?)),
         })
     }
 
-    fn note(&mut self, event: ProbeEvent) {
+    fn note(&mut self, now: Now, event: ProbeEvent, publisher: &mut Publisher) {
         match (self, event) {
             (Self::Stamp { forward, reverse }, ProbeEvent::Directed { forward: there, reverse: back }) => {
                 forward.add(there.into());
                 reverse.add(back.into());
             }
             (Self::Stun { rebinds }, ProbeEvent::Rebound { .. }) => rebinds.add(1),
+            (Self::Quic(quic), ProbeEvent::Connected { handshake }) => {
+                quic.connected.set(1.0);
+                quic.path = PathStats::default();
+                let Some(handshake) = handshake else { return };
+                publisher.record(MetricSample {
+                    metric_id: quic.handshake_seconds,
+                    timestamp_ns: now.monotonic.0,
+                    value: MetricValue::Histogram(handshake.as_secs_f64()),
+                });
+            }
+            (Self::Quic(quic), ProbeEvent::Disconnected { kind }) => {
+                quic.connected.set(0.0);
+                quic.path_rtt.set_or_clear(None);
+                quic.path_mtu.set_or_clear(None);
+                count(&FailureKind::ALL, kind, &mut quic.disconnects);
+            }
             _ => {}
         }
+    }
+}
+
+impl QuicSeries {
+    fn intern(series: &mut Interner<'_>, endpoint: &[&str; 2]) -> Result<Self, SeriesError> {
+        let [target, family] = *endpoint;
+        let mut disconnects = |kind: &FailureKind| {
+            series.counter(&families::PROBE_DISCONNECTS, &[target, family, kind.label()])
+        };
+        let disconnects = FailureKind::ALL.iter().map(&mut disconnects).collect::<Result<_, _>>()?;
+        Ok(Self {
+            connected: series.gauge(&families::PROBE_CONNECTED, endpoint)?,
+            handshake_seconds: series.stream(&families::PROBE_HANDSHAKE_SECONDS, endpoint)?,
+            disconnects,
+            path_rtt: series.gauge(&families::PROBE_PATH_RTT, endpoint)?,
+            path_lost: series.counter(&families::PROBE_PATH_LOST, endpoint)?,
+            path_congestion: series.counter(&families::PROBE_PATH_CONGESTION, endpoint)?,
+            path_mtu: series.gauge(&families::PROBE_PATH_MTU, endpoint)?,
+            path: PathStats::default(),
+        })
+    }
+
+    /// The connection counts from its beginning, the series over all of them.
+    fn refresh(&mut self, path: PathStats) {
+        let before = std::mem::replace(&mut self.path, path);
+        self.path_rtt.set(path.rtt.as_secs_f64());
+        self.path_mtu.set(path.mtu.into());
+        self.path_lost.add(path.lost_packets.saturating_sub(before.lost_packets));
+        self.path_congestion.add(path.congestion_events.saturating_sub(before.congestion_events));
     }
 }
 
@@ -324,11 +393,18 @@ pub struct ShardSeries {
     reflected_uncounted: CounterCell,
     reflector_refused: Box<[CounterCell]>,
     probe_refused: Box<[CounterCell]>,
+    responder_outcomes: Box<[CounterCell]>,
+    responder_refused: Box<[CounterCell]>,
+    responder_oversized: CounterCell,
 }
 
 impl ShardSeries {
     /// Cells one shard takes for itself.
-    pub const CELLS: usize = 6 + ReflectorRefusal::ALL.len() + ProbeRefusal::ALL.len();
+    pub const CELLS: usize = 7
+        + ReflectorRefusal::ALL.len()
+        + ProbeRefusal::ALL.len()
+        + Outcome::ALL.len()
+        + ResponderRefusal::ALL.len();
 
     /// Interns the series of `shard`. For the control plane: it locks.
     ///
@@ -348,6 +424,15 @@ impl ShardSeries {
                 .iter()
                 .map(|reason| counter(&families::REFLECTOR_PACKETS, &[reason.label()]))
                 .collect::<Result<_, _>>()?,
+            responder_outcomes: Outcome::ALL
+                .iter()
+                .map(|outcome| counter(&families::RESPONDER_PACKETS, &[outcome.label()]))
+                .collect::<Result<_, _>>()?,
+            responder_refused: ResponderRefusal::ALL
+                .iter()
+                .map(|reason| counter(&families::RESPONDER_PACKETS, &[reason.label()]))
+                .collect::<Result<_, _>>()?,
+            responder_oversized: counter(&families::RESPONDER_PACKETS, &["oversized"])?,
             probe_refused: ProbeRefusal::ALL
                 .iter()
                 .map(|reason| counter(&families::PROBE_REFUSED, &[reason.label()]))
@@ -361,6 +446,15 @@ impl ShardSeries {
             Ok(true) => self.reflected.add(1),
             Ok(false) => self.reflected_uncounted.add(1),
             Err(refusal) => count(&ReflectorRefusal::ALL, refusal, &mut self.reflector_refused),
+        }
+    }
+
+    /// Counts a datagram at a QUIC responder: of use, refused, or, with `None`, too long.
+    pub(crate) fn note_responded(&mut self, result: Option<Result<Outcome, ResponderRefusal>>) {
+        match result {
+            Some(Ok(outcome)) => count(&Outcome::ALL, outcome, &mut self.responder_outcomes),
+            Some(Err(refusal)) => count(&ResponderRefusal::ALL, refusal, &mut self.responder_refused),
+            None => self.responder_oversized.add(1),
         }
     }
 
@@ -381,21 +475,30 @@ mod tests {
     use relayscope_bridge::{Hub, HubConfig, hub};
 
     use super::*;
-    use crate::endpoint::Stamp;
+    use std::sync::Arc;
+
+    use crate::probe::quic::{Client, ClientOptions, IDLE_DEFAULT, Verification};
 
     #[test]
-    fn a_shard_and_a_target_take_as_many_cells_and_series_as_they_say() {
+    fn a_shard_and_a_target_take_at_most_as_many_cells_and_series_as_they_say() {
         let cells_per_shard = ShardSeries::CELLS + TargetSeries::CELLS + EndpointSeries::CELLS;
         let max_series = ShardSeries::CELLS + TargetSeries::CELLS + EndpointSeries::SERIES;
         let sizes = HubConfig { cells_per_shard, max_series, ..HubConfig::default() };
         let Hub { registry, .. } = hub(sizes).unwrap();
         let mut interned = Vec::new();
         let address = "192.0.2.9:862".parse().unwrap();
-        let labels = EndpointLabels { target: "b", address, protocol: "stamp", group: "default" };
-        let stamp = Protocol::Stamp(Stamp::default());
+        // QUIC has most to tell.
+        let client = Client::new(ClientOptions {
+            server_name: "b.example".to_owned(),
+            alpn: Vec::new(),
+            verification: Verification::Insecure,
+            idle: IDLE_DEFAULT,
+        });
+        let quic = Protocol::Quic(Arc::new(client.unwrap()));
+        let labels = EndpointLabels { target: "b", address, protocol: quic.label(), group: "default" };
         let shard = ShardSeries::intern(&registry, ShardId(0));
         let target = TargetSeries::intern(&registry, ShardId(0), "b", &mut interned);
-        let endpoint = EndpointSeries::intern(&registry, ShardId(0), &labels, &stamp, &mut interned);
+        let endpoint = EndpointSeries::intern(&registry, ShardId(0), &labels, &quic, &mut interned);
         assert!(shard.is_ok() && target.is_ok() && endpoint.is_ok());
         let all = TargetSeries::CELLS + EndpointSeries::SERIES;
         assert_eq!(interned.len(), all, "all ids are there to be retired");

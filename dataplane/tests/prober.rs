@@ -130,7 +130,7 @@ fn target(address: &str, interval_ms: u64, timeout_ms: u64) -> EndpointConfig {
 fn octets(transmit: &Transmit) -> Vec<u8> {
     match transmit.payload {
         Payload::Datagram(packet) => packet.to_vec(),
-        Payload::Connect => panic!("STAMP and STUN send datagrams"),
+        Payload::Connect | Payload::Quic => panic!("STAMP and STUN send datagrams"),
     }
 }
 

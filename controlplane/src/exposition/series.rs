@@ -46,6 +46,7 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::RUNTIME_INFO,
     &catalogue::PROBE_REFUSED,
     &catalogue::REFLECTOR_PACKETS,
+    &catalogue::RESPONDER_PACKETS,
     &catalogue::RECORDER_REFUSED,
     &catalogue::SHARD_SCHEDULE_LAG,
     &catalogue::SHARD_MISSED_SLOTS,

@@ -1,5 +1,7 @@
 //! Reads the clocks. Both go through the vDSO: tens of nanoseconds, no system call.
 
+use std::time::Instant;
+
 use nix::time::{ClockId, clock_gettime};
 
 use crate::clock::{Monotonic, Now, Realtime};
@@ -10,6 +12,14 @@ pub fn now() -> Now {
         monotonic: Monotonic(read(ClockId::CLOCK_MONOTONIC)),
         realtime: Realtime(read(ClockId::CLOCK_REALTIME)),
     }
+}
+
+/// One moment as both std and we write it; both are `CLOCK_MONOTONIC`.
+pub fn anchor() -> (Instant, Monotonic) {
+    #[expect(clippy::disallowed_methods, reason = "this is where drivers read clocks")]
+    let now = Instant::now();
+    // Whatever passes between the two makes the second the later one.
+    (now, monotonic())
 }
 
 /// The monotonic clock alone.

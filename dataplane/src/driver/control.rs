@@ -10,8 +10,9 @@ use std::time::Duration;
 use ::glommio::ExecutorJoinHandle;
 use relayscope_bridge::ShardId;
 
+use super::listen::Listeners;
 use super::shard::ShardDriver;
-use super::udp::{BindError, UdpPort};
+use super::udp::BindError;
 use super::{clock, glommio, poll};
 use crate::preflight::{PreflightError, check_io_uring};
 use crate::runtime::{Backend, Choice};
@@ -145,14 +146,14 @@ pub(super) struct NotStarted {
 pub fn spawn(
     executor: Executor,
     shard: Shard,
-    reflectors: Vec<UdpPort>,
+    listeners: impl Into<Listeners>,
     backend: Backend,
 ) -> Result<ShardHandle, SpawnError> {
     if backend == Backend::Glommio {
         // Whoever runs several has checked for all of them; this keeps glommio from panicking for anybody.
         check_io_uring(1)?;
     }
-    let (control, mounted) = mount(shard, reflectors)?;
+    let (control, mounted) = mount(shard, listeners)?;
     let thread = start(executor, mounted, backend).map_err(|not| not.error)?;
     ShardHandle { control, thread }.once_started(&executor)
 }
@@ -165,10 +166,10 @@ pub fn spawn(
 pub fn spawn_chosen(
     executor: Executor,
     shard: Shard,
-    reflectors: Vec<UdpPort>,
+    listeners: impl Into<Listeners>,
     choice: &mut Choice,
 ) -> Result<ShardHandle, SpawnError> {
-    let (control, mounted) = mount(shard, reflectors)?;
+    let (control, mounted) = mount(shard, listeners)?;
     let thread = start(executor, mounted, choice.backend()).or_else(|not| match not.shard {
         Some(mounted) if choice.fall_back(&not.error) => {
             start(executor, *mounted, choice.backend()).map_err(|not| not.error)
@@ -191,12 +192,15 @@ fn start(executor: Executor, mounted: MountedShard, backend: Backend) -> Result<
 ///
 /// # Errors
 /// [`SpawnError::Bind`] and [`SpawnError::Descriptors`]; never the others, which are about executors.
-pub fn mount(shard: Shard, reflectors: Vec<UdpPort>) -> Result<(ShardControl, MountedShard), SpawnError> {
+pub fn mount(
+    shard: Shard,
+    listeners: impl Into<Listeners>,
+) -> Result<(ShardControl, MountedShard), SpawnError> {
     let id = shard.id();
     let (commands, queue) = rtrb::RingBuffer::new(COMMANDS_MAX);
-    let driver = ShardDriver::new(shard, reflectors, queue)?;
+    let driver = ShardDriver::new(shard, listeners.into(), queue)?;
     let mut waits = Vec::new();
-    for port in driver.reflectors() {
+    for port in driver.waits() {
         waits.push(port.duplicate().map_err(|source| SpawnError::Descriptors { shard: id, source })?);
     }
     let life = Arc::new(Life::default());

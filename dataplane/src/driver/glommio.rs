@@ -109,9 +109,9 @@ impl MountedShard {
         let readers: Vec<_> = waits
             .into_iter()
             .enumerate()
-            .map(|(reflector, socket)| {
+            .map(|(socket, wait)| {
                 let running = Rc::clone(&running);
-                glommio::spawn_local(async move { running.reflect(reflector, waitable(socket)).await })
+                glommio::spawn_local(async move { running.serve(socket, waitable(wait)).await })
             })
             .collect();
         while !running.ends.is_asked_to_stop() {
@@ -132,25 +132,25 @@ struct Running {
 }
 
 impl Running {
-    /// Serves one reflector for as long as the shard runs. glommio cannot read control messages, so it
+    /// Serves one of the waking sockets for as long as the shard runs. glommio cannot read control messages, so it
     /// only tells that something is there.
-    async fn reflect(&self, reflector: usize, socket: UdpSocket) {
+    async fn serve(&self, socket: usize, readable: UdpSocket) {
         let mut turn_began = clock::monotonic();
         loop {
             let mut first_octet = [0u8; 1];
-            let mut wait = pin!(socket.peek_from(&mut first_octet));
+            let mut wait = pin!(readable.peek_from(&mut first_octet));
             let mut waited = false;
-            let readable = poll_fn(|context| {
-                let readable = wait.as_mut().poll(context);
-                waited |= readable.is_pending();
-                readable
+            let woken = poll_fn(|context| {
+                let woken = wait.as_mut().poll(context);
+                waited |= woken.is_pending();
+                woken
             });
-            let readable = readable.await;
+            let woken = woken.await;
             if waited {
                 turn_began = clock::monotonic();
             }
-            let reflected = self.driver.borrow_mut().reflect(reflector);
-            if readable.is_err() || reflected.is_err() {
+            let served = self.driver.borrow_mut().handle_readable(socket);
+            if woken.is_err() || served.is_err() {
                 // The error was about an earlier reply and is consumed by being reported; one that stays
                 // must not keep the core from everything else.
                 sleep(ERROR_PAUSE).await;

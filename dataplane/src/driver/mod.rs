@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod control;
 pub mod glommio;
+pub mod listen;
 mod mmsg;
 pub mod oneshot;
 pub mod poll;

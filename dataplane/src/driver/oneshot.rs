@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,7 +14,8 @@ use super::clock;
 use super::tcp::Connects;
 use super::udp::{BindError, UdpPort};
 use crate::clock::{Monotonic, Now, nanos};
-use crate::endpoint::EndpointConfig;
+use crate::endpoint::{EndpointConfig, Protocol};
+use crate::probe::quic::{Event, QuicProber};
 use crate::probe::{Payload, ProbeEvent, SendError, Session};
 use crate::stall::Stalls;
 
@@ -20,6 +23,8 @@ use crate::stall::Stalls;
 const STOP_LATENCY_MS: u16 = 100;
 /// How often a connection on its way is looked at; its round trip is the kernel's, whenever that is.
 const CONNECT_LOOK: Duration = Duration::from_millis(5);
+/// How long a QUIC handshake may take.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Tells our session from others at the same address; a one-shot probe is the only one at its port.
 const SSID: u16 = 1;
 
@@ -41,6 +46,14 @@ pub enum OneshotError {
     /// Waiting failed.
     #[error("cannot wait for replies: {0}")]
     Wait(#[source] io::Error),
+    /// No QUIC connection.
+    #[error("cannot connect to {address}: {reason}")]
+    Connect {
+        /// Whom to.
+        address: SocketAddr,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// Sends all probes on time and hands each event to `report`, with the session it is of, until the last has
@@ -56,6 +69,9 @@ pub fn run(
     let interval = oneshot.endpoint.interval;
     let mut path = Sockets::open(&oneshot.endpoint)?;
     let mut session = Session::new(&oneshot.endpoint, SSID);
+    if !path.connect(&stop, &mut |event| report(event, &session))? {
+        return Ok(0);
+    }
     let mut stalls = Stalls::default();
     let mut started = clock::monotonic();
     let mut deadlines = VecDeque::new();
@@ -100,12 +116,130 @@ struct Sockets<'a> {
     endpoint: &'a EndpointConfig,
     port: UdpPort,
     connects: Connects<u32>,
+    quic: Option<Quic>,
 }
+
+/// The one QUIC connection, if the endpoint is probed over one.
+struct Quic {
+    prober: QuicProber,
+    packet: Vec<u8>,
+}
+
+/// The connection's key: there is no other.
+const QUIC_KEY: u32 = 0;
 
 impl<'a> Sockets<'a> {
     fn open(endpoint: &'a EndpointConfig) -> Result<Self, BindError> {
         let port = UdpPort::ephemeral(endpoint.address.is_ipv6())?;
-        Ok(Self { endpoint, port, connects: Connects::new() })
+        let quic = match &endpoint.protocol {
+            Protocol::Quic(client) => {
+                let (anchor, now) = clock::anchor();
+                let mut prober = QuicProber::new(anchor, now);
+                prober.add(QUIC_KEY, endpoint.address, Arc::clone(client), now.0);
+                Some(Quic { prober, packet: Vec::new() })
+            }
+            _ => None,
+        };
+        Ok(Self { endpoint, port, connects: Connects::new(), quic })
+    }
+
+    /// Connects first, where there is something to connect. Whether it is connected: `stop` may say no.
+    fn connect(
+        &mut self,
+        stop: &impl Fn() -> bool,
+        report: &mut dyn FnMut(ProbeEvent),
+    ) -> Result<bool, OneshotError> {
+        let address = self.endpoint.address;
+        if self.quic.is_none() {
+            return Ok(true);
+        }
+        let give_up = clock::monotonic() + CONNECT_MAX;
+        while !stop() {
+            let now = clock::now();
+            let refused = self.read_quic(now);
+            let Some(quic) = &mut self.quic else { return Ok(true) };
+            // Asked for a probe, it connects first.
+            quic.prober.probe(now.monotonic, QUIC_KEY, 0).ok();
+            let connected = quic.prober.mode(QUIC_KEY).is_some();
+            while let Some((_, event)) = quic.prober.poll_event() {
+                match event {
+                    Event::Connected { handshake, .. } => report(ProbeEvent::Connected { handshake }),
+                    Event::ConnectFailed { failure, .. } | Event::Closed { failure, .. } => {
+                        return Err(OneshotError::Connect { address, reason: failure.to_string() });
+                    }
+                    Event::Answered { .. } | Event::Unsent { .. } => {}
+                }
+            }
+            if connected {
+                return Ok(true);
+            }
+            let reason = match (refused, now.monotonic >= give_up) {
+                (true, _) => Some("nobody listens on that port".to_owned()),
+                (_, true) => Some(format!("no answer within {CONNECT_MAX:?}")),
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                return Err(OneshotError::Connect { address, reason });
+            }
+            self.send_quic();
+            self.wait(give_up)?;
+        }
+        Ok(false)
+    }
+
+    /// Takes in what came for the connection. Whether an error came back in its place.
+    fn read_quic(&mut self, now: Now) -> bool {
+        let Some(quic) = &mut self.quic else { return false };
+        let result = self.port.read(|_, arrivals, datagram, _| {
+            let arrival = arrivals.arrival(datagram.ancillary.received_at);
+            // What is no packet of the connection is not for the person who asked.
+            quic.prober.handle_datagram(arrival, datagram.source, datagram.octets).ok();
+        });
+        quic.prober.handle_timeout(now.monotonic);
+        let bounced = result.is_err() || self.port.is_bounced();
+        bounced && self.port.read_bounces(|_, _| {})
+    }
+
+    /// Sends what the connection has to send. Returns the newest probe among it, and when it left.
+    fn send_quic(&mut self) -> Option<(u32, Monotonic)> {
+        let quic = self.quic.as_mut()?;
+        let mut newest = None;
+        loop {
+            let now = clock::now();
+            let Some(transmit) = quic.prober.poll_transmit(now, &mut quic.packet) else { return newest };
+            newest = transmit.probe.map(|sequence| (sequence, now.monotonic)).or(newest);
+            // Lost on its way, as any packet may be.
+            self.port.send(&quic.packet[..transmit.len], transmit.destination, self.endpoint.path).ok();
+        }
+    }
+
+    fn probe_quic(&mut self, now: Now, session: &mut Session, sequence: u32) -> Result<(), SendError> {
+        let quic = self.quic.as_mut().ok_or(SendError::NotConnected)?;
+        quic.prober.probe(now.monotonic, QUIC_KEY, sequence).map_err(|_| SendError::NotConnected)?;
+        if let Some((sequence, at)) = self.send_quic() {
+            session.note_sent_at(sequence, at);
+        }
+        Ok(())
+    }
+
+    fn settle_quic(&mut self, now: Now, session: &mut Session, event: &mut impl FnMut(ProbeEvent)) {
+        self.read_quic(now);
+        let Some(quic) = &mut self.quic else { return };
+        while let Some((_, happened)) = quic.prober.poll_event() {
+            match happened {
+                Event::Answered { sequence, arrival, turnaround_ns } => {
+                    session.handle_answer(sequence, arrival, turnaround_ns, event).ok();
+                }
+                Event::Unsent { sequence } => {
+                    session.handle_sent(sequence, Duration::ZERO, Err(SendError::NotConnected), event);
+                }
+                Event::Connected { handshake, .. } => event(ProbeEvent::Connected { handshake }),
+                Event::ConnectFailed { failure, .. } | Event::Closed { failure, .. } => {
+                    event(ProbeEvent::Disconnected { kind: failure.kind });
+                }
+            }
+        }
+        self.send_quic();
     }
 
     /// Sends the next probe. Returns its number and deadline.
@@ -115,6 +249,7 @@ impl<'a> Sockets<'a> {
         let EndpointConfig { address, path, .. } = *self.endpoint;
         let result = match probe.payload {
             Payload::Datagram(packet) => self.port.send(&packet, address, path),
+            Payload::Quic => self.probe_quic(now, session, probe.sequence),
             Payload::Connect => self.connects.begin(now, probe.sequence, address, path, probe.deadline),
         };
         let took = clock::monotonic().since(now.monotonic);
@@ -123,6 +258,9 @@ impl<'a> Sockets<'a> {
     }
 
     fn read(&mut self, now: Now, session: &mut Session, event: &mut impl FnMut(ProbeEvent)) {
+        if self.quic.is_some() {
+            return self.settle_quic(now, session, event);
+        }
         let result = self.port.read(|_, arrivals, datagram, _| {
             let arrival = arrivals.arrival(datagram.ancillary.received_at);
             if !datagram.truncated {
@@ -141,8 +279,10 @@ impl<'a> Sockets<'a> {
     }
 
     /// Waits until there is something to read, or until `until`. Returns when it meant to be back.
-    fn wait(&self, until: Monotonic) -> Result<Monotonic, OneshotError> {
+    fn wait(&mut self, until: Monotonic) -> Result<Monotonic, OneshotError> {
         let now = clock::monotonic();
+        let timer = self.quic.as_mut().and_then(|quic| quic.prober.poll_timeout());
+        let until = timer.map_or(until, |at| until.min(at));
         let until = if self.connects.is_empty() { until } else { until.min(now + CONNECT_LOOK) };
         // Rounded up to whole milliseconds, so that a short rest does not spin.
         let millis = until.since(now).as_nanos().div_ceil(1_000_000).min(STOP_LATENCY_MS.into());

@@ -103,7 +103,7 @@ impl Running {
     fn serve_ready(&mut self) -> io::Result<()> {
         let began = clock::monotonic();
         while let Some(socket) = self.watch.ready.pop() {
-            match self.driver.reflect(socket) {
+            match self.driver.handle_readable(socket) {
                 Ok(()) => self.watch.again(socket)?,
                 // It was about an earlier reply and is consumed by being reported; one that stays must
                 // not keep the core from everything else.

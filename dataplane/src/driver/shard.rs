@@ -4,12 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use super::clock;
+use super::listen::{Listeners, QuicListener};
 use super::tcp::Connects;
-use super::udp::{BindError, Readout, UdpPort};
+use super::udp::{BindError, Datagram, Readout, Replies, UdpPort};
 use crate::clock::{Monotonic, Now};
 use crate::probe::{Payload, SendError};
 use crate::prober::{ProbeId, Transmit};
 use crate::reflector::Request;
+use crate::responder::Responder;
 use crate::shard::{Command, Shard, reply_source};
 
 /// Commands carried out in one turn, so that a long list of targets does not hold up a slot.
@@ -17,6 +19,9 @@ const COMMANDS_PER_TURN_MAX: usize = 64;
 /// Probes sent in one turn, which is between two looks for replies: far fewer than the receive buffer of a
 /// stock host holds, which is 512.
 const SENDS_PER_TURN_MAX: usize = 128;
+
+/// QUIC packets sent in a row, of all connections.
+const QUIC_PACKETS_PER_TURN_MAX: usize = 1024;
 
 /// A socket probes leave from, and whether any has: what never sent has nothing to read.
 struct ProbePort {
@@ -26,12 +31,30 @@ struct ProbePort {
     read_at: Monotonic,
 }
 
+/// A socket that wakes the shard.
+struct WakingPort {
+    port: UdpPort,
+    role: Role,
+}
+
+/// What a waking socket is for.
+enum Role {
+    /// STAMP requests come in here.
+    Reflector,
+    /// QUIC probes leave from here. Unlike STAMP's, their connections need us to act in time.
+    QuicProbes,
+    /// QUIC probes come in here.
+    Responder(Box<Responder>),
+}
+
 /// A shard with its sockets and its queue of commands.
 pub struct ShardDriver {
     shard: Shard,
     /// IPv4, then IPv6 where the host has it.
     probes: Vec<ProbePort>,
-    reflectors: Vec<UdpPort>,
+    waking: Vec<WakingPort>,
+    /// For QUIC's packets on their way out.
+    packet: Vec<u8>,
     connects: Connects<ProbeId>,
     commands: rtrb::Consumer<Command>,
     planned: Option<Monotonic>,
@@ -43,19 +66,30 @@ impl ShardDriver {
     /// # Errors
     /// When not even an IPv4 socket can be had. A host without IPv6 only cannot probe IPv6 targets.
     pub fn new(
-        shard: Shard,
-        reflectors: Vec<UdpPort>,
+        mut shard: Shard,
+        listeners: Listeners,
         commands: rtrb::Consumer<Command>,
     ) -> Result<Self, BindError> {
+        let (anchor, now) = clock::anchor();
+        shard.enable_quic(anchor, now);
+        let reflectors = listeners.stamp.into_iter().map(|port| WakingPort { port, role: Role::Reflector });
+        let responders = listeners
+            .quic
+            .into_iter()
+            .map(|QuicListener { port, responder }| WakingPort { port, role: Role::Responder(responder) });
+        let quic = std::iter::once(UdpPort::ephemeral(false)?).chain(UdpPort::ephemeral(true).ok());
+        let quic = quic.map(|port| WakingPort { port, role: Role::QuicProbes });
+        let waking = reflectors.chain(responders).chain(quic).collect();
         let ports = std::iter::once(UdpPort::ephemeral(false)?).chain(UdpPort::ephemeral(true).ok());
         let probes = ports.map(|port| ProbePort { port, sent: false, read_at: Monotonic(0) }).collect();
         let connects = Connects::new();
-        Ok(Self { shard, probes, reflectors, connects, commands, planned: None })
+        Ok(Self { shard, probes, waking, packet: Vec::new(), connects, commands, planned: None })
     }
 
-    /// The reflectors' sockets, to wait on. Replies at the others are read on the schedule's wakes.
-    pub fn reflectors(&self) -> &[UdpPort] {
-        &self.reflectors
+    /// The sockets to wait on, in the order of [`handle_readable`](Self::handle_readable). Replies at the
+    /// others are read on the schedule's wakes.
+    pub fn waits(&self) -> impl Iterator<Item = &UdpPort> {
+        self.waking.iter().map(|waking| &waking.port)
     }
 
     /// Carries out one wake of the schedule, bounded, and returns how long to sleep: not at all if there
@@ -73,12 +107,18 @@ impl ShardDriver {
         let shard = &mut self.shard;
         self.connects.read(now, |probe, result| shard.handle_connect(now, probe, result));
         self.shard.handle_timeout(now);
+        self.handle_quic_timeout(now);
         more |= self.send_due(now.monotonic);
         let now = clock::monotonic();
         let busy = more || !self.commands.is_empty();
         let mut planned = if busy { now } else { self.shard.poll_timeout(now) };
         if !self.connects.is_empty() {
             planned = planned.min(now + self.shard.slot());
+        }
+        for waking in &mut self.waking {
+            if let Role::Responder(responder) = &mut waking.role {
+                planned = responder.poll_timeout().map_or(planned, |due| planned.min(due));
+            }
         }
         self.planned = Some(planned);
         planned.since(now)
@@ -100,12 +140,43 @@ impl ShardDriver {
     fn send(&mut self, now: Now, transmit: &Transmit) -> Result<(), SendError> {
         let Transmit { destination, path, deadline, .. } = *transmit;
         match transmit.payload {
+            Payload::Quic => {
+                self.shard.begin_quic(now, transmit.probe)?;
+                self.send_quic();
+                Ok(())
+            }
             Payload::Connect => self.connects.begin(now, transmit.probe, destination, path, deadline),
             Payload::Datagram(packet) => {
                 let probe_port = self.probes.get_mut(usize::from(destination.is_ipv6()));
                 let ProbePort { port, sent, .. } = probe_port.ok_or(SendError::Unreachable)?;
                 *sent = true;
                 port.send(&packet, destination, path)
+            }
+        }
+    }
+
+    /// Sends all that QUIC probes have to send. What the kernel does not take is lost on its way, which
+    /// QUIC bears.
+    fn send_quic(&mut self) {
+        let Self { shard, waking, packet, .. } = self;
+        for _ in 0..QUIC_PACKETS_PER_TURN_MAX {
+            let Some(transmit) = shard.poll_quic_transmit(clock::now(), packet) else { return };
+            let ipv6 = transmit.destination.is_ipv6();
+            let port = waking.iter_mut().find(|waking| {
+                matches!(waking.role, Role::QuicProbes) && waking.port.local_address().is_ipv6() == ipv6
+            });
+            let octets = &packet[..transmit.len];
+            port.map(|waking| waking.port.send(octets, transmit.destination, transmit.path).ok());
+        }
+    }
+
+    fn handle_quic_timeout(&mut self, now: Now) {
+        self.shard.handle_quic_timeout(now);
+        self.send_quic();
+        for WakingPort { port, role } in &mut self.waking {
+            if let Role::Responder(responder) = role {
+                responder.handle_timeout(now.monotonic);
+                answer_quic(responder, &port.replies(), &mut self.packet);
             }
         }
     }
@@ -130,32 +201,89 @@ impl ShardDriver {
         more
     }
 
-    /// Answers what is there at one reflector.
+    /// Serves what is there at one of the sockets to wait on.
     ///
     /// # Errors
-    /// What the socket reports: about an earlier reply, so there is nothing to do for it.
-    pub fn reflect(&mut self, reflector: usize) -> io::Result<()> {
-        let Some(port) = self.reflectors.get_mut(reflector) else { return Ok(()) };
-        let (shard, local) = (&mut self.shard, port.local_address());
-        let readout = port.read(|now, _, datagram, replies| {
-            let ancillary = datagram.ancillary;
-            let request = Request {
-                source: datagram.source,
-                ttl: ancillary.ttl,
-                received_at: ancillary.received_at.unwrap_or(now.realtime),
-            };
-            let from = reply_source(local, ancillary.destination);
-            shard.handle_request(
-                now.monotonic,
-                &request,
-                datagram.truncated,
-                datagram.octets,
-                clock::now,
-                |reply| replies.send(reply, request.source, from),
-            );
-        })?;
-        shard.handle_overflow(readout.dropped.into());
-        Ok(())
+    /// What the socket reports: about an earlier send, so there is nothing to do for it.
+    pub fn handle_readable(&mut self, socket: usize) -> io::Result<()> {
+        let Some(WakingPort { port, role }) = self.waking.get_mut(socket) else { return Ok(()) };
+        match role {
+            Role::Reflector => reflect(&mut self.shard, port),
+            Role::Responder(responder) => respond(&mut self.shard, responder, port, &mut self.packet),
+            Role::QuicProbes => {
+                let read = read_quic(&mut self.shard, port);
+                self.send_quic();
+                read
+            }
+        }
+    }
+}
+
+/// Answers what is there at a reflector.
+fn reflect(shard: &mut Shard, port: &mut UdpPort) -> io::Result<()> {
+    let local = port.local_address();
+    let readout = port.read(|now, _, datagram, replies| {
+        let ancillary = datagram.ancillary;
+        let request = Request {
+            source: datagram.source,
+            ttl: ancillary.ttl,
+            received_at: ancillary.received_at.unwrap_or(now.realtime),
+        };
+        let from = reply_source(local, ancillary.destination);
+        shard.handle_request(
+            now.monotonic,
+            &request,
+            datagram.truncated,
+            datagram.octets,
+            clock::now,
+            |reply| replies.send(reply, request.source, from),
+        );
+    })?;
+    shard.handle_overflow(readout.dropped.into());
+    Ok(())
+}
+
+/// Takes in what came for QUIC probes.
+fn read_quic(shard: &mut Shard, port: &mut UdpPort) -> io::Result<()> {
+    let read = port.read(|now, arrivals, datagram, _| {
+        let arrival = arrivals.arrival(datagram.ancillary.received_at);
+        shard.handle_quic(now, arrival, datagram.source, datagram.truncated, datagram.octets);
+    });
+    if read.is_err() || port.is_bounced() {
+        // That a server is not there shows by its silence as well.
+        port.read_bounces(|_, _| {});
+    }
+    shard.handle_overflow(read?.dropped.into());
+    Ok(())
+}
+
+/// Answers what is there at a QUIC responder, each datagram before the next one: T3 is soon after T2.
+fn respond(
+    shard: &mut Shard,
+    responder: &mut Responder,
+    port: &mut UdpPort,
+    packet: &mut Vec<u8>,
+) -> io::Result<()> {
+    let readout = port.read(|now, arrivals, datagram, replies| {
+        let Datagram { source, ancillary, octets, truncated } = datagram;
+        let arrival = arrivals.arrival(ancillary.received_at);
+        let result = match truncated {
+            true => None,
+            false => Some(responder.handle_datagram(now, arrival, source, ancillary.destination, octets)),
+        };
+        shard.note_responded(result);
+        answer_quic(responder, replies, packet);
+    })?;
+    shard.handle_overflow(readout.dropped.into());
+    Ok(())
+}
+
+/// Sends all that a responder has to send.
+fn answer_quic(responder: &mut Responder, replies: &Replies<'_>, packet: &mut Vec<u8>) {
+    for _ in 0..QUIC_PACKETS_PER_TURN_MAX {
+        let Some(transmit) = responder.poll_transmit(clock::now(), packet) else { return };
+        // Lost on its way, as any packet may be.
+        replies.send(&packet[..transmit.len], transmit.destination, transmit.source).ok();
     }
 }
 

@@ -164,6 +164,11 @@ impl UdpPort {
         any
     }
 
+    /// Sends replies while nothing is read.
+    pub fn replies(&self) -> Replies<'_> {
+        Replies { socket: self.socket.as_fd() }
+    }
+
     /// Whether [`read_bounces`](Self::read_bounces) has something, as far as sending told.
     pub fn is_bounced(&self) -> bool {
         self.bounced

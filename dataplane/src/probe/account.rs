@@ -133,8 +133,17 @@ impl Account {
         Opened { sequence, deadline: now + self.timeout, closed }
     }
 
+    /// The probe left at `now`, later than it was opened.
+    pub(crate) fn note_sent_at(&mut self, sequence: u32, now: Monotonic) {
+        if self.is_in_flight(sequence) {
+            let slot = self.slot(sequence);
+            self.history[slot].sent_at = now;
+        }
+    }
+
     /// How the send of a probe went, and how long after its stamp the call returned. A probe the kernel
-    /// did not take makes the target down, unless our own full queue was the reason.
+    /// did not take makes the target down, unless our own full queue or a connection in the making was the
+    /// reason.
     pub(crate) fn handle_sent(
         &mut self,
         sequence: u32,
@@ -149,7 +158,7 @@ impl Account {
         self.history[slot].disturbed = took >= SEND_DISTURBED_MIN;
         let Err(reason) = result else { return };
         self.settle(sequence, Settled::Discarded);
-        if reason != SendError::WouldBlock {
+        if ![SendError::WouldBlock, SendError::Connecting].contains(&reason) {
             self.note_settled(sequence, false);
         }
         event(ProbeEvent::Unsent { sequence, reason });

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::quic::FailureKind;
+
 /// Something happened to a probe, or to what carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeEvent {
@@ -64,11 +66,14 @@ pub enum ProbeEvent {
     },
     /// A connection for probes is there.
     Connected {
-        /// From its first packet to the end of the handshake.
-        handshake: Duration,
+        /// From its first packet to the end of the handshake, where the kernel stamped that.
+        handshake: Option<Duration>,
     },
     /// The connection for probes, or the attempt at one, came to an end.
-    Disconnected,
+    Disconnected {
+        /// Why.
+        kind: FailureKind,
+    },
 }
 
 impl ProbeEvent {
@@ -85,7 +90,7 @@ impl ProbeEvent {
             | Self::Directed { .. }
             | Self::Rebound { .. }
             | Self::Connected { .. }
-            | Self::Disconnected => false,
+            | Self::Disconnected { .. } => false,
         }
     }
 }
@@ -101,6 +106,8 @@ pub enum SendError {
     Refused,
     /// Forbidden here (EPERM, EACCES): a firewall on this host.
     Denied,
+    /// The connection to send it over is being made: says nothing yet.
+    Connecting,
     /// No connection to send it over: it could not be made, or waits for its next attempt.
     NotConnected,
     /// Anything else.
@@ -109,8 +116,15 @@ pub enum SendError {
 
 impl SendError {
     /// All of them, in order of their series.
-    pub const ALL: [Self; 6] =
-        [Self::WouldBlock, Self::Unreachable, Self::Refused, Self::Denied, Self::NotConnected, Self::Other];
+    pub const ALL: [Self; 7] = [
+        Self::WouldBlock,
+        Self::Unreachable,
+        Self::Refused,
+        Self::Denied,
+        Self::Connecting,
+        Self::NotConnected,
+        Self::Other,
+    ];
 
     /// The value of the `reason` label.
     pub fn label(self) -> &'static str {
@@ -119,6 +133,7 @@ impl SendError {
             Self::Unreachable => "unreachable",
             Self::Refused => "refused",
             Self::Denied => "denied",
+            Self::Connecting => "connecting",
             Self::NotConnected => "not_connected",
             Self::Other => "other",
         }
@@ -152,11 +167,14 @@ pub enum Refusal {
     /// Not of the protocol the target is probed with.
     #[error("malformed")]
     Malformed,
+    /// More came at once than is kept.
+    #[error("more came at once than is kept")]
+    Backlog,
 }
 
 impl Refusal {
     /// All of them, in order of their series.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Short,
         Self::Oversized,
         Self::UnknownSource,
@@ -165,6 +183,7 @@ impl Refusal {
         Self::TimestampMismatch,
         Self::Unauthentic,
         Self::Malformed,
+        Self::Backlog,
     ];
 
     /// The value of the `reason` label.
@@ -178,6 +197,7 @@ impl Refusal {
             Self::TimestampMismatch => "timestamp_mismatch",
             Self::Unauthentic => "unauthentic",
             Self::Malformed => "malformed",
+            Self::Backlog => "backlog",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
-use super::account::{Account, Opened};
+use super::account::{Account, Opened, Reply};
 use super::event::{ProbeEvent, Refusal, SendError};
 use super::{stamp, stun};
 use crate::clock::{Arrival, Monotonic, Now};
@@ -36,6 +36,8 @@ pub enum Payload {
     Datagram(Packet),
     /// An attempt at a TCP connection.
     Connect,
+    /// A probe on the QUIC connection of the endpoint.
+    Quic,
 }
 
 /// The octets of a probe.
@@ -98,6 +100,15 @@ enum State {
     Stamp(stamp::Sender),
     Stun(stun::Client),
     Tcp,
+    Quic(Connecting),
+}
+
+/// How long there has been no QUIC connection.
+#[derive(Debug, Default)]
+struct Connecting {
+    since: Option<Monotonic>,
+    /// An attempt failed since the last connection.
+    failed: bool,
 }
 
 impl Session {
@@ -108,6 +119,7 @@ impl Session {
             Protocol::Stamp(stamp) => State::Stamp(stamp::Sender::new(stamp, ssid, account.history_len())),
             Protocol::Stun => State::Stun(stun::Client::default()),
             Protocol::Tcp => State::Tcp,
+            Protocol::Quic(_) => State::Quic(Connecting::default()),
         };
         Self { account, protocol }
     }
@@ -117,7 +129,7 @@ impl Session {
         let token = match &self.protocol {
             State::Stamp(_) => stamp::Sender::token(now.realtime),
             State::Stun(client) => client.token(self.account.next_sequence(), now.monotonic),
-            State::Tcp => NO_TOKEN,
+            State::Tcp | State::Quic(_) => NO_TOKEN,
         };
         let Opened { sequence, deadline, closed } = self.account.open(now.monotonic, token, event);
         if let (State::Stamp(sender), Some(closed)) = (&mut self.protocol, closed)
@@ -129,6 +141,7 @@ impl Session {
             State::Stamp(sender) => Payload::Datagram(Packet::new(&sender.encode(sequence, token))),
             State::Stun(_) => Payload::Datagram(Packet::new(&stun::Client::encode(sequence, token))),
             State::Tcp => Payload::Connect,
+            State::Quic(_) => Payload::Quic,
         };
         Outgoing { sequence, deadline, payload }
     }
@@ -169,7 +182,7 @@ impl Session {
                     event(ProbeEvent::Rebound { mapped });
                 }
             }
-            State::Tcp => return Err(Refusal::Malformed),
+            State::Tcp | State::Quic(_) => return Err(Refusal::Malformed),
         }
         Ok(())
     }
@@ -190,6 +203,46 @@ impl Session {
         }
     }
 
+    /// A probe left on its connection at `now`, later than it was asked for.
+    pub fn note_sent_at(&mut self, sequence: u32, now: Monotonic) {
+        self.account.note_sent_at(sequence, now);
+    }
+
+    /// A probe was answered on the connection it went over, which knows the one from the other.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownSequence`] when there is no such probe.
+    pub fn handle_answer(
+        &mut self,
+        sequence: u32,
+        arrival: Arrival,
+        turnaround_ns: Option<u64>,
+        event: &mut impl FnMut(ProbeEvent),
+    ) -> Result<(), Refusal> {
+        let reply = Reply { sequence, token: NO_TOKEN, arrival, turnaround_ns };
+        self.account.handle_reply(&reply, event)
+    }
+
+    /// The connection came, or went.
+    pub fn handle_connection(&mut self, happened: ProbeEvent, event: &mut impl FnMut(ProbeEvent)) {
+        if let State::Quic(connecting) = &mut self.protocol {
+            let failed = matches!(happened, ProbeEvent::Disconnected { .. });
+            *connecting = Connecting { since: None, failed };
+        }
+        event(happened);
+    }
+
+    /// Why a probe cannot be sent while there is no connection: for as long as a reply may take that says
+    /// nothing, unless an attempt failed before.
+    pub fn unconnected(&mut self, now: Monotonic) -> SendError {
+        let timeout = self.account.timeout();
+        let State::Quic(Connecting { since, failed: false }) = &mut self.protocol else {
+            return SendError::NotConnected;
+        };
+        let since = *since.get_or_insert(now);
+        if now.since(since) <= timeout { SendError::Connecting } else { SendError::NotConnected }
+    }
+
     /// The network returned an error for a probe, with as much of it as it quotes.
     ///
     /// # Errors
@@ -203,7 +256,7 @@ impl Session {
         let sequence = match &self.protocol {
             State::Stamp(sender) => sender.quoted(quoted),
             State::Stun(_) => stun::Client::quoted(quoted),
-            State::Tcp => return Err(Refusal::Malformed),
+            State::Tcp | State::Quic(_) => return Err(Refusal::Malformed),
         };
         self.account.handle_bounce(sequence, reason, event)
     }
@@ -247,7 +300,7 @@ impl Session {
     pub fn mapped(&self) -> Option<SocketAddr> {
         match &self.protocol {
             State::Stun(client) => client.mapped(),
-            State::Stamp(_) | State::Tcp => None,
+            State::Stamp(_) | State::Tcp | State::Quic(_) => None,
         }
     }
 }

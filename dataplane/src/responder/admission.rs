@@ -122,8 +122,7 @@ mod tests {
     fn a_source_has_its_burst_and_then_its_rate() {
         let mut admission = admission();
         let source = "192.0.2.1".parse().unwrap();
-        let admitted: Vec<_> =
-            [0, 0, 0, 249, 250, 251].map(|at| admission.admit(ms(at), source)).to_vec();
+        let admitted: Vec<_> = [0, 0, 0, 249, 250, 251].map(|at| admission.admit(ms(at), source)).to_vec();
         assert_eq!(admitted, [true, true, false, false, true, false]);
         assert!(admission.admit(ms(251), "192.0.2.2".parse().unwrap()), "another has its own");
     }

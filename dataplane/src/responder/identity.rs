@@ -24,7 +24,9 @@ pub enum IdentityError {
         source: rcgen::Error,
     },
     /// Chain and key do not fit, or one of them cannot be read.
-    #[error("certificate and key cannot be used: {0}; expected a chain that begins with the key's certificate")]
+    #[error(
+        "certificate and key cannot be used: {0}; expected a chain that begins with the key's certificate"
+    )]
     Unusable(String),
 }
 

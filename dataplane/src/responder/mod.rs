@@ -20,8 +20,8 @@ use quinn_proto::{
 };
 use ring::hmac;
 
-pub use admission::Rate;
 use admission::Admission;
+pub use admission::Rate;
 pub use identity::{Identity, IdentityError};
 
 use crate::clock::{Arrival, Monotonic, Now};
@@ -74,11 +74,26 @@ pub enum Outcome {
     /// It belongs to a connection, or has made one.
     Handled,
     /// It was a Ping, or several: Pongs follow.
-    Answering(usize),
+    Answering,
     /// Its sender is asked to prove its address.
     Validating,
     /// It is answered without a connection: with a version, or a reset.
     Stateless,
+}
+
+impl Outcome {
+    /// All of them, in order of their series.
+    pub const ALL: [Self; 4] = [Self::Handled, Self::Answering, Self::Validating, Self::Stateless];
+
+    /// The value of the `result` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Answering => "pong",
+            Self::Validating => "retry",
+            Self::Stateless => "stateless",
+        }
+    }
 }
 
 /// Why a datagram was of no use.
@@ -234,8 +249,7 @@ impl Responder {
         let mut answer = Vec::new();
         match self.endpoint.handle(instant, source, local, None, octets.into(), &mut answer) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                let peer =
-                    self.peers.get_mut(handle.0).and_then(Option::as_mut).ok_or(Refusal::Unknown)?;
+                let peer = self.peers.get_mut(handle.0).and_then(Option::as_mut).ok_or(Refusal::Unknown)?;
                 peer.connection.handle_event(event);
                 self.settle(handle.0, arrival.at)
             }
@@ -385,19 +399,15 @@ impl Responder {
                 self.handshakes -= 1;
             }
         }
-        let mut pings = 0;
         while let Some(datagram) = peer.connection.datagrams().recv() {
             match Ping::decode(&datagram) {
                 Ok(_) if peer.pings.len() >= PINGS_MAX => result = Err(Refusal::Backlog),
                 Ok(ping) => {
                     peer.pings.push_back((ping, arrived));
-                    pings += 1;
+                    result = result.map(|_| Outcome::Answering);
                 }
                 Err(_) => result = Err(Refusal::NotPing),
             }
-        }
-        if pings > 0 && result.is_ok() {
-            result = Ok(Outcome::Answering(pings));
         }
         if !peer.in_line {
             peer.in_line = true;

@@ -125,8 +125,7 @@ fn encode(kind: u8, ping: Ping, received_ns: u64, sent_ns: u64) -> [u8; PACKET_L
 }
 
 fn decode(kind: u8, datagram: &[u8]) -> Result<(Ping, &[u8; PACKET_LEN]), DecodeError> {
-    let packet: &[u8; PACKET_LEN] =
-        datagram.try_into().map_err(|_| DecodeError::Length(datagram.len()))?;
+    let packet: &[u8; PACKET_LEN] = datagram.try_into().map_err(|_| DecodeError::Length(datagram.len()))?;
     if packet[..SEQUENCE] != [MAGIC[0], MAGIC[1], VERSION, kind] {
         return Err(DecodeError::Header);
     }

@@ -9,13 +9,14 @@ use nix::sys::time::TimeValLike;
 use relayscope_bridge::{ShardId, catalogue};
 use relayscope_dataplane::driver::control::{Executor, MountedShard, SpawnError, mount, spawn, spawn_chosen};
 use relayscope_dataplane::driver::udp::UdpPort;
+use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::placement::available_cores;
-use relayscope_dataplane::prober::TargetConfig;
 use relayscope_dataplane::runtime::{Backend, Runtime, choose};
-use relayscope_dataplane::shard::{Command, TargetId};
-use relayscope_dataplane::telemetry::TargetSeries;
 
-use super::{SHARD, add_target, counter, gauge, loopback_port, new_shard, on_both_backends, start_on, wait_for};
+use super::{
+    SHARD, add_commands, add_target, counter, gauge, loopback_port, new_shard, on_both_backends, start_on,
+    wait_for,
+};
 
 on_both_backends! {
     a_shard_runs_on_its_core_alone,
@@ -75,10 +76,12 @@ fn a_shard_that_panics_has_ended_and_says_so(backend: Backend) {
     let (mut handle, registry, _collector) = start_on(backend, vec![]);
     // No configuration has these two: reckoning with them overflows, and that panics in tests.
     let address = "127.0.0.1:9".parse().unwrap();
-    let series = TargetSeries::intern(&registry, SHARD, "broken", address, &mut Vec::new()).unwrap();
     let (interval, timeout) = (Duration::ZERO, Duration::MAX);
-    let config = TargetConfig { address, interval, timeout, phase_hash: 0 };
-    assert!(handle.control.send(Command::Add { id: TargetId(1), config, series: Box::new(series) }).is_ok());
+    let stamp = Protocol::Stamp(Default::default());
+    let config = EndpointConfig { interval, timeout, ..EndpointConfig::new(address, stamp) };
+    for command in add_commands(&registry, 1, "broken", config) {
+        assert!(handle.control.send(command).is_ok());
+    }
     wait_for("the shard to end", || handle.control.has_ended());
     let said = handle.join().unwrap_err();
     assert!(said.contains("panic"), "{said}");
@@ -101,11 +104,11 @@ fn a_flooded_reflector_does_not_keep_the_shard_from_its_schedule(backend: Backen
             }
         });
         wait_for("overflow", || counter(&collector, &catalogue::SHARD_RECEIVE_OVERFLOW, &["0"]) > 0);
-        let (began, before) = (Instant::now(), counter(&collector, &catalogue::PROBE_SENT, &["b"]));
+        let (began, before) = (Instant::now(), counter(&collector, &catalogue::PROBE_SENT, &["b", "ipv4"]));
         while began.elapsed() < Duration::from_secs(2) {
             std::thread::park_timeout(Duration::from_millis(50));
         }
-        let sent = counter(&collector, &catalogue::PROBE_SENT, &["b"]) - before;
+        let sent = counter(&collector, &catalogue::PROBE_SENT, &["b", "ipv4"]) - before;
         quiet.store(true, Ordering::Relaxed);
         // 40 slots in 2 s; a core that is shared with the flood may cost some.
         assert!(sent >= 20, "{sent} probes in {:?}", began.elapsed());
@@ -133,7 +136,7 @@ fn a_shard_on_a_thread_of_the_applications_measures_and_ends_when_asked() {
     let (mut control, mounted) = mount(shard, vec![port]).unwrap();
     add_target(&mut control, &registry, 1, "self", &to.to_string());
     let thread = std::thread::spawn(move || mounted.run_on_this_thread(Duration::ZERO));
-    wait_for("five replies", || counter(&collector, &catalogue::PROBE_RECEIVED, &["self"]) >= 5);
+    wait_for("five replies", || counter(&collector, &catalogue::PROBE_RECEIVED, &["self", "ipv4"]) >= 5);
     assert_eq!(gauge(&collector, &catalogue::PROBE_UP, &["self"]), Some(1.0));
     control.request_stop();
     thread.join().unwrap().unwrap();

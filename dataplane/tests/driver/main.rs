@@ -8,11 +8,13 @@
 mod both;
 mod mount;
 mod paths;
+mod quic;
 
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::{Collector, Hub, HubConfig, MetricValue, SeriesRegistry, ShardId, catalogue, hub};
 use relayscope_dataplane::driver::control::{Executor, ShardControl, ShardHandle, spawn};
+use relayscope_dataplane::driver::listen::Listeners;
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
 use relayscope_dataplane::driver::udp::UdpPort;
 use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
@@ -55,11 +57,11 @@ fn start(reflectors: Vec<UdpPort>) -> (ShardHandle, SeriesRegistry, Collector) {
     start_on(Backend::Glommio, reflectors)
 }
 
-fn start_on(backend: Backend, reflectors: Vec<UdpPort>) -> (ShardHandle, SeriesRegistry, Collector) {
+fn start_on(backend: Backend, listeners: impl Into<Listeners>) -> (ShardHandle, SeriesRegistry, Collector) {
     let (shard, registry, collector) = new_shard();
     let core = available_cores()[0];
     let executor = Executor { shard: SHARD, core, spin_before_park: Duration::ZERO };
-    let handle = spawn(executor, shard, reflectors, backend).unwrap();
+    let handle = spawn(executor, shard, listeners, backend).unwrap();
     assert_eq!(handle.backend(), backend);
     (handle, registry, collector)
 }

@@ -148,7 +148,7 @@ fn a_turn_sends_at_most_128_probes_and_asks_for_another() {
             assert!(commands.push(command).is_ok());
         }
     }
-    let mut driver = ShardDriver::new(shard, vec![], queue).unwrap();
+    let mut driver = ShardDriver::new(shard, Default::default(), queue).unwrap();
     let sent = || -> u64 {
         let of = |id| counter(&collector, &catalogue::PROBE_SENT, &[&format!("relay-{id}"), "ipv4"]);
         (0..TARGETS as u64).map(of).sum()

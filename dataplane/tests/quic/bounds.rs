@@ -73,7 +73,10 @@ fn a_connection_between_rare_probes_is_kept_alive() {
     }
     world.run(SECOND);
     assert_eq!(world.rtts(KEY).len(), 20);
-    assert_eq!(world.events.iter().filter(|(_, _, event)| matches!(event, Event::Connected { .. })).count(), 1);
+    assert_eq!(
+        world.events.iter().filter(|(_, _, event)| matches!(event, Event::Connected { .. })).count(),
+        1
+    );
 }
 
 #[test]
@@ -107,8 +110,7 @@ fn answers_are_never_longer_than_what_they_answer() {
 #[test]
 fn clients_must_prove_their_address_once_the_common_budget_is_spent() {
     let mut world = World::new(MS);
-    let config =
-        ResponderConfig { unproven: Rate { burst: 2, per_second: 0 }, ..ResponderConfig::default() };
+    let config = ResponderConfig { unproven: Rate { burst: 2, per_second: 0 }, ..ResponderConfig::default() };
     let responder = world.responder(config, identity());
     world.servers.insert(server_at(1), responder);
     for key in 0..4 {
@@ -202,9 +204,8 @@ fn harm() -> impl Strategy<Value = Harm> {
         Just(Harm::Repeat),
         prop::collection::vec(any::<u8>(), 0..1400).prop_map(Harm::Replace),
         // Long headers of version 1, which get farther.
-        prop::collection::vec(any::<u8>(), 0..1300).prop_map(|octets| {
-            Harm::Replace([&[0xc3, 0, 0, 0, 1, 8], octets.as_slice()].concat())
-        }),
+        prop::collection::vec(any::<u8>(), 0..1300)
+            .prop_map(|octets| { Harm::Replace([&[0xc3, 0, 0, 0, 1, 8], octets.as_slice()].concat()) }),
     ]
 }
 

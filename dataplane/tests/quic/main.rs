@@ -250,7 +250,10 @@ fn connections_are_bounded_and_the_next_is_refused_in_words() {
     assert_eq!(connections(&world), 3);
     assert_eq!(world.refusals, [Refusal::TableFull; 2]);
     let Event::ConnectFailed { failure, .. } = world.last_event() else { panic!("{:?}", world.events) };
-    assert_eq!((failure.kind, failure.to_string().as_str()), (FailureKind::Refused, "server refused the connection"));
+    assert_eq!(
+        (failure.kind, failure.to_string().as_str()),
+        (FailureKind::Refused, "server refused the connection")
+    );
 }
 
 #[test]

@@ -275,7 +275,9 @@ impl World {
     }
 
     pub(crate) fn ours(&self, address: SocketAddr) -> &Responder {
-        let Some(Server::Ours(responder)) = self.servers.get(&address) else { panic!("{address} is not ours") };
+        let Some(Server::Ours(responder)) = self.servers.get(&address) else {
+            panic!("{address} is not ours")
+        };
         responder
     }
 
@@ -366,7 +368,8 @@ impl Other {
         let mut transport = TransportConfig::default();
         transport.datagram_receive_buffer_size(forge.map(|_| 4096)).mtu_discovery_config(None);
         config.transport_config(Arc::new(transport));
-        let endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), Some(Arc::new(config)), false, None);
+        let endpoint =
+            Endpoint::new(Arc::new(EndpointConfig::default()), Some(Arc::new(config)), false, None);
         Self { endpoint, connections: HashMap::new(), answers: Vec::new(), forge }
     }
 

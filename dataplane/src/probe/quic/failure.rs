@@ -118,10 +118,12 @@ impl Failure {
     fn of_close(code: u64, whole: &str, client: &Client) -> Self {
         match code {
             NO_APPLICATION_PROTOCOL => {
-                let offered: Vec<_> =
-                    client.alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
+                let offered: Vec<_> = client.alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
                 let offered = offered.join(", ");
-                Self::new(FailureKind::Protocol, format!("server speaks none of {offered}; set alpn to one it does"))
+                Self::new(
+                    FailureKind::Protocol,
+                    format!("server speaks none of {offered}; set alpn to one it does"),
+                )
             }
             CONNECTION_REFUSED => Self::new(FailureKind::Refused, "server refused the connection"),
             _ => Self::new(FailureKind::Closed, format!("server closed the connection: {whole}")),

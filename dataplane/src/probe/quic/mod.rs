@@ -146,7 +146,7 @@ impl Refused {
 }
 
 /// What the transport knows of a target's path (RFC 9002).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathStats {
     /// Smoothed RTT, ACK delays mostly taken out.
     pub rtt: Duration,

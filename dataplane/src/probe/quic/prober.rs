@@ -106,8 +106,7 @@ impl QuicProber {
     pub fn add(&mut self, key: u32, remote: SocketAddr, client: Arc<Client>, seed: u64) {
         self.remove(key);
         let back_off = BackOff { seed, failures: 0 };
-        let target =
-            Target { remote, client, state: State::Idle, retry: None, back_off, connected_at: None };
+        let target = Target { remote, client, state: State::Idle, retry: None, back_off, connected_at: None };
         self.targets.insert(key, target);
     }
 
@@ -327,8 +326,7 @@ impl QuicProber {
                 }
                 Happened::Refused(reason) => result = Err(reason),
                 Happened::Connected(mode) => {
-                    let handshake =
-                        first_sent.filter(|_| arrival.exact).map(|sent| arrival.at.since(sent));
+                    let handshake = first_sent.filter(|_| arrival.exact).map(|sent| arrival.at.since(sent));
                     if let Some(target) = self.targets.get_mut(&key) {
                         target.connected_at = Some(arrival.at);
                     }

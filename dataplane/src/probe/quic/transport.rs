@@ -25,8 +25,7 @@ const WINDOW: u64 = 64 << 10;
 
 /// Largest octets of peers' data one connection can make this process hold. Beside it stand the state of
 /// quinn-proto and rustls; the test `a_thousand_connections_*` prints what one takes.
-pub const CONNECTION_BUFFERS_MAX: usize =
-    STREAM_WINDOW as usize + 2 * DATAGRAM_BUFFER + 3 * CRYPTO_BUFFER;
+pub const CONNECTION_BUFFERS_MAX: usize = STREAM_WINDOW as usize + 2 * DATAGRAM_BUFFER + 3 * CRYPTO_BUFFER;
 
 /// Places our moments on the `Instant`s of quinn-proto, which are of `CLOCK_MONOTONIC`, too.
 #[derive(Clone, Copy, Debug)]

@@ -3,18 +3,24 @@
 //! A shard shares nothing. Commands come in over a bounded queue that it polls on its own tick; what
 //! it measures goes out through its [`Publisher`].
 
+mod quic;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use relayscope_bridge::{GaugeCell, Publisher, RetireTicket, ShardId};
 
 use crate::clock::{Arrival, Monotonic, Now};
-use crate::endpoint::EndpointConfig;
+use crate::endpoint::{EndpointConfig, Protocol};
+use crate::probe::quic::QuicProber;
 use crate::probe::{ProbeEvent, Refusal, SendError};
 use crate::prober::{ProbeId, Prober, SessionKey, Transmit};
 use crate::reflector::{self, Reflector, Request};
 use crate::telemetry::{EndpointSeries, EndpointState, ShardSeries, TargetSeries};
+
+pub use quic::QuicTransmit;
 
 /// How often a shard wakes without a probe due: polls commands, signs life. 5 wakes a second are less
 /// than 0.1 % of a core.
@@ -81,6 +87,8 @@ pub enum Command {
 /// The state of one shard; see [`Prober`] for the order of its verbs.
 pub struct Shard {
     prober: Prober,
+    /// The connections of those endpoints that have one.
+    quic: Option<QuicProber>,
     reflector: Reflector,
     out: Out,
     keys: HashMap<EndpointId, SessionKey>,
@@ -160,6 +168,7 @@ impl Shard {
         let (endpoints, targets, touched) = (Vec::new(), HashMap::new(), Vec::new());
         Self {
             prober: Prober::new(slot),
+            quic: None,
             reflector,
             out: Out { publisher, series, endpoints, targets, touched },
             keys: HashMap::new(),
@@ -195,6 +204,9 @@ impl Shard {
             Command::RemoveEndpoint { id, ticket } => {
                 if let Some(key) = self.keys.remove(&id) {
                     self.prober.remove(key);
+                    if let Some(quic) = &mut self.quic {
+                        quic.remove(key.number());
+                    }
                     self.out.remove_endpoint(key);
                 }
                 self.out.publisher.acknowledge(ticket);
@@ -217,6 +229,9 @@ impl Shard {
         // Whoever configures targets keeps them below SESSIONS_MAX over all shards; beyond it the series
         // is dropped unwritten, which shows as a target that never settles.
         let Ok(key) = self.prober.add(now, config) else { return };
+        if let (Protocol::Quic(client), Some(quic)) = (&config.protocol, &mut self.quic) {
+            quic.add(key.number(), config.address, Arc::clone(client), config.phase_hash);
+        }
         let endpoints = &mut self.out.endpoints;
         if key.index() >= endpoints.len() {
             endpoints.resize_with(key.index() + 1, || None);
@@ -230,6 +245,9 @@ impl Shard {
         let Some(&key) = self.keys.get(&id) else { return };
         let out = &mut self.out;
         self.prober.move_to(key, address, &mut |key, event| out.note(now, key, event));
+        if let Some(quic) = &mut self.quic {
+            quic.move_to(key.number(), address);
+        }
         if let Some(Some(endpoint)) = out.endpoints.get_mut(key.index()) {
             endpoint.series.note_moved(info);
         }
@@ -351,7 +369,8 @@ impl Shard {
     /// When to wake next: for a probe, a deadline, or the tick.
     pub fn poll_timeout(&mut self, now: Monotonic) -> Monotonic {
         let tick = now + TICK;
-        self.prober.poll_timeout().map_or(tick, |due| due.min(tick))
+        let quic = self.quic.as_mut().and_then(QuicProber::poll_timeout);
+        [self.prober.poll_timeout(), quic].into_iter().flatten().fold(tick, Monotonic::min)
     }
 }
 
