@@ -179,7 +179,7 @@ impl Contender for Cell {
         let config = HubConfig { ring_capacity: 2, cells_per_shard: 1024, ..HubConfig::default() };
         let cell = hub(config)
             .ok()
-            .and_then(|hub| hub.registry.counter(ShardId(0), &catalogue::PROBE_SENT, &["b"]).ok());
+            .and_then(|hub| hub.registry.counter(ShardId(0), &catalogue::PROBE_SENT, &["b", "ipv4"]).ok());
         let Some(cell) = cell else { panic!("a hub of one shard and a counter are always to be had") };
         (Side(cell), Unread)
     }

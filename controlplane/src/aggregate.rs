@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn the_newest_total_of_a_counter_stands() {
         let hub = two_shards();
-        let id = hub.registry.counter(ZERO, &PROBE_SENT, &["b"]).unwrap().id();
+        let id = hub.registry.counter(ZERO, &PROBE_SENT, &["b", "ipv4"]).unwrap().id();
         let mut aggregate = synced(&hub);
         assert_eq!(aggregate.counter(id), None);
         for total in [5, 6] {
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn samples_that_fit_no_series_are_counted_by_reason_and_change_nothing() {
         let hub = two_shards();
-        let rtt = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        let rtt = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
         let mut aggregate = synced(&hub);
         for (shard, id, value) in [
             (ZERO, MetricId(9), MetricValue::Histogram(1.0)),
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn a_retired_series_loses_its_column_and_its_late_samples_are_counted() {
         let hub = two_shards();
-        let rtt = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        let rtt = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
         let mut aggregate = synced(&hub);
         aggregate.fold(ZERO, 0, sample(rtt, MetricValue::Histogram(1.0)));
         hub.registry.retire(ZERO, &[rtt]).unwrap();
@@ -237,13 +237,13 @@ mod tests {
     #[test]
     fn a_reused_id_starts_empty_and_takes_no_sample_of_the_series_before_it() {
         let mut hub = two_shards();
-        let old = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["old"]).unwrap();
+        let old = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["old", "ipv4"]).unwrap();
         let mut aggregate = synced(&hub);
         aggregate.fold(ZERO, 0, sample(old, MetricValue::Histogram(1.0)));
         (0..2).for_each(|_| hub.publishers[0].record(sample(old, MetricValue::Histogram(1.0))));
         let ticket = hub.registry.retire(ZERO, &[old]).unwrap();
         hub.publishers[0].acknowledge(ticket);
-        let new = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["new"]).unwrap();
+        let new = hub.registry.stream(ZERO, &PROBE_RTT_SECONDS, &["new", "ipv4"]).unwrap();
         aggregate.sync(hub.collector.directory());
         assert_eq!(new, old);
         assert!(aggregate.histogram(new).is_none());

@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn a_tick_reports_what_was_recorded_delivered_and_when() {
         let (mut publisher, registry, mut drain, clocks) = one_shard();
-        let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
         publisher.beat(3 * SECOND);
         publisher.record(observation(rtt, 3 * SECOND));
         publisher.record(observation(rtt, 2 * SECOND));
@@ -388,13 +388,13 @@ mod tests {
     #[test]
     fn an_id_reused_between_two_drains_parts_the_samples_of_both_series() {
         let (mut publisher, registry, mut drain, clocks) = one_shard();
-        let old = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old"]).unwrap();
+        let old = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old", "ipv4"]).unwrap();
         publisher.record(observation(old, 1));
         drain.tick(at(2), &clocks);
         publisher.record(observation(old, 2));
         let ticket = registry.retire(SHARD, &[old]).unwrap();
         publisher.acknowledge(ticket);
-        let new = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["new"]).unwrap();
+        let new = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["new", "ipv4"]).unwrap();
         publisher.record(observation(new, 3));
         drain.tick(at(3), &clocks);
         assert_eq!(new, old);

@@ -22,7 +22,7 @@
 //!
 //! let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default())?;
 //! let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
-//! let rtt = registry.stream(ShardId(0), &catalogue::PROBE_RTT_SECONDS, &["relay-b"])?;
+//! let rtt = registry.stream(ShardId(0), &catalogue::PROBE_RTT_SECONDS, &["relay-b", "ipv4"])?;
 //!
 //! let drain = plane.spawn_drain()?;
 //! publishers[0].record(MetricSample {
@@ -34,7 +34,7 @@
 //! assert_eq!((accounts[0].1.delivered, accounts[0].1.lost), (1, 0));
 //!
 //! let text = String::from_utf8(plane.exposition().to_vec())?;
-//! assert!(text.contains("relay_probe_rtt_seconds_count{target=\"relay-b\"} 1\n"));
+//! assert!(text.contains("relay_probe_rtt_seconds_count{target=\"relay-b\",family=\"ipv4\"} 1\n"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -54,6 +54,7 @@ mod mesh;
 mod own;
 mod plane;
 mod process;
+mod roster;
 mod source;
 
 pub use clock::Now;
@@ -61,5 +62,5 @@ pub use drain::{DrainPanicked, DrainThread};
 pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
 pub use histogram::{ExponentialHistogram, Refusal};
 pub use http::{Limits, ServerPanicked, ServerThread, router, serve};
-pub use mesh::{Mesh, MeshRow, MeshState, MeshTarget};
+pub use mesh::{Mesh, MeshRow, MeshState};
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};

@@ -16,7 +16,7 @@ use crate::clock::Now;
 use crate::drain::{Drain, DrainThread};
 use crate::exposition::{Exposition, Sources, is_metric_name};
 use crate::health::{Health, Readiness};
-use crate::mesh::{self, Mesh};
+use crate::mesh::Mesh;
 use crate::own::{ConnectionRefused, Own};
 use crate::process::Process;
 use crate::source::Attached;
@@ -282,7 +282,7 @@ impl ControlPlane {
 
     fn render(&self, exposition: &mut Exposition, drain: &Drain, attached: &Attached, now: Now) -> Vec<u8> {
         let (own, process) = (&self.0.own, self.0.process.read());
-        exposition.render(&Sources { now, drain, attached, targets: &attached.targets(), own, process })
+        exposition.render(&Sources { now, drain, attached, own, process })
     }
 
     /// What can be read of a segment that turned out to be damaged.
@@ -300,8 +300,9 @@ impl ControlPlane {
         let attached = self.attached();
         attached.look();
         let read = |attached: &Attached| {
-            let targets = attached.targets();
-            let mesh = attached.directory.read(|series| mesh::read(&targets, series, &attached.clocks, now));
+            let mesh = attached
+                .directory
+                .read(|series| attached.roster(series).read_mesh(series, &attached.clocks, now));
             Mesh { reason: attached.missing().map(str::to_owned), ..mesh }
         };
         let mesh = read(&attached);
@@ -386,7 +387,7 @@ mod tests {
         let path = directory.path().join("segment");
         let mut hub = create(&path, HubConfig { ring_capacity: 64, ..HubConfig::default() }).unwrap();
         hub.publishers[0].beat(1_000_000_000);
-        hub.registry.counter(ShardId(0), &PROBE_SENT, &["b"]).unwrap().add(7);
+        hub.registry.counter(ShardId(0), &PROBE_SENT, &["b", "ipv4"]).unwrap().add(7);
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         (directory, hub, file, ControlPlane::watch(path, ControlPlaneConfig::default()).unwrap())
     }
@@ -399,7 +400,7 @@ mod tests {
     fn nothing_of_a_damaged_segment_is_shown_whoever_looks_first() {
         let (_directory, _hub, file, plane) = watched();
         plane.tick();
-        assert!(scrape(&plane).contains("relay_probe_sent_total{target=\"b\"} 7\n"));
+        assert!(scrape(&plane).contains("relay_probe_sent_total{target=\"b\",family=\"ipv4\"} 7\n"));
         // Its header goes, and no drain comes by before it is looked at.
         file.write_all_at(&[0; 8], 0).unwrap();
         assert!(!plane.mesh().running);
@@ -417,7 +418,10 @@ mod tests {
         assert_eq!(reason, format!("shard 0: data plane process {} died", std::process::id()));
         let text = scrape(&plane);
         assert!(!text.contains("relay_shard_heartbeat_timestamp_seconds{"), "{text}");
-        assert!(text.contains("relay_probe_sent_total{target=\"b\"} 7\n"), "counts are true of any boot");
+        assert!(
+            text.contains("relay_probe_sent_total{target=\"b\",family=\"ipv4\"} 7\n"),
+            "counts are true of any boot"
+        );
     }
 
     #[test]

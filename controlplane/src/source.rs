@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use relayscope_bridge::segment::{Attachment, SegmentState};
-use relayscope_bridge::{Collector, Heartbeat, SeriesDirectory, ShardId, attach};
+use relayscope_bridge::{Collector, Heartbeat, SeriesDirectory, SeriesView, ShardId, attach};
 
 use crate::clock::Now;
 use crate::health::{Clocks, Health, Readiness, Status, Verdict};
-use crate::mesh::{self, MeshTarget};
+use crate::roster::Roster;
 
 /// What can be read from now: a segment's series and clocks, or nothing, and why.
 pub(crate) struct Attached {
@@ -21,21 +21,9 @@ pub(crate) struct Attached {
     attachment: Option<Attachment>,
     /// Why there is none.
     missing: Option<String>,
-    targets: Mutex<Targets>,
+    roster: Mutex<Option<Arc<Roster>>>,
     /// By shard, what was last logged.
     said: Mutex<Vec<Verdict>>,
-}
-
-/// The targets, as of a generation of the directory.
-struct Targets {
-    generation: Option<u64>,
-    list: Arc<[MeshTarget]>,
-}
-
-impl Targets {
-    fn unknown() -> Mutex<Self> {
-        Mutex::new(Self { generation: None, list: Arc::new([]) })
-    }
 }
 
 impl Attached {
@@ -50,7 +38,7 @@ impl Attached {
             heartbeats: heartbeats.map(|(shard, reader)| (shard, reader.heartbeat())).collect(),
             attachment: Some(collector.attachment().clone()),
             missing: None,
-            targets: Targets::unknown(),
+            roster: Mutex::default(),
             said: Mutex::new(vec![Verdict::Ok; shards]),
         }
     }
@@ -62,7 +50,7 @@ impl Attached {
             heartbeats: Box::new([]),
             attachment: None,
             missing: Some(why),
-            targets: Targets::unknown(),
+            roster: Mutex::default(),
             said: Mutex::default(),
         }
     }
@@ -107,18 +95,11 @@ impl Attached {
         self.attachment.as_ref().is_some_and(|attachment| attachment.state() == SegmentState::Running)
     }
 
-    /// The targets that the data plane says it probes, sorted by name.
-    pub(crate) fn targets(&self) -> Arc<[MeshTarget]> {
-        self.directory.read(|series| {
-            let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-            if targets.generation != Some(series.generation()) {
-                *targets = Targets {
-                    generation: Some(series.generation()),
-                    list: mesh::read_targets(series).into(),
-                };
-            }
-            Arc::clone(&targets.list)
-        })
+    /// The targets that the data plane says it probes. O(1) while the directory stands still.
+    pub(crate) fn roster(&self, series: &SeriesView<'_>) -> Arc<Roster> {
+        let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = roster.take().filter(|roster| !roster.is_outdated(series));
+        Arc::clone(roster.insert(current.unwrap_or_else(|| Arc::new(Roster::read(series)))))
     }
 
     pub(crate) fn health(&self, now: Now) -> Health {

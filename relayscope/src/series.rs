@@ -32,7 +32,7 @@ impl Series {
         self.labels().find(|(label, _)| *label == name).map(|(_, value)| value)
     }
 
-    /// As in a scrape: `relay_probe_sent_total{target="b"}`.
+    /// As in a scrape: `relay_probe_sent_total{target="b",family="ipv4"}`.
     pub(crate) fn text(&self, prefix: &str) -> String {
         let mut text = self.family.full_name(prefix);
         for (index, (label, value)) in self.labels().enumerate() {
@@ -131,8 +131,8 @@ pub(crate) struct NamedSample<'a> {
 }
 
 impl<'a> NamedSample<'a> {
-    /// `2026-11-20T15:47:50.123456789Z  0  17  relay_probe_rtt_seconds{target="b"}  0.000034283`: time, shard,
-    /// position, series and value.
+    /// `2026-11-20T15:47:50.123456789Z  0  17  relay_probe_rtt_seconds{target="b",family="ipv4"}  0.000034283`:
+    /// time, shard, position, series and value.
     pub(crate) fn text(&self, prefix: &str) -> String {
         let time = rfc3339(self.unix_ns);
         let id = self.sample.metric_id.0;
@@ -168,7 +168,7 @@ impl<'a> NamedSample<'a> {
 }
 
 /// `{"time":"2026-11-20T15:47:50.123456789Z","shard":0,"position":17,"id":4,"metric":"relay_probe_rtt_seconds",
-/// "kind":"histogram","labels":{"target":"b"},"value":0.000034283}`. `metric` and `labels` are null for a
+/// "kind":"histogram","labels":{"target":"b","family":"ipv4"},"value":0.000034283}`. `metric` and `labels` are null for a
 /// sample of no known series; `value` is null where it is no finite number.
 #[derive(Serialize)]
 pub(crate) struct SampleObject<'a> {
@@ -220,7 +220,7 @@ mod tests {
     fn an_id_that_was_reused_names_each_sample_by_its_position() {
         let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default()).unwrap();
         let mut names = SeriesNames::default();
-        let id = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old"]).unwrap();
+        let id = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["old", "ipv4"]).unwrap();
         names.follow(collector.directory());
         publishers[0].record(rtt(id));
         let ticket = registry.retire(SHARD, &[id]).unwrap();
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(name(&names, 0).as_deref(), Some("old"), "retired, and its sample still in the ring");
 
         publishers[0].acknowledge(ticket);
-        assert_eq!(registry.stream(SHARD, &PROBE_RTT_SECONDS, &["new"]).unwrap(), id);
+        assert_eq!(registry.stream(SHARD, &PROBE_RTT_SECONDS, &["new", "ipv4"]).unwrap(), id);
         names.follow(collector.directory());
         assert_eq!(name(&names, 0).as_deref(), Some("old"));
         assert_eq!(name(&names, 1).as_deref(), Some("new"));
@@ -244,15 +244,16 @@ mod tests {
 
     #[test]
     fn labels_are_written_as_in_a_scrape_and_nothing_reaches_the_terminal_raw() {
-        let values = vec!["a\"\\\x1b[2J".to_owned(), "other".to_owned()];
+        let values = vec!["a\"\\\x1b[2J".to_owned(), "ipv4".to_owned(), "other".to_owned()];
         let series = Series { family: &PROBE_SEND_ERRORS, values };
-        let expected = r#"relay_probe_send_errors_total{target="a\"\\\u{1b}[2J",reason="other"}"#;
+        let expected =
+            r#"relay_probe_send_errors_total{target="a\"\\\u{1b}[2J",family="ipv4",reason="other"}"#;
         assert_eq!(series.text("relay"), expected);
     }
 
     #[test]
     fn a_sample_is_a_line_of_text_or_a_json_object() {
-        let series = Series { family: &PROBE_RTT_SECONDS, values: vec!["b".to_owned()] };
+        let series = Series { family: &PROBE_RTT_SECONDS, values: vec!["b".to_owned(), "ipv4".to_owned()] };
         let named = |series, value| NamedSample {
             series,
             shard: ShardId(2),
@@ -263,13 +264,13 @@ mod tests {
         let known = named(Some(&series), MetricValue::Histogram(0.000_25));
         assert_eq!(
             known.text("relay"),
-            "1970-01-01T00:00:01.000000001Z  2  17  relay_probe_rtt_seconds{target=\"b\"}  0.00025"
+            "1970-01-01T00:00:01.000000001Z  2  17  relay_probe_rtt_seconds{target=\"b\",family=\"ipv4\"}  0.00025"
         );
         assert_eq!(
             serde_json::to_string(&known.object("relay")).unwrap(),
             concat!(
                 r#"{"time":"1970-01-01T00:00:01.000000001Z","shard":2,"position":17,"id":4,"#,
-                r#""metric":"relay_probe_rtt_seconds","kind":"histogram","labels":{"target":"b"},"value":0.00025}"#
+                r#""metric":"relay_probe_rtt_seconds","kind":"histogram","labels":{"target":"b","family":"ipv4"},"value":0.00025}"#
             )
         );
         let unknown = named(None, MetricValue::Gauge(f64::NAN));

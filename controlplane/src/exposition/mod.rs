@@ -19,9 +19,9 @@ use relayscope_bridge::{SeriesView, ShardId, catalogue};
 
 use crate::clock::Now;
 use crate::drain::Drain;
-use crate::mesh::{self, MeshState, MeshTarget};
 use crate::own::Own;
 use crate::process::ProcessStats;
+use crate::roster::Roster;
 use crate::source::Attached;
 use series::{Plan, Values};
 use state::State;
@@ -33,8 +33,6 @@ pub(crate) struct Sources<'a> {
     pub(crate) now: Now,
     pub(crate) drain: &'a Drain,
     pub(crate) attached: &'a Attached,
-    /// Sorted by name.
-    pub(crate) targets: &'a [MeshTarget],
     pub(crate) own: &'a Own,
     pub(crate) process: ProcessStats,
 }
@@ -85,7 +83,10 @@ impl Exposition {
         let prefix = self.prefix.clone();
         let plan = self.plan(series);
         let is_silent = |shard| sources.attached.clocks.is_silent(shard, sources.now);
-        let state = state_of(series, sources, &is_silent, own_left_out + plan.left_out());
+        let roster = sources.attached.roster(series);
+        let peers_up = roster.count_up(series, &sources.attached.clocks, sources.now);
+        let left_out = own_left_out + plan.left_out();
+        let state = state_of(sources, &roster, peers_up, &is_silent, left_out);
         let values = Values { series, aggregate: sources.drain.aggregate(), is_silent: &is_silent };
         for family in catalogue::ALL {
             if !state::write(out, family, &prefix, &state) {
@@ -102,21 +103,19 @@ impl Exposition {
 }
 
 fn state_of<'a>(
-    series: &SeriesView<'_>,
     sources: &Sources<'a>,
+    roster: &'a Roster,
+    peers_up: usize,
     is_silent: &'a dyn Fn(ShardId) -> bool,
     left_out: usize,
 ) -> State<'a> {
     let now = sources.now;
-    let is_up = |target: &&MeshTarget| {
-        mesh::read_state(target, series, &sources.attached.clocks, now) == MeshState::Up
-    };
     State {
         now,
         shards: sources.drain.shards().collect(),
         is_silent,
-        targets: sources.targets,
-        peers_up: sources.targets.iter().filter(is_up).count(),
+        roster,
+        peers_up,
         running: sources.attached.clocks.all_running(now),
         refused: sources.drain.aggregate().refused(),
         left_out,

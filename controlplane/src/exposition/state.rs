@@ -10,8 +10,8 @@ use super::text::FamilyText;
 use crate::aggregate::Refused;
 use crate::clock::Now;
 use crate::drain::ShardReport;
-use crate::mesh::MeshTarget;
 use crate::process::ProcessStats;
+use crate::roster::Roster;
 
 /// All that these families are written from, read at one moment.
 pub(crate) struct State<'a> {
@@ -19,8 +19,7 @@ pub(crate) struct State<'a> {
     pub(crate) shards: Vec<ShardReport>,
     /// Whether a shard is silent: its gauges are not shown as live.
     pub(crate) is_silent: &'a dyn Fn(ShardId) -> bool,
-    /// Sorted by name.
-    pub(crate) targets: &'a [MeshTarget],
+    pub(crate) roster: &'a Roster,
     pub(crate) peers_up: usize,
     pub(crate) running: bool,
     pub(crate) refused: Refused,
@@ -41,7 +40,7 @@ type Write = fn(&mut FamilyText<'_>, &State<'_>);
 pub(crate) static FAMILIES: &[(&Family, Write)] = &[
     (&catalogue::TARGET_INFO, target_info),
     (&catalogue::MESH_PEERS, |out, state| out.sample(&[], state.peers_up as u64)),
-    (&catalogue::MESH_TARGETS, |out, state| out.sample(&[], state.targets.len() as u64)),
+    (&catalogue::MESH_TARGETS, |out, state| out.sample(&[], state.roster.names() as u64)),
     (&catalogue::MESH_RUNNING, |out, state| out.sample(&[], state.running)),
     (&catalogue::RING_RECORDED, |out, state| {
         per_shard(out, state, |shard| Some(shard.account.recorded));
@@ -88,10 +87,10 @@ pub(crate) fn write(out: &mut Vec<u8>, family: &'static Family, prefix: &str, st
 }
 
 fn target_info(out: &mut FamilyText<'_>, state: &State<'_>) {
-    for target in state.targets {
-        let family = if target.address.is_ipv4() { "ipv4" } else { "ipv6" };
-        let address = target.address.to_string();
-        out.sample(&[&target.name, &address, family, &target.protocol], true);
+    for target in state.roster.targets() {
+        let Some(endpoint) = &target.endpoint else { continue };
+        let address = endpoint.address.to_string();
+        out.sample(&[&target.name, &address, endpoint.family(), &endpoint.protocol, &endpoint.group], true);
     }
 }
 

@@ -73,7 +73,7 @@ fn series_come_by_label_with_integral_values_plain_and_absent_gauges_left_out() 
     set(&registry, ZERO, &catalogue::PROBE_RTT_MS, &["d"], f64::NAN);
     let text = scrape(&plane, at(10));
     let expected = "\
-# HELP relay_probe_up Whether the newest settled probe of the target was answered (1) or lost (0).
+# HELP relay_probe_up Whether the newest settled probe of the target was answered (1) or lost (0), by either family.
 # TYPE relay_probe_up gauge
 relay_probe_up{target=\"a\"} 1
 relay_probe_up{target=\"b\"} 0.5
@@ -88,13 +88,13 @@ fn gauges_of_a_silent_shard_go_and_its_counters_stay() {
     let (mut publishers, registry, plane) = two_shards();
     for (shard, target) in [(ZERO, "b"), (ONE, "c")] {
         set(&registry, shard, &catalogue::PROBE_UP, &[target], 1.0);
-        registry.counter(shard, &catalogue::PROBE_SENT, &[target]).unwrap().add(7);
+        registry.counter(shard, &catalogue::PROBE_SENT, &[target, "ipv4"]).unwrap().add(7);
     }
     publishers[1].beat(at(12).monotonic_ns);
     let text = scrape(&plane, at(16));
     assert!(!text.contains("relay_probe_up{target=\"b\"}"));
     assert!(text.contains("relay_probe_up{target=\"c\"} 1\n"));
-    assert!(text.contains("relay_probe_sent_total{target=\"b\"} 7\n"));
+    assert!(text.contains("relay_probe_sent_total{target=\"b\",family=\"ipv4\"} 7\n"));
     assert!(text.contains("relay_mesh_running 0\n"));
     assert!(text.contains("relay_shard_heartbeat_timestamp_seconds{shard=\"0\"} 1700000010\n"));
     assert!(text.contains("relay_shard_last_drain_timestamp_seconds{shard=\"0\"} 1700000016\n"));
@@ -123,7 +123,7 @@ fn scrapes_of_one_drain_epoch_share_a_body() {
 #[test]
 fn a_histogram_is_rendered_with_exact_classic_buckets() {
     let (mut publishers, registry, plane) = two_shards();
-    let rtt = registry.stream(ZERO, &catalogue::PROBE_RTT_SECONDS, &["b"]).unwrap();
+    let rtt = registry.stream(ZERO, &catalogue::PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
     for seconds in [0.000_25, 0.25, 0.250_000_1, 20.0] {
         publishers[0].record(observation(rtt, seconds));
     }
@@ -131,18 +131,20 @@ fn a_histogram_is_rendered_with_exact_classic_buckets() {
     let lines = lines_of(&text, "relay_probe_rtt_seconds");
     assert_eq!(lines.matches("_bucket{").count(), 23, "22 octaves and +Inf");
     for expected in [
-        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"7.62939453125e-6\"} 0\n",
-        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"0.000244140625\"} 0\n",
-        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"0.00048828125\"} 1\n",
-        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"0.25\"} 2\n",
-        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"0.5\"} 3\n",
-        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"16\"} 3\n",
-        "relay_probe_rtt_seconds_bucket{target=\"b\",le=\"+Inf\"} 4\n",
-        "relay_probe_rtt_seconds_count{target=\"b\"} 4\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"7.62939453125e-6\"} 0\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"0.000244140625\"} 0\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"0.00048828125\"} 1\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"0.25\"} 2\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"0.5\"} 3\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"16\"} 3\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"+Inf\"} 4\n",
+        "relay_probe_rtt_seconds_count{target=\"b\",family=\"ipv4\"} 4\n",
     ] {
         assert!(lines.contains(expected), "{expected}{lines}");
     }
-    let sum = lines.lines().find_map(|l| l.strip_prefix("relay_probe_rtt_seconds_sum{target=\"b\"} "));
+    let sum = lines
+        .lines()
+        .find_map(|l| l.strip_prefix("relay_probe_rtt_seconds_sum{target=\"b\",family=\"ipv4\"} "));
     assert!((sum.unwrap().parse::<f64>().unwrap() - 20.500_250_1).abs() < 1e-9);
 }
 
@@ -159,28 +161,28 @@ fn a_series_added_between_scrapes_appears_in_its_place() {
 #[test]
 fn a_retired_series_disappears_and_the_others_keep_their_counts() {
     let (_publishers, registry, plane) = two_shards();
-    let mut kept = registry.counter(ZERO, &catalogue::PROBE_SENT, &["b"]).unwrap();
-    let gone = registry.counter(ZERO, &catalogue::PROBE_SENT, &["c"]).unwrap();
+    let mut kept = registry.counter(ZERO, &catalogue::PROBE_SENT, &["b", "ipv4"]).unwrap();
+    let gone = registry.counter(ZERO, &catalogue::PROBE_SENT, &["c", "ipv4"]).unwrap();
     kept.add(5);
-    assert!(scrape(&plane, at(10)).contains("relay_probe_sent_total{target=\"c\"} 0\n"));
+    assert!(scrape(&plane, at(10)).contains("relay_probe_sent_total{target=\"c\",family=\"ipv4\"} 0\n"));
     registry.retire(ZERO, &[gone.id()]).unwrap();
     kept.add(1);
     let text = scrape(&plane, at(10));
     assert!(!text.contains("target=\"c\""));
-    assert!(text.contains("relay_probe_sent_total{target=\"b\"} 6\n"));
+    assert!(text.contains("relay_probe_sent_total{target=\"b\",family=\"ipv4\"} 6\n"));
 }
 
 #[test]
 fn readings_from_the_ring_stand_before_the_cell() {
     let (mut publishers, registry, plane) = two_shards();
     let up = registry.gauge(ZERO, &catalogue::PROBE_UP, &["b"]).unwrap();
-    let sent = registry.counter(ZERO, &catalogue::PROBE_SENT, &["b"]).unwrap();
+    let sent = registry.counter(ZERO, &catalogue::PROBE_SENT, &["b", "ipv4"]).unwrap();
     for (metric_id, value) in [(up.id(), MetricValue::Gauge(1.0)), (sent.id(), MetricValue::Counter(12))] {
         publishers[0].record(MetricSample { metric_id, timestamp_ns: 1, value });
     }
     let text = scrape(&plane, at(10));
     assert!(text.contains("relay_probe_up{target=\"b\"} 1\n"));
-    assert!(text.contains("relay_probe_sent_total{target=\"b\"} 12\n"));
+    assert!(text.contains("relay_probe_sent_total{target=\"b\",family=\"ipv4\"} 12\n"));
 }
 
 #[test]
@@ -224,18 +226,19 @@ fn refused_samples_are_counted_by_reason() {
 #[test]
 fn targets_rings_and_process_are_exported_from_state() {
     let (mut publishers, registry, plane) = two_shards();
-    let info = |values: [&str; 4]| registry.gauge(ZERO, &catalogue::TARGET_INFO, &values).unwrap();
-    let _cells = [info(["c", "[::1]:8622", "ipv6", "stamp"]), info(["b", "127.0.0.1:8621", "ipv4", "stamp"])];
-    set(&registry, ZERO, &catalogue::PROBE_UP, &["b"], 1.0);
+    let info = |values: [&str; 5]| registry.gauge(ZERO, &catalogue::TARGET_INFO, &values).unwrap();
+    info(["c", "[::1]:8622", "ipv6", "stamp", "edge"]);
+    info(["b", "127.0.0.1:8621", "ipv4", "stun", "default"]);
+    set(&registry, ZERO, &catalogue::PROBE_FAMILY_UP, &["b", "ipv4"], 1.0);
     for _ in 0..32 {
         publishers[1].record(observation(MetricId(63), 1.0));
     }
     let text = scrape(&plane, at(10));
     let expected = "\
-# HELP relay_target_info The address a target is probed at.
+# HELP relay_target_info The addresses a target is probed at.
 # TYPE relay_target_info gauge
-relay_target_info{target=\"b\",address=\"127.0.0.1:8621\",family=\"ipv4\",protocol=\"stamp\"} 1
-relay_target_info{target=\"c\",address=\"[::1]:8622\",family=\"ipv6\",protocol=\"stamp\"} 1
+relay_target_info{target=\"b\",address=\"127.0.0.1:8621\",family=\"ipv4\",protocol=\"stun\",group=\"default\"} 1
+relay_target_info{target=\"c\",address=\"[::1]:8622\",family=\"ipv6\",protocol=\"stamp\",group=\"edge\"} 1
 ";
     assert_eq!(lines_of(&text, "relay_target_info"), expected);
     for line in [
@@ -273,15 +276,15 @@ fn counters_and_histograms_of_several_shards_are_one_series() {
     let (mut publishers, registry, plane) = two_shards();
     let streams = [ZERO, ONE].map(|shard| {
         registry.counter(shard, &FORWARDED, &["x"]).unwrap().add(u64::from(shard.0) + 3);
-        registry.stream(shard, &catalogue::PROBE_RTT_SECONDS, &["b"]).unwrap()
+        registry.stream(shard, &catalogue::PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap()
     });
     for (publisher, stream) in publishers.iter_mut().zip(streams) {
         publisher.record(observation(stream, 0.25));
     }
     let text = scrape(&plane, at(10));
     assert!(text.contains("relay_forwarded_packets_total{room=\"x\"} 7\n"));
-    assert!(text.contains("relay_probe_rtt_seconds_count{target=\"b\"} 2\n"));
-    assert!(text.contains("relay_probe_rtt_seconds_sum{target=\"b\"} 0.5\n"));
+    assert!(text.contains("relay_probe_rtt_seconds_count{target=\"b\",family=\"ipv4\"} 2\n"));
+    assert!(text.contains("relay_probe_rtt_seconds_sum{target=\"b\",family=\"ipv4\"} 0.5\n"));
     assert_eq!(text.matches("relay_forwarded_packets_total{").count(), 1);
 }
 

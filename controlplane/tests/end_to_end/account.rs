@@ -34,11 +34,11 @@ fn scrape(plane: &ControlPlane) -> (f64, f64, f64) {
     let server = Server::start(plane, Limits::default());
     let text = get(server.address, "/metrics").body;
     assert_eq!(server.stop(), 0);
-    let of = |name, label| parser::value(&text, name, &[label]).unwrap();
+    let of = |name, labels: &[_]| parser::value(&text, name, labels).unwrap();
     (
-        of("relay_ring_recorded_samples_total", ("shard", "0")),
-        of("relay_ring_overwritten_samples_total", ("shard", "0")),
-        of("relay_probe_rtt_seconds_count", ("target", "b")),
+        of("relay_ring_recorded_samples_total", &[("shard", "0")]),
+        of("relay_ring_overwritten_samples_total", &[("shard", "0")]),
+        of("relay_probe_rtt_seconds_count", &[("target", "b"), ("family", "ipv4")]),
     )
 }
 
@@ -46,7 +46,7 @@ fn scrape(plane: &ControlPlane) -> (f64, f64, f64) {
 fn ten_million_records_into_a_ring_of_1024_nobody_reads_are_all_accounted_for() {
     let (mut publisher, registry, collector) = ring_of(1024);
     let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
-    let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+    let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
     record_all(&mut publisher, rtt);
 
     let accounts = plane.spawn_drain().unwrap().stop().unwrap();
@@ -63,7 +63,7 @@ fn ten_million_records_beside_a_running_drain_are_all_accounted_for() {
     let drain_interval = Duration::from_millis(1);
     let config = ControlPlaneConfig { drain_interval, ..ControlPlaneConfig::default() };
     let plane = ControlPlane::new(collector, config).unwrap();
-    let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+    let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
     let drain = plane.spawn_drain().unwrap();
     record_all(&mut publisher, rtt);
 

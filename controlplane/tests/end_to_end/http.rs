@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use relayscope_bridge::catalogue::{PROBE_RTT_SECONDS, PROBE_SENT, PROBE_UP, TARGET_INFO};
+use relayscope_bridge::catalogue::{PROBE_FAMILY_UP, PROBE_RTT_SECONDS, PROBE_SENT, PROBE_UP, TARGET_INFO};
 use relayscope_bridge::{
     GaugeCell, Hub, HubConfig, MetricSample, MetricValue, Publisher, SeriesRegistry, ShardId, hub,
 };
@@ -34,12 +34,13 @@ fn set_up(registry: &SeriesRegistry, target: &str) -> GaugeCell {
 pub(crate) fn plane_with_b_up() -> ControlPlane {
     let (mut publisher, registry, plane) = empty_plane();
     set_up(&registry, "b");
-    let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+    let rtt = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
     let value = MetricValue::Histogram(0.000_25);
     publisher.record(MetricSample { metric_id: rtt, timestamp_ns: 1, value });
     // Ahead of any clock reading: the shard counts as alive however slowly the test runs.
     publisher.beat(u64::MAX);
-    registry.gauge(SHARD, &TARGET_INFO, &["b", "127.0.0.1:8621", "ipv4", "stamp"]).unwrap();
+    registry.gauge(SHARD, &PROBE_FAMILY_UP, &["b", "ipv4"]).unwrap().set(1.0);
+    registry.gauge(SHARD, &TARGET_INFO, &["b", "127.0.0.1:8621", "ipv4", "stamp", "default"]).unwrap();
     plane.tick();
     plane
 }
@@ -70,7 +71,7 @@ fn a_scrape_parses_strictly_and_says_what_was_measured() {
     let reply = get(server.address, "/metrics");
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    let labels = [("target", "b")];
+    let labels = [("target", "b"), ("family", "ipv4")];
     assert!(reply.body.contains("\nrelay_probe_up{target=\"b\"} 1\n"));
     assert_eq!(parser::value(&reply.body, "relay_probe_rtt_seconds_count", &labels), Some(1.0));
     assert_eq!(parser::value(&reply.body, "relay_probe_rtt_seconds_sum", &labels), Some(0.000_25));
@@ -250,7 +251,7 @@ fn plane_with_a_large_body() -> ControlPlane {
     let (_publisher, registry, plane) = empty_plane();
     let name = "x".repeat(1000);
     for n in 0..20_000 {
-        registry.counter(SHARD, &PROBE_SENT, &[&format!("{name}{n}")]).unwrap();
+        registry.counter(SHARD, &PROBE_SENT, &[&format!("{name}{n}"), "ipv4"]).unwrap();
     }
     plane.tick();
     plane

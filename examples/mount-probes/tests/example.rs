@@ -10,14 +10,14 @@ fn it_measures_itself_beside_its_own_work() {
     let http = example.address("http");
     let of = |metrics: &str, series| value(metrics, series).unwrap_or(0.0);
     let (received, rounds) =
-        ("relay_probe_received_total{target=\"self\"}", "relay_application_rounds_total");
+        ("relay_probe_received_total{target=\"self\",family=\"ipv4\"}", "relay_application_rounds_total");
     let first = wait_for(http, "/metrics", "replies", |metrics| of(metrics, received) >= 3.0);
     let metrics = wait_for(http, "/metrics", "more of both", |metrics| {
         of(metrics, received) >= of(&first, received) + 3.0
             && of(metrics, rounds) >= of(&first, rounds) + 50.0
     });
     assert_eq!(value(&metrics, "relay_probe_up{target=\"self\"}"), Some(1.0));
-    let timed = of(&metrics, "relay_probe_rtt_seconds_count{target=\"self\"}");
+    let timed = of(&metrics, "relay_probe_rtt_seconds_count{target=\"self\",family=\"ipv4\"}");
     let recorded = of(&metrics, "relay_ring_recorded_samples_total{shard=\"0\"}");
     let overwritten = of(&metrics, "relay_ring_overwritten_samples_total{shard=\"0\"}");
     assert!(timed >= 3.0 && timed + overwritten <= recorded, "{timed} + {overwritten} of {recorded}");

@@ -270,7 +270,7 @@ pub(crate) mod tests {
                 lost: Some(4),
             }],
             counters: vec![CounterReading {
-                series: "probe_sent_total{target=\"b\"}".into(),
+                series: "probe_sent_total{target=\"b\",family=\"ipv4\"}".into(),
                 shard: 0,
                 count: sent,
             }],

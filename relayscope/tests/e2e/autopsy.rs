@@ -42,14 +42,18 @@ pub(crate) fn of_the_dead() {
         " ago\n",
         "  in flight nothing: no batch was announced",
         "  samples   the last 2: ",
-        "\ncounters, those that counted\n  relay_probe_lost_total{target=\"nobody\"} ",
+        "\ncounters, those that counted\n  relay_probe_lost_total{target=\"nobody\",family=\"ipv4\"} ",
         "  relay_probe_up{target=\"self\"} ",
     ] {
         assert!(text.contains(line), "{line}:\n{text}");
     }
-    assert_eq!(text.matches("  relay_probe_rtt_seconds{target=\"self\"}  ").count(), 2, "{text}");
+    assert_eq!(
+        text.matches("  relay_probe_rtt_seconds{target=\"self\",family=\"ipv4\"}  ").count(),
+        2,
+        "{text}"
+    );
     assert!(!text.contains("relay_probe_late_total"), "nothing counted is left out: {text}");
-    assert!(autopsy(&["--all"]).contains("relay_probe_late_total{target=\"self\"} "));
+    assert!(autopsy(&["--all"]).contains("relay_probe_late_total{target=\"self\",family=\"ipv4\"} "));
 
     let report: Value = serde_json::from_str(&autopsy(&["--json", "-n", "1000"])).unwrap();
     assert_eq!((&report["state"], &report["generation"]), (&"dead".into(), &1.into()));

@@ -27,11 +27,11 @@ pub(crate) fn both_roles() {
     attack_the_reflector(&relay, ip, reflector);
     attack_the_sender(&relay, &target);
 
-    let sent = relay.sample("relay_probe_sent_total{target=\"self\"}").unwrap();
-    relay.wait_sample("relay_probe_sent_total{target=\"self\"}", sent + 2.0);
+    let sent = relay.sample("relay_probe_sent_total{target=\"self\",family=\"ipv4\"}").unwrap();
+    relay.wait_sample("relay_probe_sent_total{target=\"self\",family=\"ipv4\"}", sent + 2.0);
     relay.wait_state("self", "up");
-    assert_eq!(relay.sample("relay_probe_lost_total{target=\"self\"}"), Some(0.0));
-    assert_eq!(relay.sample("relay_probe_received_total{target=\"hostile\"}"), Some(0.0));
+    assert_eq!(relay.sample("relay_probe_lost_total{target=\"self\",family=\"ipv4\"}"), Some(0.0));
+    assert_eq!(relay.sample("relay_probe_received_total{target=\"hostile\",family=\"ipv4\"}"), Some(0.0));
 }
 
 fn attack_the_reflector(relay: &Relay, ip: IpAddr, reflector: SocketAddr) {
@@ -104,10 +104,10 @@ pub(crate) fn flood() {
         attacker.send_to(&[0; 44], prober).unwrap();
     }
     relay.wait_sample("relay_probe_refused_packets_total{reason=\"unknown_source\"}", 1.0);
-    let received = relay.sample("relay_probe_received_total{target=\"self\"}").unwrap();
-    relay.wait_sample("relay_probe_received_total{target=\"self\"}", received + 2.0);
+    let received = relay.sample("relay_probe_received_total{target=\"self\",family=\"ipv4\"}").unwrap();
+    relay.wait_sample("relay_probe_received_total{target=\"self\",family=\"ipv4\"}", received + 2.0);
     relay.wait_state("self", "up");
-    assert_eq!(relay.sample("relay_probe_lost_total{target=\"self\"}"), Some(0.0));
+    assert_eq!(relay.sample("relay_probe_lost_total{target=\"self\",family=\"ipv4\"}"), Some(0.0));
     // What was refused and what the kernel dropped is all there was.
     let refused = relay.sample("relay_probe_refused_packets_total{reason=\"unknown_source\"}").unwrap();
     let dropped = relay.sample("relay_shard_receive_overflow_total{shard=\"0\"}").unwrap();

@@ -43,9 +43,9 @@ pub(crate) fn up_down_and_up_again() {
     assert_eq!(sample(&scrape, "relay_probe_up{target=\"b\"}"), Some(0.0));
     assert_eq!(sample(&scrape, "relay_probe_rtt_ms{target=\"b\"}"), None);
     assert_eq!(sample(&scrape, "relay_mesh_peers"), Some(0.0));
-    let loss = sample(&scrape, "relay_probe_window_loss_ratio{target=\"b\"}").unwrap();
+    let loss = sample(&scrape, "relay_probe_window_loss_ratio{target=\"b\",family=\"ipv4\"}").unwrap();
     assert!(loss > 0.0);
-    a.wait_sample("relay_probe_window_loss_ratio{target=\"b\"}", loss + f64::EPSILON);
+    a.wait_sample("relay_probe_window_loss_ratio{target=\"b\",family=\"ipv4\"}", loss + f64::EPSILON);
 
     let b = Relay::start(b_ip, &b_arguments);
     a.wait_state("b", "up");

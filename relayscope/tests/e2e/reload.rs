@@ -22,7 +22,7 @@ pub(crate) fn targets_change() {
     let file = directory.path().join("relayscope.toml");
     write(&file, ip, &["kept", "gone"]);
     let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
-    let before = relay.wait_sample("relay_probe_received_total{target=\"kept\"}", 5.0);
+    let before = relay.wait_sample("relay_probe_received_total{target=\"kept\",family=\"ipv4\"}", 5.0);
     relay.wait_state("gone", "up");
 
     write(&file, ip, &["kept", "new"]);
@@ -32,7 +32,7 @@ pub(crate) fn targets_change() {
     wait_for("the series of the removed target to disappear", || {
         (!relay.get("/metrics").contains("target=\"gone\"")).then_some(())
     });
-    assert!(relay.sample("relay_probe_received_total{target=\"kept\"}").unwrap() >= before);
+    assert!(relay.sample("relay_probe_received_total{target=\"kept\",family=\"ipv4\"}").unwrap() >= before);
     assert_eq!(relay.sample(RELOADED), Some(1.0));
 
     // Back again, under ids that were used before.
@@ -40,8 +40,8 @@ pub(crate) fn targets_change() {
     relay.process.signal(Signal::SIGHUP);
     wait_for("the target's return", || relay.get("/mesh").contains("gone").then_some(()));
     relay.wait_state("gone", "up");
-    let count = relay.wait_sample("relay_probe_rtt_seconds_count{target=\"gone\"}", 1.0);
-    let kept = relay.sample("relay_probe_rtt_seconds_count{target=\"kept\"}").unwrap();
+    let count = relay.wait_sample("relay_probe_rtt_seconds_count{target=\"gone\",family=\"ipv4\"}", 1.0);
+    let kept = relay.sample("relay_probe_rtt_seconds_count{target=\"kept\",family=\"ipv4\"}").unwrap();
     assert!(count < kept, "a target that returns starts at zero: {count} against {kept}");
 }
 
@@ -56,8 +56,8 @@ pub(crate) fn bad_file() {
     std::fs::write(&file, "[probe]\ninterval = \"never\"\n").unwrap();
     relay.process.signal(Signal::SIGHUP);
     wait_for("the refusal", || (relay.sample(RELOADED) == Some(0.0)).then_some(()));
-    let received = relay.sample("relay_probe_received_total{target=\"kept\"}").unwrap();
-    relay.wait_sample("relay_probe_received_total{target=\"kept\"}", received + 3.0);
+    let received = relay.sample("relay_probe_received_total{target=\"kept\",family=\"ipv4\"}").unwrap();
+    relay.wait_sample("relay_probe_received_total{target=\"kept\",family=\"ipv4\"}", received + 3.0);
     relay.wait_state("kept", "up");
 }
 

@@ -41,8 +41,8 @@ pub(crate) fn as_reflector() {
             assert!((0..1_000_000_000).contains(&forward_ns), "{forward_ns} ns: {record}");
         }
         relay.wait_state("scapy", "up");
-        relay.wait_sample("relay_probe_received_total{target=\"scapy\"}", 3.0);
-        assert_eq!(relay.sample("relay_probe_lost_total{target=\"scapy\"}"), Some(0.0));
+        relay.wait_sample("relay_probe_received_total{target=\"scapy\",family=\"ipv4\"}", 3.0);
+        assert_eq!(relay.sample("relay_probe_lost_total{target=\"scapy\",family=\"ipv4\"}"), Some(0.0));
         let rtt = relay.sample("relay_probe_rtt_ms{target=\"scapy\"}").unwrap();
         assert!(rtt > 0.0 && rtt < 1000.0, "{mode} {format}: {rtt} ms");
     }

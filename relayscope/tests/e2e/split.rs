@@ -39,8 +39,8 @@ impl Publisher {
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let mut publisher = publishers.remove(0);
-            let mut sent = registry.counter(SHARD, &PROBE_SENT, &["b"]).unwrap();
-            let metric_id = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+            let mut sent = registry.counter(SHARD, &PROBE_SENT, &["b", "ipv4"]).unwrap();
+            let metric_id = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
             let began = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
                 let due = began.elapsed().as_millis() as u64 * PER_MS;
@@ -71,7 +71,7 @@ fn scrape(relay: &Relay) -> Option<[u64; 4]> {
         of(&format!("relay_ring_recorded_samples_total{SHARD_0}"))?,
         of(&format!("relay_ring_drained_samples_total{SHARD_0}"))?,
         of(&format!("relay_ring_overwritten_samples_total{SHARD_0}"))?,
-        of("relay_probe_sent_total{target=\"b\"}")?,
+        of("relay_probe_sent_total{target=\"b\",family=\"ipv4\"}")?,
     ])
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn data_plane_killed() {
     control.wait_state("self", "up");
     control.wait_ready();
     assert_eq!(control.status("/healthz").0, 200);
-    control.wait_sample("relay_probe_rtt_seconds_count{target=\"self\"}", 2.0);
+    control.wait_sample("relay_probe_rtt_seconds_count{target=\"self\",family=\"ipv4\"}", 2.0);
     assert_eq!(control.sample("relay_dataplane_generation"), Some(1.0));
 
     data.kill();
@@ -138,7 +138,7 @@ pub(crate) fn data_plane_killed() {
         (control.sample("relay_probe_up{target=\"self\"}").is_none()).then_some(())
     });
     assert_eq!(control.sample("relay_dataplane_up"), Some(0.0));
-    let sent = control.sample("relay_probe_sent_total{target=\"self\"}").unwrap();
+    let sent = control.sample("relay_probe_sent_total{target=\"self\",family=\"ipv4\"}").unwrap();
     assert!(sent >= 2.0, "counters of the dead are still true");
 
     let _successor = start_data_plane(ip, &segment);

@@ -27,8 +27,8 @@ pub(crate) fn as_reflector() {
 
         let relay = Relay::start(ip, &["--probe", &format!("suite={ip}:8621")]);
         relay.wait_state("suite", "up");
-        relay.wait_sample("relay_probe_received_total{target=\"suite\"}", 3.0);
-        assert_eq!(relay.sample("relay_probe_lost_total{target=\"suite\"}"), Some(0.0));
+        relay.wait_sample("relay_probe_received_total{target=\"suite\",family=\"ipv4\"}", 3.0);
+        assert_eq!(relay.sample("relay_probe_lost_total{target=\"suite\",family=\"ipv4\"}"), Some(0.0));
         drop(relay);
 
         reflector.signal(Signal::SIGTERM);

@@ -37,7 +37,7 @@ pub(crate) fn text_and_json() {
         let words: Vec<_> = line.split_whitespace().collect();
         let [time, shard, position, series, value] = words[..] else { panic!("{line}") };
         assert!(time.len() == 30 && time.starts_with("20") && time.ends_with('Z'), "{line}");
-        assert_eq!((shard, series), ("0", "relay_probe_rtt_seconds{target=\"self\"}"));
+        assert_eq!((shard, series), ("0", "relay_probe_rtt_seconds{target=\"self\",family=\"ipv4\"}"));
         position.parse::<u64>().unwrap();
         let seconds: f64 = value.parse().unwrap();
         assert!(seconds > 0.0 && seconds < 1.0, "{line}");

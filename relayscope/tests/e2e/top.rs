@@ -117,7 +117,7 @@ pub(crate) fn shows_a_data_plane() {
     // The last of these is LOST, which 100 columns have room for.
     let [.., last_reply, _] = row(&screen, "nobody")[..] else { panic!("{screen}") };
     assert_eq!(last_reply, "-", "of a peer that never replied there is no age: {screen}");
-    assert!(screen.contains("probe_sent_total{target=\"self\"}"), "{screen}");
+    assert!(screen.contains("probe_sent_total{target=\"self\",family=\"ipv4\"}"), "{screen}");
 
     dataplane.process.kill();
     let screen = terminal.wait("its death", |screen| screen.starts_with(" DIED "));

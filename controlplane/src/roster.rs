@@ -1,0 +1,362 @@
+//! Which targets the shards say they probe, and where the numbers of each lie.
+//!
+//! A [`Roster`] is read from the series once for each generation of the directory. After that, what a target
+//! says now is some cells read by id: no name is looked up.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::ptr;
+
+use relayscope_bridge::catalogue::{self, Family};
+use relayscope_bridge::{MetricId, SeriesRef, SeriesView, ShardId};
+
+use crate::clock::Now;
+use crate::health::Clocks;
+use crate::mesh::{Mesh, MeshRow, MeshState};
+
+/// A target by one of its address families.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Target {
+    /// The configured name: the `target` label of every series of this target.
+    pub(crate) name: String,
+    /// `None` while the name has no address yet.
+    pub(crate) endpoint: Option<Endpoint>,
+    /// The shard that probes it.
+    pub(crate) shard: ShardId,
+}
+
+/// Where and how a target is probed. IPv4 sorts before IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    pub(crate) protocol: String,
+    /// The group whose settings it has.
+    pub(crate) group: String,
+}
+
+impl Endpoint {
+    /// The address family, as in the label `family`.
+    pub(crate) fn family(&self) -> &'static str {
+        if self.address.is_ipv4() { "ipv4" } else { "ipv6" }
+    }
+}
+
+/// The families that a row of the mesh is read from, each at its place in [`Entry::numbers`].
+static NUMBERS: [&Family; 7] = [
+    &catalogue::PROBE_FAMILY_UP,
+    &catalogue::PROBE_FAMILY_RTT,
+    &catalogue::PROBE_WINDOW_LOSS,
+    &catalogue::PROBE_WINDOW_JITTER,
+    &catalogue::PROBE_LAST_REPLY,
+    &catalogue::PROBE_SENT,
+    &catalogue::PROBE_RECEIVED,
+];
+const UP: usize = 0;
+const RTT: usize = 1;
+const LOSS: usize = 2;
+const JITTER: usize = 3;
+const LAST_REPLY: usize = 4;
+const SENT: usize = 5;
+const RECEIVED: usize = 6;
+
+/// The `kind` of [`catalogue::PROBE_WINDOW_JITTER`] that the mesh shows.
+const JITTER_KIND: &str = "ipdv";
+
+/// All targets, as of a generation of the directory.
+pub(crate) struct Roster {
+    generation: u64,
+    /// Sorted by name, then family.
+    entries: Vec<Entry>,
+    names: usize,
+}
+
+struct Entry {
+    target: Target,
+    numbers: [Option<MetricId>; NUMBERS.len()],
+}
+
+impl Roster {
+    /// O(series). Of two series that say where one target is by one family, the lesser address stands.
+    pub(crate) fn read(series: &SeriesView<'_>) -> Self {
+        let mut targets: Vec<_> = series.series().filter_map(|series| read_endpoint(&series)).collect();
+        targets.extend(read_unresolved(series, &targets));
+        targets.sort_unstable();
+        targets.dedup_by(|a, b| a.name == b.name && family(a) == family(b));
+        let names = targets.chunk_by(|a, b| a.name == b.name).count();
+        let numbers = find_numbers(series, &targets);
+        let entries = targets.into_iter().zip(numbers);
+        let entries = entries.map(|(target, numbers)| Entry { target, numbers }).collect();
+        Self { generation: series.generation(), entries, names }
+    }
+
+    /// Whether a series came or went since.
+    pub(crate) fn is_outdated(&self, series: &SeriesView<'_>) -> bool {
+        self.generation != series.generation()
+    }
+
+    /// Every target by every family it is probed by, sorted.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.entries.iter().map(|entry| &entry.target)
+    }
+
+    /// Targets, whatever their families.
+    pub(crate) fn names(&self) -> usize {
+        self.names
+    }
+
+    /// Targets of which a family is up. O(targets). `series` must be of the roster's generation.
+    pub(crate) fn count_up(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> usize {
+        let is_up = |entry: &Entry| entry.state(series, clocks, now) == MeshState::Up;
+        let of_one_name = self.entries.chunk_by(|a, b| a.target.name == b.target.name);
+        of_one_name.filter(|entries| entries.iter().any(is_up)).count()
+    }
+
+    /// What every target says now. O(targets). `series` must be of the roster's generation.
+    pub(crate) fn read_mesh(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> Mesh {
+        let rows: Vec<_> = self.entries.iter().map(|entry| entry.row(series, clocks, now)).collect();
+        let of_one_name = rows.chunk_by(|a, b| a.name == b.name);
+        let up = of_one_name.filter(|rows| rows.iter().any(|row| row.state == MeshState::Up)).count();
+        Mesh { running: clocks.all_running(now), reason: None, targets: self.names, up, rows }
+    }
+}
+
+impl Entry {
+    fn state(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> MeshState {
+        if clocks.is_silent(self.target.shard, now) {
+            return MeshState::Stale;
+        }
+        match self.gauge(UP, series) {
+            None => MeshState::Pending,
+            Some(up) if up > 0.0 => MeshState::Up,
+            Some(_) => MeshState::Down,
+        }
+    }
+
+    fn gauge(&self, number: usize, series: &SeriesView<'_>) -> Option<f64> {
+        series.gauge(self.numbers[number]?)
+    }
+
+    fn row(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> MeshRow {
+        let Target { name, shard, endpoint } = &self.target;
+        let endpoint = endpoint.as_ref();
+        let state = self.state(series, clocks, now);
+        let live = |number| self.gauge(number, series).filter(|_| state != MeshState::Stale);
+        let count = |number: usize| series.counter(self.numbers[number]?);
+        MeshRow {
+            name: name.clone(),
+            family: endpoint.map(Endpoint::family),
+            address: endpoint.map(|endpoint| endpoint.address),
+            protocol: endpoint.map(|endpoint| endpoint.protocol.clone()),
+            group: endpoint.map(|endpoint| endpoint.group.clone()),
+            shard: shard.0,
+            state,
+            rtt_ms: live(RTT).map(|seconds| seconds * 1e3),
+            loss_pct: live(LOSS).map(|ratio| ratio * 100.0),
+            jitter_ms: live(JITTER).map(|seconds| seconds * 1e3),
+            last_reply_age_seconds: live(LAST_REPLY).map(|at| (now.unix_seconds() - at).max(0.0)),
+            sent: count(SENT),
+            received: count(RECEIVED),
+        }
+    }
+}
+
+fn family(target: &Target) -> Option<&'static str> {
+    target.endpoint.as_ref().map(Endpoint::family)
+}
+
+fn read_endpoint(series: &SeriesRef<'_>) -> Option<Target> {
+    if !ptr::eq(series.family, &catalogue::TARGET_INFO) {
+        return None;
+    }
+    let [name, address, _, protocol, group] = series.values else { return None };
+    let address = address.parse().ok()?;
+    let endpoint = Endpoint { address, protocol: protocol.clone(), group: group.clone() };
+    Some(Target { name: name.clone(), endpoint: Some(endpoint), shard: series.shard })
+}
+
+/// The targets of which no endpoint says where they are: their names have no address yet.
+fn read_unresolved(series: &SeriesView<'_>, resolved: &[Target]) -> Vec<Target> {
+    let mut known: HashSet<&str> = resolved.iter().map(|target| target.name.as_str()).collect();
+    let mut unresolved = Vec::new();
+    let of_targets: [&Family; 2] = [&catalogue::PROBE_UP, &catalogue::TARGET_RESOLVABLE];
+    for SeriesRef { family, values, shard, .. } in series.series() {
+        let [name] = values else { continue };
+        if of_targets.iter().any(|of_target| ptr::eq(*of_target, family)) && known.insert(name) {
+            unresolved.push(Target { name: name.clone(), endpoint: None, shard });
+        }
+    }
+    unresolved
+}
+
+/// Where the numbers of `targets` lie. One look at every series: thousands of targets are not looked up by name.
+fn find_numbers(series: &SeriesView<'_>, targets: &[Target]) -> Vec<[Option<MetricId>; NUMBERS.len()]> {
+    let by_labels: HashMap<(&str, &str), usize> = (targets.iter().enumerate())
+        .filter_map(|(index, target)| Some(((target.name.as_str(), family(target)?), index)))
+        .collect();
+    let mut found = vec![[None; NUMBERS.len()]; targets.len()];
+    for SeriesRef { id, family, values, shard, .. } in series.series() {
+        let Some(number) = NUMBERS.iter().position(|wanted| ptr::eq(*wanted, family)) else { continue };
+        let (name, family) = match values {
+            [name, family] => (name, family),
+            [name, family, kind] if kind == JITTER_KIND => (name, family),
+            _ => continue,
+        };
+        let Some(index) = by_labels.get(&(name.as_str(), family.as_str())) else { continue };
+        // What another shard says is of no probe of this target's.
+        if targets[*index].shard == shard {
+            found[*index][number] = Some(id);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use relayscope_bridge::{Collector, GaugeCell, Hub, HubConfig, SeriesRegistry, hub};
+
+    use super::*;
+
+    const SHARD: ShardId = ShardId(0);
+
+    fn at(seconds: u64) -> Now {
+        Now { monotonic_ns: seconds * 1_000_000_000, unix_ns: (1000 + seconds) * 1_000_000_000 }
+    }
+
+    fn set(registry: &SeriesRegistry, family: &'static Family, values: &[&str], value: f64) -> GaugeCell {
+        let mut cell = registry.gauge(SHARD, family, values).unwrap();
+        cell.set(value);
+        cell
+    }
+
+    fn info(registry: &SeriesRegistry, values: [&str; 5]) -> GaugeCell {
+        registry.gauge(SHARD, &catalogue::TARGET_INFO, &values).unwrap()
+    }
+
+    /// `b` answers by IPv4 and not by IPv6, `c` has no settled probe; the shard beat at 10 s.
+    fn two_targets() -> (SeriesRegistry, Collector, Clocks) {
+        let Hub { registry, collector, .. } = hub(HubConfig::default()).unwrap();
+        info(&registry, ["c", "127.0.0.1:8623", "ipv4", "stun", "edge"]);
+        info(&registry, ["b", "[::1]:8622", "ipv6", "stamp", "default"]);
+        info(&registry, ["b", "127.0.0.1:8621", "ipv4", "stamp", "default"]);
+        let four = ["b", "ipv4"];
+        set(&registry, &catalogue::PROBE_UP, &["b"], 1.0);
+        set(&registry, &catalogue::PROBE_FAMILY_UP, &four, 1.0);
+        set(&registry, &catalogue::PROBE_FAMILY_RTT, &four, 0.000_25);
+        set(&registry, &catalogue::PROBE_WINDOW_LOSS, &four, 0.125);
+        set(&registry, &catalogue::PROBE_WINDOW_JITTER, &["b", "ipv4", "pdv_p95"], 0.5);
+        set(&registry, &catalogue::PROBE_WINDOW_JITTER, &["b", "ipv4", "ipdv"], 0.000_5);
+        set(&registry, &catalogue::PROBE_LAST_REPLY, &four, 1009.5);
+        registry.counter(SHARD, &catalogue::PROBE_SENT, &four).unwrap().add(120);
+        registry.counter(SHARD, &catalogue::PROBE_RECEIVED, &four).unwrap().add(119);
+        set(&registry, &catalogue::PROBE_FAMILY_UP, &["b", "ipv6"], 0.0);
+        set(&registry, &catalogue::PROBE_WINDOW_LOSS, &["b", "ipv6"], 1.0);
+        let clocks = Clocks::new(1, Duration::from_secs(5), at(1));
+        clocks.recorded(SHARD, Some(at(10).monotonic_ns));
+        (registry, collector, clocks)
+    }
+
+    fn mesh(collector: &Collector, clocks: &Clocks, now: Now) -> Mesh {
+        collector.directory().read(|series| Roster::read(series).read_mesh(series, clocks, now))
+    }
+
+    fn states(mesh: &Mesh) -> Vec<(&str, Option<&str>, MeshState)> {
+        mesh.rows.iter().map(|row| (row.name.as_str(), row.family, row.state)).collect()
+    }
+
+    #[test]
+    fn a_row_is_what_one_family_of_a_target_says() {
+        let (_registry, collector, clocks) = two_targets();
+        let mesh = mesh(&collector, &clocks, at(10));
+        let b = MeshRow {
+            name: "b".to_owned(),
+            family: Some("ipv4"),
+            address: Some("127.0.0.1:8621".parse().unwrap()),
+            protocol: Some("stamp".to_owned()),
+            group: Some("default".to_owned()),
+            shard: 0,
+            state: MeshState::Up,
+            rtt_ms: Some(0.25),
+            loss_pct: Some(12.5),
+            jitter_ms: Some(0.5),
+            last_reply_age_seconds: Some(0.5),
+            sent: Some(120),
+            received: Some(119),
+        };
+        assert_eq!(mesh.rows[0], b);
+        let six = MeshRow {
+            family: Some("ipv6"),
+            address: Some("[::1]:8622".parse().unwrap()),
+            state: MeshState::Down,
+            rtt_ms: None,
+            loss_pct: Some(100.0),
+            jitter_ms: None,
+            last_reply_age_seconds: None,
+            sent: None,
+            received: None,
+            ..b
+        };
+        assert_eq!(mesh.rows[1], six);
+        assert_eq!(states(&mesh)[2], ("c", Some("ipv4"), MeshState::Pending));
+        assert_eq!(
+            (mesh.rows[2].group.as_deref(), mesh.rows[2].protocol.as_deref()),
+            (Some("edge"), Some("stun"))
+        );
+    }
+
+    #[test]
+    fn a_target_is_one_whatever_its_families_and_up_by_any_of_them() {
+        let (registry, collector, clocks) = two_targets();
+        let count_up = || collector.directory().read(|s| Roster::read(s).count_up(s, &clocks, at(10)));
+        let counts = |mesh: &Mesh| (mesh.targets, mesh.up, mesh.rows.len());
+        assert_eq!(counts(&mesh(&collector, &clocks, at(10))), (2, 1, 3));
+        assert_eq!(count_up(), 1);
+        set(&registry, &catalogue::PROBE_FAMILY_UP, &["c", "ipv4"], 1.0);
+        assert_eq!(counts(&mesh(&collector, &clocks, at(10))), (2, 2, 3));
+        assert_eq!(count_up(), 2);
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_pending() {
+        let (registry, collector, clocks) = two_targets();
+        set(&registry, &catalogue::TARGET_RESOLVABLE, &["a"], 0.0);
+        set(&registry, &catalogue::TARGET_RESOLVABLE, &["b"], 1.0);
+        registry.gauge(SHARD, &catalogue::PROBE_UP, &["a"]).unwrap();
+        registry.gauge(SHARD, &catalogue::PROBE_UP, &["d"]).unwrap();
+        let mesh = mesh(&collector, &clocks, at(10));
+        let expected = [
+            ("a", None, MeshState::Pending),
+            ("b", Some("ipv4"), MeshState::Up),
+            ("b", Some("ipv6"), MeshState::Down),
+            ("c", Some("ipv4"), MeshState::Pending),
+            ("d", None, MeshState::Pending),
+        ];
+        assert_eq!(states(&mesh), expected);
+        assert_eq!((mesh.targets, mesh.up), (4, 1));
+    }
+
+    #[test]
+    fn a_silent_shard_makes_its_targets_stale_and_their_gauges_absent() {
+        let (_registry, collector, clocks) = two_targets();
+        let mesh = mesh(&collector, &clocks, at(16));
+        let row = &mesh.rows[0];
+        assert_eq!(row.state, MeshState::Stale);
+        assert_eq!((row.rtt_ms, row.loss_pct, row.jitter_ms), (None, None, None));
+        assert_eq!(row.last_reply_age_seconds, None);
+        assert_eq!((row.sent, row.received), (Some(120), Some(119)));
+        assert_eq!((mesh.running, mesh.up), (false, 0));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_no_endpoint() {
+        let Hub { registry, collector, .. } = hub(HubConfig::default()).unwrap();
+        info(&registry, ["b", "nowhere", "ipv4", "stamp", "default"]);
+        info(&registry, ["c", "127.0.0.1:1", "ipv6", "stamp", "default"]);
+        info(&registry, ["c", "127.0.0.1:2", "ipv4", "stamp", "default"]);
+        let targets: Vec<_> =
+            collector.directory().read(|series| Roster::read(series).targets().cloned().collect());
+        assert_eq!(targets.len(), 1, "{targets:?}");
+        assert_eq!(targets[0].endpoint.as_ref().unwrap().address, "127.0.0.1:1".parse().unwrap());
+    }
+}
