@@ -94,8 +94,9 @@ fn line(event: ProbeEvent) -> String {
             format!("of the lost {forward} vanished on the way there, {reverse} on the way back")
         }
         ProbeEvent::Rebound { mapped } => format!("seen at {mapped} now"),
-        ProbeEvent::Connected { handshake } => format!("connected in {} ms", millis(handshake)),
-        ProbeEvent::Disconnected => "disconnected".to_owned(),
+        ProbeEvent::Connected { handshake: Some(took) } => format!("connected in {} ms", millis(took)),
+        ProbeEvent::Connected { handshake: None } => "connected".to_owned(),
+        ProbeEvent::Disconnected { kind } => format!("disconnected: {}", kind.label()),
     }
 }
 
@@ -121,7 +122,7 @@ impl Summary {
             ProbeEvent::Directed { .. }
             | ProbeEvent::Rebound { .. }
             | ProbeEvent::Connected { .. }
-            | ProbeEvent::Disconnected => {}
+            | ProbeEvent::Disconnected { .. } => {}
         }
     }
 
