@@ -12,6 +12,10 @@ pub(crate) enum Peer {
     Scapy,
     StampSuite,
     Tmux,
+    Coturn,
+    Stund,
+    Caddy,
+    Aioquic,
 }
 
 impl Peer {
@@ -32,7 +36,10 @@ impl Peer {
             Self::Faketime => faketime(),
             Self::Prometheus => "prometheus".into(),
             Self::Promtool => "promtool".into(),
-            Self::Scapy => peers_dir().join("venv/bin/python"),
+            Self::Coturn => "turnserver".into(),
+            Self::Stund => "stund".into(),
+            Self::Caddy => "caddy".into(),
+            Self::Scapy | Self::Aioquic => peers_dir().join("venv/bin/python"),
             Self::StampSuite => peers_dir().join("bin/stamp-suite"),
             Self::Tmux => "tmux".into(),
         }
