@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod driver;
 pub mod endpoint;
+pub mod key;
 pub mod placement;
 pub mod preflight;
 pub mod probe;

@@ -198,35 +198,6 @@ pub fn stamp_transmit(packet: &mut [u8], at: Timestamp) {
     put(packet, TIMESTAMP, at.0.to_be_bytes());
 }
 
-const TLV_HEADER_LEN: usize = 4;
-const TLV_FLAG_UNRECOGNIZED: u8 = 0x80;
-const TLV_FLAG_MALFORMED: u8 = 0x40;
-const TLV_TYPE_RESERVED: u8 = 0;
-const TLV_TYPE_EXTRA_PADDING: u8 = 1;
-
-/// Sets the flags a reflector owes the TLVs it copied (RFC 8972 section 4): U on each TLV it does not
-/// know, cleared on Extra Padding, the one it does; M on one whose length does not fit. What starts
-/// with the reserved type 0 is padding of a sender without TLVs and stays as it is.
-pub fn flag_reflected_tlvs(mut tail: &mut [u8]) {
-    // Each turn consumes at least a header, so this is bounded by the datagram's length.
-    while let Some((header, rest)) = tail.split_first_chunk_mut::<TLV_HEADER_LEN>() {
-        let [flags, kind, high, low] = header;
-        if *kind == TLV_TYPE_RESERVED {
-            return;
-        }
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        *flags &= !(TLV_FLAG_UNRECOGNIZED | TLV_FLAG_MALFORMED);
-        if length > rest.len() {
-            *flags |= TLV_FLAG_MALFORMED;
-            return;
-        }
-        if *kind != TLV_TYPE_EXTRA_PADDING {
-            *flags |= TLV_FLAG_UNRECOGNIZED;
-        }
-        tail = &mut rest[length..];
-    }
-}
-
 fn first_octets(datagram: &[u8]) -> Result<&[u8; PACKET_LEN], TooShort> {
     datagram.first_chunk().ok_or(TooShort { len: datagram.len() })
 }
@@ -310,19 +281,5 @@ mod tests {
         assert_eq!(reflected(1 << 32, 2 << 32, 0x0100).turnaround_ns(), None, "multiplier 0");
         assert_eq!(reflected(0, 2 << 32, 0x0001).turnaround_ns(), None, "no T2");
         assert_eq!(reflected(2 << 32, 1 << 32, 0x0001).turnaround_ns(), None, "T3 before T2");
-    }
-
-    #[test]
-    fn unknown_tlvs_get_u_known_ones_lose_it_and_bad_lengths_get_m() {
-        let mut tail = [0x00, 9, 0, 2, 0xaa, 0xbb, 0x80, 1, 0, 1, 0xcc, 0x80, 7, 0, 99, 0xdd];
-        flag_reflected_tlvs(&mut tail);
-        assert_eq!(tail, [0x80, 9, 0, 2, 0xaa, 0xbb, 0x00, 1, 0, 1, 0xcc, 0x40, 7, 0, 99, 0xdd]);
-    }
-
-    #[test]
-    fn plain_zero_padding_is_left_alone() {
-        let mut tail = [0u8; 20];
-        flag_reflected_tlvs(&mut tail);
-        assert_eq!(tail, [0u8; 20]);
     }
 }

@@ -58,6 +58,18 @@ impl Timestamp {
         u64::try_from(difference).ok()
     }
 
+    /// Unix seconds modulo 2^32 and then 2^-32 s, whatever the format: to order moments, not to measure
+    /// between them. Nanoseconds past a second count as its end.
+    pub(crate) fn unix_fixed_point(self, format: Format) -> u64 {
+        match format {
+            Format::Ntp => self.0.wrapping_sub(NTP_UNIX_OFFSET_S << 32),
+            Format::Ptp => {
+                let nanos = (self.0 & 0xffff_ffff).min(NANOS_PER_SECOND - 1);
+                (self.0 >> 32) << 32 | ((nanos << 32) / NANOS_PER_SECOND)
+            }
+        }
+    }
+
     fn ptp(self) -> Option<(u32, u32)> {
         let (seconds, nanos) = ((self.0 >> 32) as u32, self.0 as u32);
         (u64::from(nanos) < NANOS_PER_SECOND).then_some((seconds, nanos))
