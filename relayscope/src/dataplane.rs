@@ -214,6 +214,7 @@ fn start_shards(
             sessions_max: config.reflector_sessions_max,
             session_idle: config.reflector_session_idle,
             own_ports: own_ports.clone(),
+            ..ReflectorConfig::default()
         });
         let shard = Shard::new(config.slot, reflector, publisher, series);
         let executor = Executor { shard: id, core: *core, spin_before_park: config.spin_before_park };

@@ -1,18 +1,30 @@
-//! A STAMP Session-Reflector (RFC 8762 section 4.3, RFC 8972), sans-IO.
+//! A STAMP Session-Reflector (RFC 8762 section 4.3, RFC 8972), of both modes, sans-IO.
 //!
 //! A reply is never longer than its request and goes only to the request's source, so a forged source
 //! gains an attacker nothing. What could be a reply itself is never answered, so two reflectors cannot
-//! be set upon each other.
+//! be set upon each other. No source gets more than its rate.
+//!
+//! An authenticated request is verified before anything of it is used, and answered once: see
+//! [`replay`](crate::wire::replay). Sessions of authenticated senders have a table of their own, which
+//! nobody without a key can fill.
 
-use std::collections::HashMap;
+mod rate;
+mod sessions;
+mod table;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rate::RateLimit;
+use sessions::Sessions;
+
 use crate::clock::{Monotonic, Realtime};
-use crate::wire::stamp::{
-    ErrorEstimate, PACKET_LEN, ReflectorPacket, SenderPacket, flag_reflected_tlvs, stamp_transmit,
-};
+use crate::key::{HmacKey, Keys};
+use crate::wire::replay::{ReplayWindow, SentAt};
+use crate::wire::stamp::{self, ErrorEstimate, PACKET_LEN, ReflectorPacket, SenderPacket};
+use crate::wire::stamp_auth::{self, AUTHENTICATED_LEN, looks_authenticated, peek_ssid};
 use crate::wire::timestamp::{Format, Timestamp};
+use crate::wire::tlv::{self, Protection};
 
 /// STAMP's well-known port (RFC 8762 section 4.1) and this project's unprivileged one.
 const REFLECTOR_PORTS: [u16; 2] = [862, 8620];
@@ -24,7 +36,7 @@ const REPLY_TURNAROUND_MAX_NS: u64 = 1_000_000_000;
 pub enum Mode {
     /// Counts per session, so that the sender can tell in which direction packets vanish.
     Stateful,
-    /// Copies the sender's sequence number; keeps nothing.
+    /// Copies the sender's sequence number; keeps nothing but the replay windows of authenticated sessions.
     Stateless,
 }
 
@@ -33,13 +45,21 @@ pub enum Mode {
 pub struct ReflectorConfig {
     /// Stateful by default.
     pub mode: Mode,
-    /// Most sessions at once; a further one is answered without a count of its own, as a stateless reflector
-    /// does, until another falls idle: whoever fills the table must not make others look dead. Default 16384.
+    /// Most sessions at once, of each mode; a further one is answered without a count of its own, as a
+    /// stateless reflector does, and without a replay window, until another falls idle: whoever fills the
+    /// table must not make others look dead. Default 16384.
     pub sessions_max: usize,
     /// A session is forgotten after this without a packet (RFC 8762's REFWAIT). Default 15 min.
     pub session_idle: Duration,
     /// Ports this process reflects on, beside the well-known ones: never answered.
     pub own_ports: Vec<u16>,
+    /// The keys of authenticated senders. None by default.
+    pub keys: Keys,
+    /// Answers nobody else. Off by default: who has no key is answered in unauthenticated mode.
+    pub authenticated_only: bool,
+    /// Answers per second to one source, an IPv4 address or an IPv6 /64, with a burst of one second's
+    /// worth; apart for what is authenticated. 0 is no limit; sources on this host have none. Default 1000.
+    pub rate_per_source: u32,
 }
 
 impl Default for ReflectorConfig {
@@ -49,6 +69,9 @@ impl Default for ReflectorConfig {
             sessions_max: 16_384,
             session_idle: Duration::from_secs(900),
             own_ports: Vec::new(),
+            keys: Keys::default(),
+            authenticated_only: false,
+            rate_per_source: 1000,
         }
     }
 }
@@ -76,6 +99,21 @@ pub enum Refusal {
     /// From a reflector's port, or a reply by its looks.
     #[error("a reply, or from a reflector's port")]
     Loop,
+    /// Not authenticated, where only that is answered.
+    #[error("not authenticated; this reflector answers only who has a key")]
+    Unauthenticated,
+    /// Authenticated by its looks, and no key here is that session's.
+    #[error("authenticated with a key this reflector does not have")]
+    NoKey,
+    /// Made with another key, or changed on its way.
+    #[error("HMAC is wrong; both ends must have the same key")]
+    BadHmac,
+    /// Authenticated, and there before, or too old to tell.
+    #[error("was there before, or is too old to tell")]
+    Replayed,
+    /// Its source has had its share.
+    #[error("its source asked for more than its rate")]
+    RateLimited,
     /// The kernel did not take the reply.
     #[error("reply could not be sent")]
     SendError,
@@ -83,7 +121,17 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in order of their series.
-    pub const ALL: [Self; 4] = [Self::Short, Self::Oversized, Self::Loop, Self::SendError];
+    pub const ALL: [Self; 9] = [
+        Self::Short,
+        Self::Oversized,
+        Self::Loop,
+        Self::Unauthenticated,
+        Self::NoKey,
+        Self::BadHmac,
+        Self::Replayed,
+        Self::RateLimited,
+        Self::SendError,
+    ];
 
     /// The value of the `result` label.
     pub fn label(self) -> &'static str {
@@ -91,31 +139,43 @@ impl Refusal {
             Self::Short => "short",
             Self::Oversized => "oversized",
             Self::Loop => "loop",
+            Self::Unauthenticated => "unauthenticated",
+            Self::NoKey => "no_key",
+            Self::BadHmac => "bad_hmac",
+            Self::Replayed => "replayed",
+            Self::RateLimited => "rate_limited",
             Self::SendError => "send_error",
         }
     }
 }
 
-/// A reply that lacks only T3.
+/// A reply that lacks only T3, and the HMAC over it.
 #[derive(Debug)]
 #[must_use = "a reply without T3 is not finished"]
 pub struct Reply<'a> {
     packet: &'a mut [u8],
+    /// In authenticated mode.
+    key: Option<&'a HmacKey>,
     /// Whether it is as the mode has it: a stateful reflector's table may be full.
     pub counted: bool,
 }
 
 impl<'a> Reply<'a> {
-    /// Stamps T3 and hands out the octets: send them at once.
+    /// Stamps T3, seals it in authenticated mode (half a microsecond), and hands out the octets: send
+    /// them at once.
     pub fn send_at(self, now: Realtime) -> &'a [u8] {
-        stamp_transmit(self.packet, Timestamp::encode(now, Format::Ntp));
+        let t3 = Timestamp::encode(now, Format::Ntp);
+        match self.key {
+            Some(key) => stamp_auth::stamp_transmit(self.packet, t3, key),
+            None => stamp::stamp_transmit(self.packet, t3),
+        }
         self.packet
     }
 }
 
 /// Answers test packets.
 ///
-/// O(1) per packet; when the table is full, a sweep of it at most once a second.
+/// O(1) per packet, always: idle sessions make room when their place is needed, and nothing is ever swept.
 ///
 /// ```
 /// use relayscope_dataplane::clock::{Monotonic, Realtime};
@@ -132,20 +192,23 @@ impl<'a> Reply<'a> {
 #[derive(Debug)]
 pub struct Reflector {
     config: ReflectorConfig,
-    sessions: HashMap<(SocketAddr, u16), SessionState>,
-    swept_at: Option<Monotonic>,
-}
-
-#[derive(Debug)]
-struct SessionState {
-    next_sequence: u32,
-    seen_at: Monotonic,
+    open: Sessions<()>,
+    authenticated: Sessions<ReplayWindow>,
+    limit: RateLimit,
 }
 
 impl Reflector {
     /// A reflector without sessions.
     pub fn new(config: ReflectorConfig) -> Self {
-        Self { config, sessions: HashMap::new(), swept_at: None }
+        // What cannot come needs no table.
+        let open_max = if config.authenticated_only { 0 } else { config.sessions_max };
+        let authenticated_max = if config.keys.is_empty() { 0 } else { config.sessions_max };
+        Self {
+            open: Sessions::new(open_max, config.session_idle),
+            authenticated: Sessions::new(authenticated_max, config.session_idle),
+            limit: RateLimit::new(config.rate_per_source),
+            config,
+        }
     }
 
     /// Turns the request in `packet` into its reply, in place: same length, TLVs and padding kept.
@@ -153,73 +216,82 @@ impl Reflector {
     /// # Errors
     /// [`Refusal`]; nothing has changed then, and nothing is to be sent.
     pub fn reflect<'a>(
-        &mut self,
+        &'a mut self,
+        now: Monotonic,
+        request: &Request,
+        packet: &'a mut [u8],
+    ) -> Result<Reply<'a>, Refusal> {
+        if packet.len() < PACKET_LEN {
+            return Err(Refusal::Short);
+        }
+        let is_authenticated = looks_authenticated(packet);
+        if self.is_reflector_port(request.source.port()) || looks_like_a_reply(packet, is_authenticated) {
+            return Err(Refusal::Loop);
+        }
+        // Where nothing else is answered, looks do not matter: octets that must be zero are to be ignored.
+        if is_authenticated || (self.config.authenticated_only && packet.len() >= AUTHENTICATED_LEN) {
+            return self.reflect_authenticated(now, request, packet);
+        }
+        if self.config.authenticated_only {
+            return Err(Refusal::Unauthenticated);
+        }
+        self.reflect_open(now, request, packet)
+    }
+
+    /// Sessions in the tables.
+    pub fn sessions(&self) -> usize {
+        self.open.len() + self.authenticated.len()
+    }
+
+    fn reflect_open<'a>(
+        &'a mut self,
         now: Monotonic,
         request: &Request,
         packet: &'a mut [u8],
     ) -> Result<Reply<'a>, Refusal> {
         let sender = SenderPacket::decode(packet).map_err(|_| Refusal::Short)?;
-        if self.is_reflector_port(request.source.port()) || looks_like_a_reply(packet) {
-            return Err(Refusal::Loop);
+        if !self.limit.admit(now, request.source, false) {
+            return Err(Refusal::RateLimited);
         }
         let own = match self.config.mode {
-            Mode::Stateful => self.count(now, request.source, sender.ssid),
+            Mode::Stateful => self.open.count(now, (request.source, sender.ssid)),
             Mode::Stateless => Some(sender.sequence),
         };
-        let sequence = own.unwrap_or(sender.sequence);
-        let reply = ReflectorPacket {
-            sequence,
-            timestamp: Timestamp(0),
-            error_estimate: ErrorEstimate::OURS,
-            ssid: sender.ssid,
-            receive_timestamp: Timestamp::encode(request.received_at, Format::Ntp),
-            sender_sequence: sender.sequence,
-            sender_timestamp: sender.timestamp,
-            sender_error_estimate: sender.error_estimate,
-            // RFC 8762 section 4.3.1: 255 would claim no hop, so an unknown TTL is 0.
-            sender_ttl: request.ttl.unwrap_or(0),
-        };
+        let reply = answer(request, &sender, own);
         let (head, tail) = packet.split_at_mut(PACKET_LEN);
         head.copy_from_slice(&reply.encode());
-        flag_reflected_tlvs(tail);
-        Ok(Reply { packet, counted: own.is_some() })
+        // Without a key an HMAC TLV is one more that is not known here.
+        let key = self.config.keys.get(sender.ssid);
+        tlv::reflect(tail, key.map(|key| protection(key, false, &reply)));
+        Ok(Reply { packet, key: None, counted: own.is_some() })
     }
 
-    /// Sessions in the table.
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// The session's next number; `None` when there is no room for the session.
-    fn count(&mut self, now: Monotonic, source: SocketAddr, ssid: u16) -> Option<u32> {
-        let idle = self.config.session_idle;
-        if let Some(session) = self.sessions.get_mut(&(source, ssid)) {
-            if now.since(session.seen_at) > idle {
-                session.next_sequence = 0;
-            }
-            let sequence = session.next_sequence;
-            session.next_sequence = sequence.wrapping_add(1);
-            session.seen_at = now;
-            return Some(sequence);
+    fn reflect_authenticated<'a>(
+        &'a mut self,
+        now: Monotonic,
+        request: &Request,
+        packet: &'a mut [u8],
+    ) -> Result<Reply<'a>, Refusal> {
+        let ssid = peek_ssid(packet).ok_or(Refusal::Short)?;
+        let key = self.config.keys.get(ssid).ok_or(Refusal::NoKey)?;
+        let wrong = if looks_authenticated(packet) { Refusal::BadHmac } else { Refusal::Unauthenticated };
+        let sender = SenderPacket::decode_authenticated(packet, key).map_err(|_| wrong)?;
+        let session = (request.source, ssid);
+        let sent_at = SentAt::new(sender.timestamp, sender.error_estimate.format());
+        self.authenticated.check(now, &session, sender.sequence, sent_at).map_err(|_| Refusal::Replayed)?;
+        if !self.limit.admit(now, request.source, true) {
+            return Err(Refusal::RateLimited);
         }
-        if self.sessions.len() >= self.config.sessions_max {
-            self.sweep(now);
-        }
-        if self.sessions.len() >= self.config.sessions_max {
-            return None;
-        }
-        self.sessions.insert((source, ssid), SessionState { next_sequence: 1, seen_at: now });
-        Some(0)
-    }
-
-    fn sweep(&mut self, now: Monotonic) {
-        let swept_lately = self.swept_at.is_some_and(|at| now.since(at) < Duration::from_secs(1));
-        if swept_lately {
-            return;
-        }
-        self.swept_at = Some(now);
-        let idle = self.config.session_idle;
-        self.sessions.retain(|_, session| now.since(session.seen_at) <= idle);
+        let count = self.authenticated.count(now, session, sender.sequence, sent_at);
+        let own = match self.config.mode {
+            Mode::Stateful => count,
+            Mode::Stateless => Some(sender.sequence),
+        };
+        let reply = answer(request, &sender, own);
+        let (head, tail) = packet.split_at_mut(AUTHENTICATED_LEN);
+        head.copy_from_slice(&reply.encode_unsealed());
+        tlv::reflect(tail, Some(protection(key, true, &reply)));
+        Ok(Reply { packet, key: Some(key), counted: own.is_some() })
     }
 
     fn is_reflector_port(&self, port: u16) -> bool {
@@ -227,11 +299,34 @@ impl Reflector {
     }
 }
 
-/// A sender's octets 16..24 must be zero; where they hold a T2 and octets 4..12 a T3 shortly after it, a
-/// reflector wrote them. Random padding passes for that once in 2^32 packets.
-fn looks_like_a_reply(packet: &[u8]) -> bool {
-    ReflectorPacket::decode(packet)
-        .ok()
+/// The reply but for T3, with the reflector's own number where it has one.
+fn answer(request: &Request, sender: &SenderPacket, own: Option<u32>) -> ReflectorPacket {
+    ReflectorPacket {
+        sequence: own.unwrap_or(sender.sequence),
+        timestamp: Timestamp(0),
+        error_estimate: ErrorEstimate::OURS,
+        ssid: sender.ssid,
+        receive_timestamp: Timestamp::encode(request.received_at, Format::Ntp),
+        sender_sequence: sender.sequence,
+        sender_timestamp: sender.timestamp,
+        sender_error_estimate: sender.error_estimate,
+        // RFC 8762 section 4.3.1: 255 would claim no hop, so an unknown TTL is 0.
+        sender_ttl: request.ttl.unwrap_or(0),
+    }
+}
+
+fn protection<'a>(key: &'a HmacKey, required: bool, reply: &ReflectorPacket) -> Protection<'a> {
+    Protection { key, required, request_sequence: reply.sender_sequence, reply_sequence: reply.sequence }
+}
+
+/// Where a sender's octets must be zero a reflector writes T2. Where they hold one, and a T3 shortly after
+/// it stands in its place, a reflector wrote them. Random padding passes for that once in 2^32 packets.
+fn looks_like_a_reply(packet: &[u8], is_authenticated: bool) -> bool {
+    let reply = match is_authenticated {
+        true => ReflectorPacket::peek_authenticated(packet),
+        false => ReflectorPacket::decode(packet).ok(),
+    };
+    reply
         .and_then(|reply| reply.turnaround_ns())
         .is_some_and(|turnaround| turnaround < REPLY_TURNAROUND_MAX_NS)
 }
