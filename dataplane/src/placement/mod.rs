@@ -1,4 +1,6 @@
-//! Which cores shards run on, and which shard probes which target.
+//! Which cores shards run on, which shard probes which target, and which relay which others.
+
+pub mod rendezvous;
 
 use relayscope_bridge::ShardId;
 
@@ -98,7 +100,12 @@ pub fn target_hash(name: &str) -> u64 {
     let fnv = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, octet| {
         (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    let mixed = (fnv ^ fnv >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    finalize(fnv)
+}
+
+/// The 64-bit finalizer of MurmurHash3: every bit of the input moves every bit of the output.
+fn finalize(hash: u64) -> u64 {
+    let mixed = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     mixed ^ mixed >> 33
 }
