@@ -78,7 +78,38 @@ impl UdpPort {
     /// # Errors
     /// [`BindError`] names the address, the cause and the remedy.
     pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        open(address).map_err(|source| BindError { address, source })
+        open(address, Sharing::Alone).map_err(|source| BindError { address, source })
+    }
+
+    /// Binds this address once per shard: `n` sockets, among which the kernel shares datagrams out by the
+    /// hash of their addresses and ports, so that a session stays with one for as long as all are open.
+    /// With one, as [`bind`](Self::bind).
+    ///
+    /// Nobody else has the port: the first socket takes it alone, and lets the others in afterwards. A
+    /// second instance, which begins like that too, is refused as ever; only a process of the same user
+    /// that asks to share (`SO_REUSEPORT`) could join.
+    ///
+    /// ```
+    /// use relayscope_dataplane::driver::udp::UdpPort;
+    ///
+    /// let ports = UdpPort::bind_shared("127.0.0.1:0".parse()?, 2)?;
+    /// assert_eq!(ports[0].local_address(), ports[1].local_address());
+    /// assert!(UdpPort::bind(ports[0].local_address()).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_shared(address: SocketAddr, n: usize) -> Result<Vec<Self>, BindError> {
+        let failed = |source| BindError { address, source };
+        let first = Self::bind(address)?;
+        // Port 0 is by now a port.
+        let address = first.local;
+        if n > 1 {
+            setsockopt(&first.socket, sockopt::ReusePort, &true).map_err(|errno| failed(errno.into()))?;
+        }
+        let others = (1..n).map(|_| open(address, Sharing::Among).map_err(failed));
+        std::iter::once(Ok(first)).chain(others).collect()
     }
 
     /// An ephemeral port of one family, to probe from.
@@ -217,9 +248,17 @@ impl Replies<'_> {
     }
 }
 
-fn open(address: SocketAddr) -> io::Result<UdpPort> {
+/// Whether a socket takes its port alone or joins those that have it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    Among,
+}
+
+fn open(address: SocketAddr, sharing: Sharing) -> io::Result<UdpPort> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    // No SO_REUSEADDR or SO_REUSEPORT: a second instance must fail, not share.
+    // Neither SO_REUSEADDR nor, but among our own, SO_REUSEPORT: a second instance must fail, not share.
+    setsockopt(&socket, sockopt::ReusePort, &(sharing == Sharing::Among))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         socket.set_unicast_hops_v6(TTL)?;

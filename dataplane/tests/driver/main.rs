@@ -9,6 +9,7 @@ mod both;
 mod mount;
 mod paths;
 mod quic;
+mod shared;
 
 use std::time::{Duration, Instant};
 
