@@ -161,7 +161,7 @@ pub struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// Stamps T3, seals it in authenticated mode (half a microsecond), and hands out the octets: send
+    /// Stamps T3, seals it in authenticated mode (a third of a microsecond), and hands out the octets: send
     /// them at once.
     pub fn send_at(self, now: Realtime) -> &'a [u8] {
         let t3 = Timestamp::encode(now, Format::Ntp);
