@@ -27,7 +27,7 @@ pub const WINDOW: u32 = 128;
 #[error("a repetition, or older than the latest {WINDOW}")]
 pub struct Replayed;
 
-/// What one session has sent. 40 octets.
+/// What one session has sent.
 ///
 /// ```
 /// use relayscope_dataplane::wire::replay::{Replayed, ReplayWindow, SentAt};
@@ -50,6 +50,8 @@ pub struct ReplayWindow {
     /// T1 of the packet with which the sender began anew, if it did.
     floor: Option<SentAt>,
 }
+
+const _: () = assert!(size_of::<ReplayWindow>() == 48, "a reflector holds thousands");
 
 /// A packet's T1, on one scale whatever its format: Unix seconds modulo 2^32, then 2^-32 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -162,6 +162,14 @@ pub fn peek_ssid(datagram: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(get(packet, SSID)))
 }
 
+/// Number and T1 of a sender's packet of which only the beginning is there, as an error from the network
+/// quotes it.
+pub fn quoted_sender(octets: &[u8]) -> Option<(u32, Timestamp)> {
+    let sequence = octets.first_chunk()?;
+    let timestamp = octets.get(TIMESTAMP..)?.first_chunk()?;
+    Some((u32::from_be_bytes(*sequence), Timestamp(u64::from_be_bytes(*timestamp))))
+}
+
 /// Whether a sender's packet is of authenticated mode by its looks: octets 4 to 15 are zero where an
 /// unauthenticated one has T1 and an error estimate, which is never zero; T1 stands behind them.
 pub fn looks_authenticated(datagram: &[u8]) -> bool {
@@ -236,6 +244,8 @@ mod tests {
         assert_eq!(octets[96..], key().tag(&[&expected]));
         assert_eq!(SenderPacket::decode_authenticated(&octets, &key()), Ok(packet));
         assert_eq!(peek_ssid(&octets), Some(0xabcd));
+        assert_eq!(quoted_sender(&octets[..24]), Some((packet.sequence, packet.timestamp)));
+        assert_eq!(quoted_sender(&octets[..23]), None);
     }
 
     #[test]
