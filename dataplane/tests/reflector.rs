@@ -155,6 +155,23 @@ fn a_sender_that_begins_anew_is_answered_and_its_earlier_packets_are_not() {
 }
 
 #[test]
+fn a_session_that_was_silent_too_long_begins_anew_in_both_modes() {
+    let mut reflector = Reflector::new(with_key());
+    let mut count = |second: u64, packet: &[u8]| {
+        let mut packet = packet.to_vec();
+        let reply = reflector.reflect(Monotonic(second * SECOND), &request(SENDER), &mut packet)?;
+        let octets = reply.send_at(T3);
+        Ok(u32::from_be_bytes(*octets.first_chunk().unwrap()))
+    };
+    let (open, sealed) = (sender(7, 1).encode(), sender(7, 1).encode_authenticated(&key()));
+    assert_eq!((count(0, &open), count(1, &open), count(901, &open)), (Ok(0), Ok(1), Ok(2)));
+    assert_eq!(count(1802, &open), Ok(0), "15 minutes and a second later");
+    assert_eq!((count(0, &sealed), count(900, &sealed)), (Ok(0), Err(Refusal::Replayed)));
+    // What is refused keeps nobody awake.
+    assert_eq!(count(901, &sealed), Ok(0), "forgotten with its session");
+}
+
+#[test]
 fn a_stateless_reflector_copies_the_number_and_still_refuses_repetitions() {
     let mut reflector = Reflector::new(ReflectorConfig { mode: Mode::Stateless, ..with_key() });
     assert_eq!(exchange(&mut reflector, SENDER, sender(41, 1), &key()).unwrap().sequence, 41);
