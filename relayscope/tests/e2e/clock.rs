@@ -54,7 +54,10 @@ impl Pair {
     fn wait_measured(&self, more: f64) {
         let before = self.probes().map(|(relay, target)| total(relay, "received", target));
         for ((relay, target), before) in self.probes().into_iter().zip(before) {
-            relay.wait_sample(&format!("relay_probe_received_total{{target=\"{target}\"}}"), before + more);
+            relay.wait_sample(
+                &format!("relay_probe_received_total{{target=\"{target}\",family=\"ipv4\"}}"),
+                before + more,
+            );
         }
     }
 
@@ -65,7 +68,8 @@ impl Pair {
             assert_eq!(relay.row(target)["state"], "up", "{target} {when}");
             let [sum, of_100_ms, count] = ["sum", "bucket", "count"].map(|what| {
                 let bound = if what == "bucket" { ",le=\"0.125\"" } else { "" };
-                let series = format!("relay_probe_rtt_seconds_{what}{{target=\"{target}\"{bound}}}");
+                let series =
+                    format!("relay_probe_rtt_seconds_{what}{{target=\"{target}\",family=\"ipv4\"{bound}}}");
                 relay.sample(&series).unwrap_or_else(|| panic!("no {series}"))
             });
             assert!(count > 0.0 && sum > 0.0 && sum / count < 0.05, "{target} {when}: {sum} s / {count}");
@@ -75,13 +79,16 @@ impl Pair {
 
     /// How far the stepping relay's clock is off, by what it says of its newest reply.
     fn off_s(&self) -> i64 {
-        let seen = self.stepping.sample("relay_probe_last_reply_timestamp_seconds{target=\"self\"}").unwrap();
+        let seen = self
+            .stepping
+            .sample("relay_probe_last_reply_timestamp_seconds{target=\"self\",family=\"ipv4\"}")
+            .unwrap();
         seen.round() as i64 - (unix_ns() / 1_000_000_000)
     }
 }
 
 fn total(relay: &Relay, what: &str, target: &str) -> f64 {
-    relay.sample(&format!("relay_probe_{what}_total{{target=\"{target}\"}}")).unwrap()
+    relay.sample(&format!("relay_probe_{what}_total{{target=\"{target}\",family=\"ipv4\"}}")).unwrap()
 }
 
 fn unix_ns() -> i64 {

@@ -132,8 +132,8 @@ fn info(backend: &str, reason: &str) -> String {
 /// The relay measures itself, and loses nothing.
 fn check_measures(relay: &Relay) {
     relay.wait_state("self", "up");
-    relay.wait_sample("relay_probe_received_total{target=\"self\"}", 20.0);
-    assert_eq!(relay.sample("relay_probe_lost_total{target=\"self\"}"), Some(0.0));
+    relay.wait_sample("relay_probe_received_total{target=\"self\",family=\"ipv4\"}", 20.0);
+    assert_eq!(relay.sample("relay_probe_lost_total{target=\"self\",family=\"ipv4\"}"), Some(0.0));
     assert_eq!(relay.sample("relay_probe_loss_pct{target=\"self\"}"), Some(0.0));
     let rtt_ms = relay.sample("relay_probe_rtt_ms{target=\"self\"}").unwrap();
     assert!(rtt_ms > 0.0 && rtt_ms < 100.0, "{rtt_ms} ms");
@@ -258,10 +258,15 @@ pub(crate) fn stopped_for_3_s() {
             &["--config", path, "--reflect", &reflect, "--probe", &to_self, "--probe", &to_peer],
         );
         let of = |family: &str, target: &str| {
-            relay.sample(&format!("relay_probe_{family}_total{{target=\"{target}\"}}")).unwrap()
+            relay
+                .sample(&format!("relay_probe_{family}_total{{target=\"{target}\",family=\"ipv4\"}}"))
+                .unwrap()
         };
         for target in ["self", "peer"] {
-            relay.wait_sample(&format!("relay_probe_received_total{{target=\"{target}\"}}"), 10.0);
+            relay.wait_sample(
+                &format!("relay_probe_received_total{{target=\"{target}\",family=\"ipv4\"}}"),
+                10.0,
+            );
         }
         let stalls = relay.sample("relay_shard_stalls_total{shard=\"0\"}").unwrap();
         let before = ["self", "peer"].map(|target| (target, of("lost", target), of("received", target)));
@@ -283,7 +288,8 @@ pub(crate) fn stopped_for_3_s() {
             assert_eq!(relay.row(target)["state"], "up", "{runtime}: {target}");
             let rtt_ms = relay.sample(&format!("relay_probe_rtt_ms{{target=\"{target}\"}}")).unwrap();
             assert!(rtt_ms < 100.0, "{runtime}: {target}: {rtt_ms} ms");
-            let stop_is_no_rtt = format!("relay_probe_rtt_seconds_sum{{target=\"{target}\"}}");
+            let stop_is_no_rtt =
+                format!("relay_probe_rtt_seconds_sum{{target=\"{target}\",family=\"ipv4\"}}");
             let total = relay.sample(&stop_is_no_rtt).unwrap();
             assert!(total < 1.0, "{runtime}: {target}: {total} s of RTT in all");
         }
