@@ -64,3 +64,4 @@ pub use histogram::{ExponentialHistogram, Refusal};
 pub use http::{Limits, ServerPanicked, ServerThread, router, serve};
 pub use mesh::{Mesh, MeshRow, MeshState};
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};
+pub use roster::{Endpoint, Roster, Target, TargetReading};

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::clock::Now;
+use crate::roster::{Endpoint, Target, TargetReading};
+
 /// Whether a target answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -20,6 +23,16 @@ pub enum MeshState {
 }
 
 impl MeshState {
+    /// Of a target whose newest settled probe was answered or not, or that has none yet.
+    pub fn of(up: Option<bool>, is_silent: bool) -> Self {
+        match up {
+            _ if is_silent => Self::Stale,
+            None => Self::Pending,
+            Some(true) => Self::Up,
+            Some(false) => Self::Down,
+        }
+    }
+
     /// As in the table.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -137,6 +150,29 @@ const HEADER: [&str; COLUMNS] = [
 ];
 
 impl MeshRow {
+    /// A silent shard's gauges are not how things are now; what it counted stays.
+    pub(crate) fn of(reading: &TargetReading<'_>, is_silent: bool, now: Now) -> Self {
+        let Target { name, shard, endpoint } = reading.target;
+        let endpoint = endpoint.as_ref();
+        let live = |value: Option<f64>| value.filter(|_| !is_silent);
+        Self {
+            name: name.clone(),
+            family: endpoint.map(Endpoint::family),
+            address: endpoint.map(|endpoint| endpoint.address),
+            protocol: endpoint.map(|endpoint| endpoint.protocol.clone()),
+            group: endpoint.map(|endpoint| endpoint.group.clone()),
+            shard: shard.0,
+            state: MeshState::of(reading.up, is_silent),
+            rtt_ms: live(reading.rtt_seconds).map(|seconds| seconds * 1e3),
+            loss_pct: live(reading.loss_ratio).map(|ratio| ratio * 100.0),
+            jitter_ms: live(reading.jitter_seconds).map(|seconds| seconds * 1e3),
+            last_reply_age_seconds: live(reading.last_reply_unix_seconds)
+                .map(|at| (now.unix_seconds() - at).max(0.0)),
+            sent: reading.sent,
+            received: reading.received,
+        }
+    }
+
     fn cells(&self) -> [String; COLUMNS] {
         let count = |n: Option<u64>| n.map(|n| n.to_string());
         let cells = [

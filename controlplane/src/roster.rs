@@ -16,33 +16,60 @@ use crate::mesh::{Mesh, MeshRow, MeshState};
 
 /// A target by one of its address families.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Target {
+pub struct Target {
     /// The configured name: the `target` label of every series of this target.
-    pub(crate) name: String,
+    pub name: String,
     /// `None` while the name has no address yet.
-    pub(crate) endpoint: Option<Endpoint>,
+    pub endpoint: Option<Endpoint>,
     /// The shard that probes it.
-    pub(crate) shard: ShardId,
+    pub shard: ShardId,
 }
 
 /// Where and how a target is probed. IPv4 sorts before IPv6.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Endpoint {
-    pub(crate) address: SocketAddr,
-    pub(crate) protocol: String,
+pub struct Endpoint {
+    /// Where.
+    pub address: SocketAddr,
+    /// How, as in the label `protocol`.
+    pub protocol: String,
     /// The group whose settings it has.
-    pub(crate) group: String,
+    pub group: String,
 }
 
 impl Endpoint {
-    /// The address family, as in the label `family`.
-    pub(crate) fn family(&self) -> &'static str {
+    /// The address family, as in the label `family`: `ipv4` or `ipv6`.
+    pub fn family(&self) -> &'static str {
         if self.address.is_ipv4() { "ipv4" } else { "ipv6" }
     }
 }
 
-/// The families that a row of the mesh is read from, each at its place in [`Entry::numbers`].
-static NUMBERS: [&Family; 7] = [
+/// What the cells of a target say of one of its families, however old that is. What is not known is absent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TargetReading<'a> {
+    /// Whose.
+    pub target: &'a Target,
+    /// Whether the newest settled probe was answered; `None` before the first.
+    pub up: Option<bool>,
+    /// Round-trip time of the newest answered probe.
+    pub rtt_seconds: Option<f64>,
+    /// Loss over the window of settled probes.
+    pub loss_ratio: Option<f64>,
+    /// Jitter over the window (IPDV).
+    pub jitter_seconds: Option<f64>,
+    /// When the newest reply came.
+    pub last_reply_unix_seconds: Option<f64>,
+    /// Probes sent.
+    pub sent: Option<u64>,
+    /// Probes answered in time.
+    pub received: Option<u64>,
+    /// Probes not answered in time.
+    pub lost: Option<u64>,
+    /// The series of `sent`: two totals are of one if both are the same. See [`SeriesRef::incarnation`].
+    pub sent_series: Option<(MetricId, u64)>,
+}
+
+/// The families that are read of a target, each at its place in [`Entry::numbers`].
+static NUMBERS: [&Family; 8] = [
     &catalogue::PROBE_FAMILY_UP,
     &catalogue::PROBE_FAMILY_RTT,
     &catalogue::PROBE_WINDOW_LOSS,
@@ -50,34 +77,49 @@ static NUMBERS: [&Family; 7] = [
     &catalogue::PROBE_LAST_REPLY,
     &catalogue::PROBE_SENT,
     &catalogue::PROBE_RECEIVED,
+    &catalogue::PROBE_LOST,
 ];
-const UP: usize = 0;
-const RTT: usize = 1;
-const LOSS: usize = 2;
-const JITTER: usize = 3;
-const LAST_REPLY: usize = 4;
-const SENT: usize = 5;
-const RECEIVED: usize = 6;
-
-/// The `kind` of [`catalogue::PROBE_WINDOW_JITTER`] that the mesh shows.
+/// The `kind` of [`catalogue::PROBE_WINDOW_JITTER`] that is read.
 const JITTER_KIND: &str = "ipdv";
 
-/// All targets, as of a generation of the directory.
-pub(crate) struct Roster {
+/// Id and incarnation of each series; absent where there is none.
+type Numbers = [Option<(MetricId, u64)>; NUMBERS.len()];
+
+/// The targets, as of a generation of the directory.
+///
+/// ```
+/// use relayscope_bridge::{Hub, HubConfig, ShardId, catalogue, hub};
+/// use relayscope_controlplane::Roster;
+///
+/// let Hub { registry, collector, .. } = hub(HubConfig::default())?;
+/// let info = ["b", "192.0.2.7:8620", "ipv4", "stamp", "default"];
+/// registry.gauge(ShardId(0), &catalogue::TARGET_INFO, &info)?;
+/// registry.gauge(ShardId(0), &catalogue::PROBE_FAMILY_UP, &["b", "ipv4"])?.set(1.0);
+/// collector.directory().read(|series| {
+///     let roster = Roster::read(series);
+///     let reading = roster.readings(series).next().unwrap();
+///     assert_eq!((reading.target.name.as_str(), reading.up), ("b", Some(true)));
+/// });
+/// # Ok::<(), relayscope_bridge::SeriesError>(())
+/// ```
+#[derive(Debug)]
+pub struct Roster {
     generation: u64,
     /// Sorted by name, then family.
     entries: Vec<Entry>,
     names: usize,
 }
 
+#[derive(Debug)]
 struct Entry {
     target: Target,
-    numbers: [Option<MetricId>; NUMBERS.len()],
+    numbers: Numbers,
 }
 
 impl Roster {
-    /// O(series). Of two series that say where one target is by one family, the lesser address stands.
-    pub(crate) fn read(series: &SeriesView<'_>) -> Self {
+    /// The targets of which `series` tell where they are probed, and those of which they do not, because their
+    /// names have no address yet. Of two addresses of one target in one family the lesser stands. O(series).
+    pub fn read(series: &SeriesView<'_>) -> Self {
         let mut targets: Vec<_> = series.series().filter_map(|series| read_endpoint(&series)).collect();
         targets.extend(read_unresolved(series, &targets));
         targets.sort_unstable();
@@ -90,30 +132,40 @@ impl Roster {
     }
 
     /// Whether a series came or went since.
-    pub(crate) fn is_outdated(&self, series: &SeriesView<'_>) -> bool {
+    pub fn is_outdated(&self, series: &SeriesView<'_>) -> bool {
         self.generation != series.generation()
     }
 
-    /// Every target by every family it is probed by, sorted.
-    pub(crate) fn targets(&self) -> impl Iterator<Item = &Target> {
+    /// Every target by every family it is probed by, sorted by name, then family.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
         self.entries.iter().map(|entry| &entry.target)
     }
 
     /// Targets, whatever their families.
-    pub(crate) fn names(&self) -> usize {
+    pub fn names(&self) -> usize {
         self.names
     }
 
-    /// Targets of which a family is up. O(targets). `series` must be of the roster's generation.
+    /// What every target says, in the order of [`targets`](Self::targets). O(targets). For `series` of which it is
+    /// not [outdated](Self::is_outdated): of later ones, a number may be another series'.
+    pub fn readings<'a>(&'a self, series: &'a SeriesView<'a>) -> impl Iterator<Item = TargetReading<'a>> {
+        self.entries.iter().map(|entry| entry.read(series))
+    }
+
+    /// Targets of which a family is up. O(targets).
     pub(crate) fn count_up(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> usize {
-        let is_up = |entry: &Entry| entry.state(series, clocks, now) == MeshState::Up;
+        let is_up =
+            |entry: &Entry| !clocks.is_silent(entry.target.shard, now) && entry.up(series) == Some(true);
         let of_one_name = self.entries.chunk_by(|a, b| a.target.name == b.target.name);
         of_one_name.filter(|entries| entries.iter().any(is_up)).count()
     }
 
-    /// What every target says now. O(targets). `series` must be of the roster's generation.
+    /// The mesh now. O(targets).
     pub(crate) fn read_mesh(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> Mesh {
-        let rows: Vec<_> = self.entries.iter().map(|entry| entry.row(series, clocks, now)).collect();
+        let row = |reading: TargetReading<'_>| {
+            MeshRow::of(&reading, clocks.is_silent(reading.target.shard, now), now)
+        };
+        let rows: Vec<_> = self.readings(series).map(row).collect();
         let of_one_name = rows.chunk_by(|a, b| a.name == b.name);
         let up = of_one_name.filter(|rows| rows.iter().any(|row| row.state == MeshState::Up)).count();
         Mesh { running: clocks.all_running(now), reason: None, targets: self.names, up, rows }
@@ -121,41 +173,26 @@ impl Roster {
 }
 
 impl Entry {
-    fn state(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> MeshState {
-        if clocks.is_silent(self.target.shard, now) {
-            return MeshState::Stale;
-        }
-        match self.gauge(UP, series) {
-            None => MeshState::Pending,
-            Some(up) if up > 0.0 => MeshState::Up,
-            Some(_) => MeshState::Down,
-        }
+    fn up(&self, series: &SeriesView<'_>) -> Option<bool> {
+        let [up, ..] = self.numbers;
+        series.gauge(up?.0).map(|up| up > 0.0)
     }
 
-    fn gauge(&self, number: usize, series: &SeriesView<'_>) -> Option<f64> {
-        series.gauge(self.numbers[number]?)
-    }
-
-    fn row(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> MeshRow {
-        let Target { name, shard, endpoint } = &self.target;
-        let endpoint = endpoint.as_ref();
-        let state = self.state(series, clocks, now);
-        let live = |number| self.gauge(number, series).filter(|_| state != MeshState::Stale);
-        let count = |number: usize| series.counter(self.numbers[number]?);
-        MeshRow {
-            name: name.clone(),
-            family: endpoint.map(Endpoint::family),
-            address: endpoint.map(|endpoint| endpoint.address),
-            protocol: endpoint.map(|endpoint| endpoint.protocol.clone()),
-            group: endpoint.map(|endpoint| endpoint.group.clone()),
-            shard: shard.0,
-            state,
-            rtt_ms: live(RTT).map(|seconds| seconds * 1e3),
-            loss_pct: live(LOSS).map(|ratio| ratio * 100.0),
-            jitter_ms: live(JITTER).map(|seconds| seconds * 1e3),
-            last_reply_age_seconds: live(LAST_REPLY).map(|at| (now.unix_seconds() - at).max(0.0)),
-            sent: count(SENT),
-            received: count(RECEIVED),
+    fn read(&self, series: &SeriesView<'_>) -> TargetReading<'_> {
+        let [_, rtt, loss, jitter, last_reply, sent, received, lost] = self.numbers;
+        let gauge = |number: Option<(MetricId, u64)>| series.gauge(number?.0);
+        let count = |number: Option<(MetricId, u64)>| series.counter(number?.0);
+        TargetReading {
+            target: &self.target,
+            up: self.up(series),
+            rtt_seconds: gauge(rtt),
+            loss_ratio: gauge(loss),
+            jitter_seconds: gauge(jitter),
+            last_reply_unix_seconds: gauge(last_reply),
+            sent: count(sent),
+            received: count(received),
+            lost: count(lost),
+            sent_series: sent,
         }
     }
 }
@@ -188,13 +225,14 @@ fn read_unresolved(series: &SeriesView<'_>, resolved: &[Target]) -> Vec<Target> 
     unresolved
 }
 
-/// Where the numbers of `targets` lie. One look at every series: thousands of targets are not looked up by name.
-fn find_numbers(series: &SeriesView<'_>, targets: &[Target]) -> Vec<[Option<MetricId>; NUMBERS.len()]> {
+/// Where the numbers of `targets` lie, by one look at every series: to look up those of thousands of targets by
+/// name takes longer.
+fn find_numbers(series: &SeriesView<'_>, targets: &[Target]) -> Vec<Numbers> {
     let by_labels: HashMap<(&str, &str), usize> = (targets.iter().enumerate())
         .filter_map(|(index, target)| Some(((target.name.as_str(), family(target)?), index)))
         .collect();
     let mut found = vec![[None; NUMBERS.len()]; targets.len()];
-    for SeriesRef { id, family, values, shard, .. } in series.series() {
+    for SeriesRef { id, family, values, shard, incarnation, .. } in series.series() {
         let Some(number) = NUMBERS.iter().position(|wanted| ptr::eq(*wanted, family)) else { continue };
         let (name, family) = match values {
             [name, family] => (name, family),
@@ -204,7 +242,7 @@ fn find_numbers(series: &SeriesView<'_>, targets: &[Target]) -> Vec<[Option<Metr
         let Some(index) = by_labels.get(&(name.as_str(), family.as_str())) else { continue };
         // What another shard says is of no probe of this target's.
         if targets[*index].shard == shard {
-            found[*index][number] = Some(id);
+            found[*index][number] = Some((id, incarnation));
         }
     }
     found

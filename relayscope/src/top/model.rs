@@ -61,8 +61,11 @@ pub(crate) struct ShardRow {
     pub(crate) stale: bool,
 }
 
+/// A target by one of its address families.
 pub(crate) struct PeerRow {
     pub(crate) name: Rc<str>,
+    /// See [`TargetReading::title`].
+    pub(crate) title: Rc<str>,
     pub(crate) state: MeshState,
     pub(crate) rtt_ms: Option<f64>,
     pub(crate) loss_pct: Option<f64>,
@@ -131,6 +134,13 @@ impl Model {
         self.remember(&reading);
     }
 
+    /// Targets, and of these those that are up by one of their families.
+    pub(crate) fn count_peers(&self) -> (usize, usize) {
+        let names = || self.peers.chunk_by(|a, b| a.name == b.name);
+        let up = names().filter(|rows| rows.iter().any(|row| row.state == MeshState::Up)).count();
+        (names().count(), up)
+    }
+
     /// Samples per second over all shards that are known to run; `None` where none is.
     pub(crate) fn samples_per_second(&self) -> Option<f64> {
         self.shards.iter().filter_map(|shard| shard.samples_per_second).reduce(|a, b| a + b)
@@ -194,17 +204,12 @@ fn shard_row(shard: &ShardReading, age: Option<Duration>, stale: bool, rates: &R
 }
 
 fn peer_row(target: &TargetReading, stale: bool, now: Now, rates: &Rates<'_>) -> PeerRow {
-    let state = match target.up {
-        _ if stale => MeshState::Stale,
-        None => MeshState::Pending,
-        Some(true) => MeshState::Up,
-        Some(false) => MeshState::Down,
-    };
     let live = |value: Option<f64>| value.filter(|_| !stale);
     let age = |at: f64| Duration::try_from_secs_f64((now.unix_ns as f64 / 1e9 - at).max(0.0)).ok();
     PeerRow {
         name: Rc::clone(&target.name),
-        state,
+        title: Rc::clone(&target.title),
+        state: MeshState::of(target.up, stale),
         rtt_ms: live(target.rtt_ms),
         loss_pct: live(target.loss_pct),
         jitter_ms: live(target.jitter_ms),
@@ -259,6 +264,7 @@ pub(crate) mod tests {
             }],
             targets: vec![TargetReading {
                 name: "b".into(),
+                title: "b".into(),
                 address: "192.0.2.7:8620".into(),
                 shard: 0,
                 up: Some(true),
@@ -367,6 +373,15 @@ pub(crate) mod tests {
         let model = after([damaged]);
         assert!(model.shards[0].stale);
         assert_eq!(model.shards[0].heartbeat_age, None);
+    }
+
+    #[test]
+    fn a_target_of_two_families_is_one_and_up_by_either() {
+        let mut reading = reading(100.0);
+        let six = TargetReading { up: Some(false), title: "b ipv6".into(), ..reading.targets[0].clone() };
+        reading.targets.push(six);
+        let model = after([reading]);
+        assert_eq!((model.peers.len(), model.count_peers()), (2, (1, 1)));
     }
 
     #[test]

@@ -192,12 +192,12 @@ impl Row for PeerRow {
     const SORTED: usize = 0;
 
     fn name(&self) -> &str {
-        &self.name
+        &self.title
     }
 
     fn order(&self, column: usize) -> Order<'_> {
         match column {
-            0 => Order::Text(&self.name),
+            0 => Order::Text(&self.title),
             1 => Order::Text(self.state.as_str()),
             2 => Order::Number(self.rtt_ms),
             3 => Order::Number(self.loss_pct),
@@ -226,7 +226,7 @@ impl Row for PeerRow {
         let millis = |ms: f64| millis_text(ms, 3);
         let count = |count: Option<u64>| known(count.map(|count| count.to_string()));
         vec![
-            (self.name.to_string(), plain),
+            (self.title.to_string(), plain),
             (self.state.as_str().to_owned(), state),
             (known(self.rtt_ms.map(millis)), plain),
             (known(self.loss_pct.map(|percent| format!("{percent:.1} %"))), loss),
@@ -235,7 +235,7 @@ impl Row for PeerRow {
             (known(self.last_reply_age.map(age_text)), plain),
             (count(self.sent), plain),
             (count(self.lost), plain),
-            (self.address.to_string(), plain),
+            (known(Some(self.address.to_string()).filter(|address| !address.is_empty())), plain),
         ]
     }
 }

@@ -1,6 +1,5 @@
 //! What a segment says at one moment.
 
-use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -8,6 +7,8 @@ use std::rc::Rc;
 use relayscope_bridge::catalogue::{self, Family};
 use relayscope_bridge::segment::{SegmentError, SegmentInfo, SegmentState};
 use relayscope_bridge::{Collector, Consumer, MetricId, MetricKind, SeriesView, Start, attach};
+use relayscope_controlplane as controlplane;
+use relayscope_controlplane::{Endpoint, Roster};
 
 use crate::moment::Now;
 use crate::series::Series;
@@ -19,7 +20,7 @@ pub(crate) struct Reading {
     pub(crate) source: Source,
     /// In order of shard.
     pub(crate) shards: Vec<ShardReading>,
-    /// Sorted by name.
+    /// Sorted by name, then family.
     pub(crate) targets: Vec<TargetReading>,
     /// Sorted by name, then shard.
     pub(crate) counters: Vec<CounterReading>,
@@ -56,6 +57,9 @@ pub(crate) struct ShardReading {
 #[derive(Clone, Debug)]
 pub(crate) struct TargetReading {
     pub(crate) name: Rc<str>,
+    /// The name, and the family of one of two.
+    pub(crate) title: Rc<str>,
+    /// Empty while the name has none.
     pub(crate) address: Rc<str>,
     pub(crate) shard: u16,
     pub(crate) up: Option<bool>,
@@ -107,6 +111,8 @@ struct Watched {
 struct Known {
     generation: Option<u64>,
     counters: Vec<KnownCounter>,
+    roster: Option<Roster>,
+    /// Those of the roster, in its order.
     targets: Vec<KnownTarget>,
     /// In order of shard: lag and missed slots.
     shards: Vec<(Option<MetricId>, Option<MetricId>)>,
@@ -121,15 +127,8 @@ struct KnownCounter {
 
 struct KnownTarget {
     name: Rc<str>,
+    title: Rc<str>,
     address: Rc<str>,
-    shard: u16,
-    up: Option<MetricId>,
-    rtt_ms: Option<MetricId>,
-    loss_pct: Option<MetricId>,
-    jitter_ms: Option<MetricId>,
-    last_reply: Option<MetricId>,
-    sent: Option<(MetricId, u64)>,
-    lost: Option<MetricId>,
 }
 
 impl Reader {
@@ -180,7 +179,7 @@ impl Watched {
             known.follow(view, taps.len());
             Reading {
                 counters: known.counters.iter().filter_map(|counter| counter.read(view)).collect(),
-                targets: known.targets.iter().map(|target| target.read(view)).collect(),
+                targets: known.read_targets(view),
                 shards: known.shards.iter().map(|ids| read_cells(*ids, view)).collect(),
                 ..Reading::of_nothing(now, Source::Absent(String::new()))
             }
@@ -231,15 +230,9 @@ impl Known {
             })
             .collect();
         counters.sort_by(|a, b| (&a.text, a.shard).cmp(&(&b.text, b.shard)));
-        let incarnations = counters.iter().map(|counter| (counter.id, counter.incarnation)).collect();
-        let info = view.series().filter(|series| *series.family == catalogue::TARGET_INFO);
-        let mut targets: Vec<_> = info
-            .filter_map(|series| {
-                let [name, address, ..] = series.values else { return None };
-                Some(KnownTarget::find(name, address, series.shard.0, view, &incarnations))
-            })
-            .collect();
-        targets.sort_by(|a, b| a.name.cmp(&b.name));
+        let roster = Roster::read(view);
+        self.targets = KnownTarget::all(&roster);
+        self.roster = Some(roster);
         let of_shard = |family: &Family, shard: usize| find(view, family, &shard.to_string());
         self.shards = (0..shards)
             .map(|shard| {
@@ -249,8 +242,13 @@ impl Known {
                 )
             })
             .collect();
-        (self.counters, self.targets) = (counters, targets);
+        self.counters = counters;
         self.generation = Some(view.generation());
+    }
+
+    fn read_targets(&self, view: &SeriesView<'_>) -> Vec<TargetReading> {
+        let readings = self.roster.iter().flat_map(|roster| roster.readings(view));
+        self.targets.iter().zip(readings).map(|(target, reading)| target.read(&reading)).collect()
     }
 }
 
@@ -266,51 +264,83 @@ impl KnownCounter {
 }
 
 impl KnownTarget {
-    fn find(
-        name: &str,
-        address: &str,
-        shard: u16,
-        view: &SeriesView<'_>,
-        incarnations: &HashMap<MetricId, u64>,
-    ) -> Self {
-        let id = |family| find(view, family, name);
-        let sent = id(&catalogue::PROBE_SENT).and_then(|id| Some((id, *incarnations.get(&id)?)));
+    fn all(roster: &Roster) -> Vec<Self> {
+        let targets: Vec<_> = roster.targets().collect();
+        let of_one_name = targets.chunk_by(|a, b| a.name == b.name);
+        of_one_name
+            .flat_map(|of_one| of_one.iter().map(|target| Self::of(target, of_one.len() > 1)))
+            .collect()
+    }
+
+    /// Two of one name are told apart by their family; what is filtered and cut is this, too.
+    fn of(target: &controlplane::Target, is_one_of_two: bool) -> Self {
+        let (name, endpoint) = (target.name.as_str(), target.endpoint.as_ref());
+        let family = endpoint.map(Endpoint::family).filter(|_| is_one_of_two);
+        let address = endpoint.map_or_else(String::new, |endpoint| endpoint.address.to_string());
         Self {
             name: name.into(),
+            title: family.map_or_else(|| name.into(), |family| format!("{name} {family}").into()),
             address: address.into(),
-            shard,
-            up: id(&catalogue::PROBE_UP),
-            rtt_ms: id(&catalogue::PROBE_RTT_MS),
-            loss_pct: id(&catalogue::PROBE_LOSS_PCT),
-            jitter_ms: id(&catalogue::PROBE_JITTER_MS),
-            last_reply: id(&catalogue::PROBE_LAST_REPLY),
-            sent,
-            lost: id(&catalogue::PROBE_LOST),
         }
     }
 
-    fn read(&self, view: &SeriesView<'_>) -> TargetReading {
-        let gauge = |id: Option<MetricId>| id.and_then(|id| view.gauge(id));
+    fn read(&self, reading: &controlplane::TargetReading<'_>) -> TargetReading {
+        let count =
+            |((id, incarnation), total): ((MetricId, u64), u64)| Count { series: (id.0, incarnation), total };
         TargetReading {
             name: Rc::clone(&self.name),
+            title: Rc::clone(&self.title),
             address: Rc::clone(&self.address),
-            shard: self.shard,
-            up: gauge(self.up).map(|up| up > 0.0),
-            rtt_ms: gauge(self.rtt_ms),
-            loss_pct: gauge(self.loss_pct),
-            jitter_ms: gauge(self.jitter_ms),
-            last_reply_unix_seconds: gauge(self.last_reply),
-            sent: self.sent.and_then(|(id, incarnation)| {
-                Some(Count { series: (id.0, incarnation), total: view.counter(id)? })
-            }),
-            lost: self.lost.and_then(|id| view.counter(id)),
+            shard: reading.target.shard.0,
+            up: reading.up,
+            rtt_ms: reading.rtt_seconds.map(|seconds| seconds * 1e3),
+            loss_pct: reading.loss_ratio.map(|ratio| ratio * 100.0),
+            jitter_ms: reading.jitter_seconds.map(|seconds| seconds * 1e3),
+            last_reply_unix_seconds: reading.last_reply_unix_seconds,
+            sent: reading.sent_series.zip(reading.sent).map(count),
+            lost: reading.lost,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use relayscope_bridge::{Hub, HubConfig, ShardId, hub};
+
     use super::*;
+
+    #[test]
+    fn two_families_of_a_target_are_two_rows_told_apart_by_their_titles() {
+        let Hub { registry, collector, .. } = hub(HubConfig::default()).unwrap();
+        let gauge = |family, values: &[&str]| registry.gauge(ShardId(0), family, values).unwrap();
+        for (name, address, family) in
+            [("b", "192.0.2.7:862", "ipv4"), ("b", "[2001:db8::7]:862", "ipv6"), ("c", "[::1]:862", "ipv6")]
+        {
+            gauge(&catalogue::TARGET_INFO, &[name, address, family, "stamp", "default"]);
+        }
+        gauge(&catalogue::PROBE_FAMILY_UP, &["b", "ipv6"]).set(1.0);
+        gauge(&catalogue::PROBE_UP, &["unresolved"]);
+        registry.counter(ShardId(0), &catalogue::PROBE_SENT, &["b", "ipv6"]).unwrap().add(7);
+        let mut known = Known::default();
+        let targets = collector.directory().read(|view| {
+            known.follow(view, 1);
+            known.read_targets(view)
+        });
+        let told: Vec<_> = targets.iter().map(|t| (&*t.name, &*t.title, &*t.address, t.up)).collect();
+        let expected = [
+            ("b", "b ipv4", "192.0.2.7:862", None),
+            ("b", "b ipv6", "[2001:db8::7]:862", Some(true)),
+            ("c", "c", "[::1]:862", None),
+            ("unresolved", "unresolved", "", None),
+        ];
+        assert_eq!(told, expected);
+        let count = (known.counters[0].id.0, known.counters[0].incarnation);
+        assert_eq!(
+            targets[1].sent,
+            Some(Count { series: count, total: 7 }),
+            "as the counter's own row has it"
+        );
+    }
 
     #[test]
     fn a_segment_whose_end_is_gone_is_damaged_and_not_somebody_elses() {

@@ -8,7 +8,6 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, RenderDirection, Sparkline, Table, Wrap};
 use relayscope_bridge::segment::SegmentState;
-use relayscope_controlplane::MeshState;
 
 use super::fit::{Fit, cut_front, cut_middle, cut_words, whole, width};
 use super::pane::{Row, Tone, rate_text};
@@ -161,11 +160,11 @@ fn draw_samples(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
 
 fn draw_panes(frame: &mut Frame<'_>, screen: &mut Screen, area: Rect) {
     let model = std::mem::take(&mut screen.model);
-    let up = model.peers.iter().filter(|peer| peer.state == MeshState::Up).count();
+    let (targets, up) = model.count_peers();
     let rows = [model.shards.len(), model.peers.len(), model.counters.len()];
     let heights = heights(area.height, rows, screen.focus).map(Constraint::Length);
     let [shards, peers, counters] = Layout::vertical(heights).areas(area);
-    let peers_up = format!("{up} of {} up", model.peers.len());
+    let peers_up = format!("{up} of {targets} up");
     draw_pane(frame, screen, Pane::Shards, &model.shards, "", shards);
     draw_pane(frame, screen, Pane::Peers, &model.peers, &peers_up, peers);
     draw_pane(frame, screen, Pane::Counters, &model.counters, "", counters);

@@ -51,7 +51,7 @@ pub(crate) fn text_and_json() {
     for object in &objects {
         assert_eq!(object["metric"], "relay_probe_rtt_seconds");
         assert_eq!(object["kind"], "histogram");
-        assert_eq!(object["labels"], serde_json::json!({"target": "self"}));
+        assert_eq!(object["labels"], serde_json::json!({"target": "self", "family": "ipv4"}));
         assert_eq!(object["shard"], 0);
         assert!(object["value"].as_f64().unwrap() > 0.0);
     }

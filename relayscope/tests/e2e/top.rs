@@ -153,7 +153,7 @@ pub(crate) fn keys_work() {
     terminal.keys(&["3", "/", "l", "o", "s", "t"]);
     terminal.wait("the filter as it is typed", |screen| screen.contains("counters with lost█"));
     terminal.keys(&["Enter"]);
-    let screen = terminal.wait("the filter in force", |screen| screen.contains("▸3 COUNTERS  /lost: 2 of "));
+    let screen = terminal.wait("the filter in force", |screen| screen.contains("▸3 COUNTERS  /lost: 6 of "));
     assert!(!screen.contains("probe_sent_total"), "{screen}");
     terminal.keys(&["p"]);
     terminal.wait("the pause", |screen| screen.starts_with(" RUNNING   PAUSED at "));

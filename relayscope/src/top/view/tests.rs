@@ -45,7 +45,7 @@ fn a_running_data_plane_fills_a_terminal_of_80_by_24() {
         " b                 UP         0.182 ms    1.5 %    0.021 ms      2.0       0.5 s",
         " 3 COUNTERS ────────────────────────────────────────────────────────────────────",
         " COUNTER                                                ▼RATE/S            TOTAL",
-        " probe_sent_total{target=\"b\",family=\"ipv4\"}                               2.0              204",
+        " probe_sent_total{target=\"b\",family=\"ipv4\"}                 2.0              204",
         "",
         "",
         "",
@@ -82,7 +82,7 @@ fn values_of_a_dead_data_plane_are_a_dash_and_grey() {
         [
             " 0             0.1 s           -               -        3          -        1",
             " b                 STALE             -        -           -        -           -",
-            " probe_sent_total{target=\"b\",family=\"ipv4\"}                                 -              204",
+            " probe_sent_total{target=\"b\",family=\"ipv4\"}                   -              204",
         ]
     );
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
@@ -178,7 +178,10 @@ fn crowded(seconds: f64) -> Reading {
     target.loss_pct = Some(13.5);
     target.jitter_ms = Some(210.074);
     target.lost = Some(54_321);
-    let peer = |end| TargetReading { name: format!("peer-with-a-long-name-{end}").into(), ..target.clone() };
+    let peer = |end| {
+        let name = format!("peer-with-a-long-name-{end}");
+        TargetReading { name: name.as_str().into(), title: name.into(), ..target.clone() }
+    };
     reading.targets = vec![peer("07"), peer("08")];
     let counter = reading.counters[0].clone();
     let of = |end, total| {
