@@ -63,9 +63,9 @@ pub(crate) struct ShardRow {
 
 /// A target by one of its address families.
 pub(crate) struct PeerRow {
-    pub(crate) name: Rc<str>,
+    pub(crate) target: Rc<str>,
     /// See [`TargetReading::title`].
-    pub(crate) title: Rc<str>,
+    pub(crate) name: Rc<str>,
     pub(crate) state: MeshState,
     pub(crate) rtt_ms: Option<f64>,
     pub(crate) loss_pct: Option<f64>,
@@ -136,7 +136,7 @@ impl Model {
 
     /// Targets, and of these those that are up by one of their families.
     pub(crate) fn count_peers(&self) -> (usize, usize) {
-        let names = || self.peers.chunk_by(|a, b| a.name == b.name);
+        let names = || self.peers.chunk_by(|a, b| a.target == b.target);
         let up = names().filter(|rows| rows.iter().any(|row| row.state == MeshState::Up)).count();
         (names().count(), up)
     }
@@ -207,8 +207,8 @@ fn peer_row(target: &TargetReading, stale: bool, now: Now, rates: &Rates<'_>) ->
     let live = |value: Option<f64>| value.filter(|_| !stale);
     let age = |at: f64| Duration::try_from_secs_f64((now.unix_ns as f64 / 1e9 - at).max(0.0)).ok();
     PeerRow {
-        name: Rc::clone(&target.name),
-        title: Rc::clone(&target.title),
+        target: Rc::clone(&target.name),
+        name: Rc::clone(&target.title),
         state: MeshState::of(target.up, stale),
         rtt_ms: live(target.rtt_ms),
         loss_pct: live(target.loss_pct),

@@ -192,12 +192,12 @@ impl Row for PeerRow {
     const SORTED: usize = 0;
 
     fn name(&self) -> &str {
-        &self.title
+        &self.name
     }
 
     fn order(&self, column: usize) -> Order<'_> {
         match column {
-            0 => Order::Text(&self.title),
+            0 => Order::Text(&self.name),
             1 => Order::Text(self.state.as_str()),
             2 => Order::Number(self.rtt_ms),
             3 => Order::Number(self.loss_pct),
@@ -226,7 +226,7 @@ impl Row for PeerRow {
         let millis = |ms: f64| millis_text(ms, 3);
         let count = |count: Option<u64>| known(count.map(|count| count.to_string()));
         vec![
-            (self.title.to_string(), plain),
+            (self.name.to_string(), plain),
             (self.state.as_str().to_owned(), state),
             (known(self.rtt_ms.map(millis)), plain),
             (known(self.loss_pct.map(|percent| format!("{percent:.1} %"))), loss),
