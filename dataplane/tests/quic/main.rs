@@ -325,3 +325,59 @@ fn a_server_that_closes_is_noticed_at_once() {
     assert!(failure.detail.contains("maintenance"), "{failure}");
     assert_eq!(world.probe(KEY, 1), Err(Unprobed::NotConnected));
 }
+
+#[test]
+fn attempts_begin_anew_at_five_seconds_only_after_a_connection_that_lasted() {
+    let mut world = World::new(10 * MS);
+    let other = world.other();
+    world.servers.insert(server_at(1), other);
+    world.prober.add(KEY, server_at(1), client(Verification::Insecure), 1);
+    world.connect(KEY);
+    let mut waits = Vec::new();
+    for held in [10, 10, 120, 10] {
+        for _ in 0..held {
+            world.probe(KEY, u32::try_from(world.probes.len()).unwrap()).unwrap();
+            world.run(SECOND);
+        }
+        world.close_all(server_at(1));
+        world.run(SECOND / 2);
+        let Event::Closed { retry_in, .. } = world.last_event().clone() else { panic!("{:?}", world.events) };
+        waits.push(retry_in.as_secs_f64());
+        world.run(retry_in);
+    }
+    for (wait, expected) in waits.iter().zip([5.0, 10.0, 5.0, 10.0]) {
+        assert!((0.8..=1.2).contains(&(wait / expected)), "{waits:?}");
+    }
+}
+
+#[test]
+fn a_closed_port_ends_an_attempt_at_once_but_no_connection() {
+    let mut world = world();
+    world.connect(KEY);
+    world.prober.handle_port_closed(world.now, KEY);
+    assert_eq!(world.probe(KEY, 1), Ok(()));
+    world.run(SECOND);
+    assert_eq!(world.rtts(KEY).len(), 1);
+
+    world.prober.add(8, server_at(9), client(Verification::Insecure), 1);
+    assert_eq!(world.probe(8, 0), Err(Unprobed::NotConnected));
+    world.prober.handle_port_closed(world.now, 8);
+    world.run(SECOND);
+    let Event::ConnectFailed { failure, .. } = world.last_event() else { panic!("{:?}", world.events) };
+    assert_eq!((failure.kind, failure.to_string().as_str()), (FailureKind::Refused, "port is closed"));
+}
+
+#[test]
+fn an_answer_stamped_before_another_datagram_left_is_timed_by_its_stamp() {
+    let mut world = world();
+    world.connect(KEY);
+    world.prober_lag = 5 * MS;
+    for sequence in 1..=40 {
+        assert_eq!(world.probe(KEY, sequence), Ok(()));
+        world.run(2 * MS);
+    }
+    world.run(SECOND);
+    let rtts = world.rtts(KEY);
+    assert_eq!(rtts.len(), 40);
+    assert!(rtts.values().all(|rtt| *rtt == 20 * MS), "{rtts:?}");
+}

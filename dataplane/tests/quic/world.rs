@@ -77,8 +77,9 @@ pub(crate) struct World {
     anchor: Instant,
     pub(crate) prober: QuicProber,
     pub(crate) servers: HashMap<SocketAddr, Server>,
-    /// How long a server takes to get round to a datagram, kernel-stamped as it was.
+    /// How long a server, and the prober, take to get round to a datagram, kernel-stamped as it was.
     pub(crate) server_lag: Duration,
+    pub(crate) prober_lag: Duration,
     pub(crate) delay: Duration,
     pub(crate) lose: Loss,
     /// What comes along with, or in the place of, a datagram.
@@ -114,6 +115,7 @@ impl World {
             prober: QuicProber::new(anchor, BOOT),
             servers: HashMap::new(),
             server_lag: Duration::ZERO,
+            prober_lag: Duration::ZERO,
             delay,
             lose: Box::new(|_, _| false),
             harm: None,
@@ -184,16 +186,16 @@ impl World {
     fn deliver(&mut self) {
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let packet = entry.remove();
-            if packet.to == ours() {
-                let arrival = Arrival { at: self.now, exact: self.stamped };
-                self.refused.extend(self.prober.handle_datagram(arrival, packet.from, &packet.octets).err());
-            } else if packet.arrived.is_none() && self.server_lag > Duration::ZERO {
-                let at = self.now + self.server_lag;
+            let lag = if packet.to == ours() { self.prober_lag } else { self.server_lag };
+            let arrived = packet.arrived.unwrap_or(self.now);
+            if packet.arrived.is_none() && lag > Duration::ZERO {
                 self.sent += 1;
-                self.wire.insert((at, self.sent), Packet { arrived: Some(self.now), ..packet });
+                self.wire.insert((self.now + lag, self.sent), Packet { arrived: Some(arrived), ..packet });
+            } else if packet.to == ours() {
+                let arrival = Arrival { at: arrived, exact: self.stamped };
+                self.refused.extend(self.prober.handle_datagram(arrival, packet.from, &packet.octets).err());
             } else {
                 let (now, anchor) = (self.both(), self.anchor);
-                let arrived = packet.arrived.unwrap_or(self.now);
                 let Some(server) = self.servers.get_mut(&packet.to) else { continue };
                 match server.handle(now, anchor, arrived, packet.from, &packet.octets) {
                     Ok(Outcome::Validating) => self.validations += 1,

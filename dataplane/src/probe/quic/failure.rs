@@ -9,6 +9,8 @@ use super::client::Client;
 /// TLS alerts are QUIC errors from here on (RFC 9001 section 4.8).
 const CRYPTO_ERROR: u64 = 0x100;
 const NO_APPLICATION_PROTOCOL: u64 = CRYPTO_ERROR + 120;
+const INTERNAL_ERROR: u64 = CRYPTO_ERROR + 80;
+const UNRECOGNIZED_NAME: u64 = CRYPTO_ERROR + 112;
 const CONNECTION_REFUSED: u64 = 0x02;
 /// How rustls begins what it says of certificates.
 const BAD_CERTIFICATE: &str = "invalid peer certificate: ";
@@ -123,6 +125,16 @@ impl Failure {
                 Self::new(
                     FailureKind::Protocol,
                     format!("server speaks none of {offered}; set alpn to one it does"),
+                )
+            }
+            // Servers with a certificate for each name say either of a name they have none for.
+            INTERNAL_ERROR | UNRECOGNIZED_NAME => {
+                let name = &client.server_name;
+                Self::new(
+                    FailureKind::Certificate,
+                    format!(
+                        "{whole}; server may have no certificate for {name:?}, set server_name to a name it has one for"
+                    ),
                 )
             }
             CONNECTION_REFUSED => Self::new(FailureKind::Refused, "server refused the connection"),

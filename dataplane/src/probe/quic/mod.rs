@@ -4,8 +4,7 @@
 //! Pong in DATAGRAM frames (RFC 9221, [`wire::ping`](crate::wire::ping)). Any other server is probed with
 //! PING frames, which it must acknowledge (RFC 9000 section 13.2).
 //!
-//! RTT is T4 - T1 - turnaround, as with STAMP. T1 is when the datagram with the probe was handed out to be
-//! sent, T4 when the kernel stamped its answer. Turnaround is T3 - T2 of the Pong, or, with PING frames,
+//! RTT is T4 - T1 - turnaround, as with STAMP. T1 is when the datagram with the probe was sent, T4 when the kernel stamped its answer. Turnaround is T3 - T2 of the Pong, or, with PING frames,
 //! the delay the ACK frame says its largest packet was held for. (RFC 9002 section 5.3 takes that out, too,
 //! but leaves it in where the RTT would fall below the least one seen, which is that of a handshake. That
 //! guards congestion control against a lying peer; a probe would just be wrong by up to 25 ms.) A PING that
@@ -98,7 +97,8 @@ pub struct Transmit {
     pub destination: SocketAddr,
     /// Its octets in the buffer, from the start.
     pub len: usize,
-    /// The probe it carries, if it does: T1 is when it was asked for.
+    /// The probe it carries, if it does. T1 is the clock read once more, just before the send: to encrypt
+    /// the datagram took some microseconds.
     pub probe: Option<u32>,
 }
 

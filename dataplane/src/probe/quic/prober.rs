@@ -193,6 +193,19 @@ impl QuicProber {
         self.settle(handle.0, arrival)
     }
 
+    /// The kernel says that nobody listens there, by ICMP: ends an attempt to connect. A connection there is
+    /// stays, for anybody may have sent that.
+    pub fn handle_port_closed(&mut self, now: Monotonic, key: u32) {
+        self.now(now);
+        let Some(State::Linked(index)) = self.targets.get(&key).map(|target| target.state) else { return };
+        let Some(link) = self.links.get_mut(index).and_then(Option::as_mut) else { return };
+        if link.phase == Phase::Connecting {
+            link.close(self.latest);
+            self.line_up(index);
+            self.lose(now, key, Failure::new(FailureKind::Refused, "port is closed"));
+        }
+    }
+
     /// Does what is due by `now`: retransmissions, timeouts, new attempts.
     pub fn handle_timeout(&mut self, now: Monotonic) {
         let instant = self.now(now);
