@@ -1,4 +1,5 @@
 //! QUIC probes against our responder and a server of another make, on a simulated network.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bounds;
 mod world;

@@ -69,6 +69,9 @@ pub(crate) enum Server {
     Other(Box<Other>),
 }
 
+/// What else comes of a datagram.
+pub(crate) type Harm = Box<dyn FnMut(&[u8]) -> Option<Vec<u8>>>;
+
 /// Where datagrams are lost.
 pub(crate) type Loss = Box<dyn FnMut(bool, &[u8]) -> bool>;
 
@@ -83,7 +86,7 @@ pub(crate) struct World {
     pub(crate) delay: Duration,
     pub(crate) lose: Loss,
     /// What comes along with, or in the place of, a datagram.
-    pub(crate) harm: Option<Box<dyn FnMut(&[u8]) -> Option<Vec<u8>>>>,
+    pub(crate) harm: Option<Harm>,
     /// Whether the kernel stamps arrivals at the prober.
     pub(crate) stamped: bool,
     wire: BTreeMap<(Monotonic, u64), Packet>,

@@ -277,9 +277,9 @@ impl QuicProber {
         }
     }
 
-    /// Connections there are, those being closed included.
+    /// Connections there are, those being made and closed included. Counts them.
     pub fn connections(&self) -> usize {
-        self.endpoint.open_connections()
+        self.links.iter().flatten().count()
     }
 
     fn link_of(&self, key: u32) -> Option<&Link> {
