@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::key::HmacKey;
 use crate::probe::direction::ReflectorKind;
 use crate::probe::quic::Client;
 
@@ -85,6 +86,8 @@ impl Protocol {
 /// How a STAMP reflector is probed.
 #[derive(Clone, Debug, Default)]
 pub struct Stamp {
+    /// Shared with the reflector: probes are authenticated, and replies that are not are refused.
+    pub key: Option<Arc<HmacKey>>,
     /// Whether it counts its replies.
     pub reflector: ReflectorKind,
 }

@@ -9,7 +9,7 @@ use crate::endpoint::{EndpointConfig, Path};
 use crate::probe::{Payload, ProbeEvent, Refusal, SendError, Session};
 use crate::schedule::{EntryKey, Schedule, SlotQueue};
 use crate::stall::Stalls;
-use crate::wire::stamp;
+use crate::wire::{stamp, stamp_auth};
 
 /// Most sessions of one shard: SSIDs tell them apart and are 16 bits wide, 0 taken out.
 pub const SESSIONS_MAX: usize = 65_535;
@@ -217,7 +217,10 @@ impl Prober {
         event: &mut impl FnMut(SessionKey, ProbeEvent),
     ) -> Result<SessionKey, Refusal> {
         // A reflector that knows RFC 8972 names the session itself, which spares the look by address.
-        if let Some(key) = self.session_named_in(datagram, source) {
+        let named = stamp::peek_ssid(datagram)
+            .and_then(|ssid| self.session_named(ssid, source))
+            .or_else(|| stamp_auth::peek_ssid(datagram).and_then(|ssid| self.session_named(ssid, source)));
+        if let Some(key) = named {
             let answer = self.handle_reply(key, arrival, datagram, event);
             // What STAMP calls the SSID is anything in another protocol.
             if !matches!(answer, Err(Refusal::Malformed)) {
@@ -296,9 +299,9 @@ impl Prober {
         slot.map_or(Path::default(), |slot| slot.path)
     }
 
-    /// The session whose SSID the datagram carries, if that probes its source.
-    fn session_named_in(&self, datagram: &[u8], source: SocketAddr) -> Option<u32> {
-        let key = u32::from(stamp::peek_ssid(datagram)?).checked_sub(1)?;
+    /// The session of that SSID, if it probes that address.
+    fn session_named(&self, ssid: u16, source: SocketAddr) -> Option<u32> {
+        let key = u32::from(ssid).checked_sub(1)?;
         let slot = self.sessions.get(key as usize)?.as_ref()?;
         (slot.address == source).then_some(key)
     }

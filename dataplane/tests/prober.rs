@@ -4,15 +4,19 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use relayscope_dataplane::clock::{Arrival, Monotonic, Now, Realtime};
 use relayscope_dataplane::endpoint::{EndpointConfig, Protocol, Stamp};
+use relayscope_dataplane::key::HmacKey;
 use relayscope_dataplane::probe::direction::ReflectorKind;
 use relayscope_dataplane::probe::{Payload, ProbeEvent, Refusal, SendError};
 use relayscope_dataplane::prober::{Prober, SessionKey, Transmit};
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig, Request};
+use relayscope_dataplane::wire::stamp::{ErrorEstimate, ReflectorPacket, SenderPacket};
+use relayscope_dataplane::wire::timestamp::Timestamp;
 
 const MS: u64 = 1_000_000;
 const SLOT: Duration = Duration::from_millis(10);
@@ -388,7 +392,6 @@ fn an_error_in_place_of_a_reply_is_a_loss_at_once_and_only_for_the_probe_it_quot
     let mut forged = sent[0].clone();
     forged[11] ^= 1;
     let mut bounce = |quoted: &[u8]| {
-        let destination = destination;
         prober.handle_bounce(destination, SendError::Unreachable, quoted, &mut note)
     };
     assert_eq!(bounce(&forged), Err(Refusal::TimestampMismatch), "who did not see the probe");
@@ -424,10 +427,43 @@ fn a_moved_target_goes_on_and_what_was_in_flight_to_the_old_address_says_nothing
 }
 
 #[test]
+fn an_authenticated_session_takes_no_reply_without_the_key() {
+    let [key, other] = [b"known to both ends".as_slice(), b"known to somebody else"]
+        .map(|octets| Arc::new(HmacKey::new(octets).unwrap()));
+    let mut prober = Prober::new(SLOT);
+    let stamp = Stamp { key: Some(Arc::clone(&key)), ..Stamp::default() };
+    let config = EndpointConfig { protocol: Protocol::Stamp(stamp), ..target("192.0.2.9:862", 1000, 500) };
+    let session = prober.add(Monotonic(0), &config).unwrap();
+    let mut events = Vec::new();
+    let mut note = |_, event| events.push(event);
+    let transmit = prober.poll_transmit(Monotonic(1_000 * MS), at(1_000 * MS), &mut note).unwrap();
+    let request = octets(&transmit);
+    assert_eq!(request.len(), 112);
+    let sent = SenderPacket::decode_authenticated(&request, &key).unwrap();
+    let reply = ReflectorPacket {
+        sequence: 0,
+        timestamp: Timestamp(0),
+        error_estimate: ErrorEstimate::OURS,
+        ssid: sent.ssid,
+        receive_timestamp: Timestamp(0),
+        sender_sequence: sent.sequence,
+        sender_timestamp: sent.timestamp,
+        sender_error_estimate: sent.error_estimate,
+        sender_ttl: 255,
+    };
+    let arrival = Arrival::exact(Monotonic(1_020 * MS));
+    let mut answer = |octets: &[u8]| prober.handle_datagram(transmit.destination, arrival, octets, &mut note);
+    assert_eq!(answer(&reply.encode()), Err(Refusal::Short));
+    assert_eq!(answer(&reply.encode_authenticated(&other)), Err(Refusal::Unauthentic));
+    assert_eq!(answer(&reply.encode_authenticated(&key)), Ok(session));
+    assert_eq!(events, [ProbeEvent::Answered { sequence: 0, rtt: ms(20), reordered: false }]);
+}
+
+#[test]
 fn directions_of_losses_are_told_from_our_reflectors_count() {
     // The simulated path loses replies: it always lets the reflector count.
     let mut network = Network::new(|sequence| if sequence % 5 == 3 { vec![] } else { vec![ms(20)] });
-    let stamp = Stamp { reflector: ReflectorKind::Stateful };
+    let stamp = Stamp { reflector: ReflectorKind::Stateful, ..Stamp::default() };
     let config = EndpointConfig { protocol: Protocol::Stamp(stamp), ..target("192.0.2.9:862", 100, 500) };
     network.prober.add(Monotonic(network.now), &config).unwrap();
     network.run_until(30_000);

@@ -48,7 +48,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    fn new<const N: usize>(packet: &[u8; N]) -> Self {
+    pub(super) fn new<const N: usize>(packet: &[u8; N]) -> Self {
         const { assert!(N <= PACKET_LEN_MAX, "longer than the longest probe") };
         let mut octets = [0; PACKET_LEN_MAX];
         octets[..N].copy_from_slice(packet);
@@ -138,7 +138,7 @@ impl Session {
             event(ProbeEvent::Directed { forward: known.forward, reverse: known.reverse });
         }
         let payload = match &self.protocol {
-            State::Stamp(sender) => Payload::Datagram(Packet::new(&sender.encode(sequence, token))),
+            State::Stamp(sender) => Payload::Datagram(sender.encode(sequence, token)),
             State::Stun(_) => Payload::Datagram(Packet::new(&stun::Client::encode(sequence, token))),
             State::Tcp => Payload::Connect,
             State::Quic(_) => Payload::Quic,

@@ -202,9 +202,11 @@ pub(crate) fn tcp_listener() {
     let ip = loopback();
     let at = SocketAddr::new(ip, 8080);
     let listener = std::net::TcpListener::bind(at).unwrap();
-    std::thread::spawn(move || {
-        while listener.accept().is_ok_and(|(stream, _)| stream.peer_addr().is_ok()) {}
-    });
+    std::thread::spawn(
+        move || {
+            while listener.accept().is_ok_and(|(stream, _)| stream.peer_addr().is_ok()) {}
+        },
+    );
     is_probed(ip, &format!("tcp://{at}"), "");
     one_shot(&[&format!("tcp://{at}")]);
 }
