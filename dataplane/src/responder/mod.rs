@@ -7,34 +7,27 @@
 
 mod admission;
 mod identity;
+mod setup;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn_proto::crypto::rustls::QuicServerConfig;
-use quinn_proto::{
-    Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, EndpointEvent,
-    HashedConnectionIdGenerator, Incoming, ServerConfig,
-};
-use ring::hmac;
+use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointEvent, Incoming};
 
 use admission::Admission;
 pub use admission::Rate;
 pub use identity::{Identity, IdentityError};
 
 use crate::clock::{Arrival, Monotonic, Now};
-use crate::probe::quic::ALPN;
-use crate::probe::quic::transport::{Anchor, Deadlines, WallClock, transport};
+use crate::probe::quic::transport::{Anchor, Deadlines, WallClock};
 use crate::wire::ping::{Ping, Pong};
 
 /// Pings of one connection that wait for their Pong. Asked after each datagram, as a driver does, one does.
 const PINGS_MAX: usize = 16;
 /// Answers without a connection that wait to be sent.
 const ANSWERS_MAX: usize = 64;
-/// Octets of a client's first flight held until it is admitted, which is at once.
-const INCOMING_OCTETS_MAX: u64 = 16 << 10;
 
 /// How a responder behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,13 +196,18 @@ impl Responder {
     ) -> Result<Self, IdentityError> {
         let clock = Arc::new(WallClock::default());
         let reset_key = identity.derived_key();
-        let server = server(&config, identity, &clock)?;
+        let server = setup::server(&config, identity, &clock)?;
         Ok(Self {
             admission: Admission::new(config.unproven, config.source, anchor_monotonic),
             config,
             anchor: Anchor { instant: anchor, monotonic: anchor_monotonic },
             latest: anchor,
-            endpoint: Endpoint::new(Arc::new(endpoint(reset_key)), Some(Arc::new(server)), false, None),
+            endpoint: Endpoint::new(
+                Arc::new(setup::endpoint(reset_key)),
+                Some(Arc::new(server)),
+                false,
+                None,
+            ),
             clock,
             peers: Vec::new(),
             open: 0,
@@ -282,9 +280,13 @@ impl Responder {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do; a moment past while
+    /// [`poll_transmit`](Self::poll_transmit) has.
     pub fn poll_timeout(&mut self) -> Option<Monotonic> {
-        self.deadlines.next()
+        if self.line.is_empty() && self.answers.is_empty() {
+            return self.deadlines.next();
+        }
+        Some(self.anchor.monotonic(self.latest))
     }
 
     /// The next datagram to send, written to the start of `buffer`; `now` is T3 of the Pongs in it.
@@ -468,43 +470,4 @@ impl Peer {
             self.connection.datagrams().send(pong.to_vec().into(), true).unwrap_or_default();
         }
     }
-}
-
-fn server(
-    config: &ResponderConfig,
-    identity: Identity,
-    clock: &Arc<WallClock>,
-) -> Result<ServerConfig, IdentityError> {
-    let unusable = |error: &dyn std::fmt::Display| IdentityError::Unusable(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_details(provider, clock.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| unusable(&error))?
-        .with_no_client_auth()
-        .with_single_cert(identity.chain, identity.key)
-        .map_err(|error| unusable(&error))?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    tls.send_tls13_tickets = 0;
-    let tls = QuicServerConfig::try_from(tls).map_err(|error| unusable(&error))?;
-    let mut transport = transport(config.idle, None, 0);
-    // Our Pongs are short: there is nothing to find the path's MTU for.
-    transport.mtu_discovery_config(None);
-    let mut server = ServerConfig::with_crypto(Arc::new(tls));
-    server
-        .transport_config(Arc::new(transport))
-        .max_incoming(config.handshakes_max)
-        .incoming_buffer_size(INCOMING_OCTETS_MAX)
-        .incoming_buffer_size_total(INCOMING_OCTETS_MAX)
-        .time_source(clock.clone());
-    Ok(server)
-}
-
-/// Connection identifiers a restarted responder knows for its own, or else it would not answer them.
-fn endpoint(reset_key: hmac::Key) -> EndpointConfig {
-    let tag = hmac::sign(&reset_key, b"connection identifiers");
-    let key = tag.as_ref().iter().take(8).fold(0, |key: u64, octet| key << 8 | u64::from(*octet));
-    let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
-    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
-    endpoint
 }

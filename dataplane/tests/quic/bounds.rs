@@ -188,6 +188,20 @@ fn an_arrival_the_kernel_did_not_stamp_makes_no_handshake_time() {
     assert_eq!(*world.last_event(), Event::Connected { handshake: None, mode: Mode::Datagram });
 }
 
+#[test]
+fn what_is_left_to_send_falls_due_at_once() {
+    let mut world = world();
+    world.connect(KEY);
+    world.run(SECOND);
+    let later = world.prober.poll_timeout();
+    assert!(later.is_some_and(|at| at > world.now));
+    assert_eq!(world.prober.probe(world.now, KEY, 1), Ok(()));
+    assert!(world.prober.poll_timeout().is_some_and(|at| at <= world.now));
+    world.run(SECOND);
+    assert_eq!(world.rtts(KEY).len(), 1);
+    assert!(world.prober.poll_timeout().is_some_and(|at| at > world.now));
+}
+
 /// What a hostile network does to a datagram.
 #[derive(Clone, Debug)]
 enum Harm {

@@ -167,7 +167,6 @@ impl World {
     /// Lets time pass.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
-        self.flush();
         loop {
             let due = [
                 self.wire.first_key_value().map(|((at, _), _)| *at),
@@ -277,6 +276,7 @@ impl World {
         for connection in other.connections.values_mut() {
             connection.close(now, 0u32.into(), b"maintenance".to_vec().into());
         }
+        self.flush();
     }
 
     pub(crate) fn ours(&self, address: SocketAddr) -> &Responder {

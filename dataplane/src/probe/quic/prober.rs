@@ -232,9 +232,13 @@ impl QuicProber {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do; a moment past while
+    /// [`poll_transmit`](Self::poll_transmit) has.
     pub fn poll_timeout(&mut self) -> Option<Monotonic> {
-        self.deadlines.next()
+        if self.line.is_empty() && self.wanted.is_empty() {
+            return self.deadlines.next();
+        }
+        Some(self.anchor.monotonic(self.latest))
     }
 
     /// The next datagram to send, written to the start of `buffer`. Ask anew with a fresh `now` for each.
