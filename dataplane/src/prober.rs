@@ -293,6 +293,11 @@ impl Prober {
         Some(tell_it(&mut slot.session, &mut event))
     }
 
+    /// The endpoints at an address.
+    pub(crate) fn keys_at(&self, address: SocketAddr) -> impl Iterator<Item = SessionKey> {
+        self.by_address.get(&address).into_iter().flatten().copied().map(SessionKey)
+    }
+
     /// How what is sent to the endpoint leaves; as the route says where the endpoint is gone.
     pub(crate) fn path(&self, key: SessionKey) -> Path {
         let slot = self.sessions.get(key.index()).and_then(Option::as_ref);

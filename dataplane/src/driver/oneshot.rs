@@ -207,7 +207,9 @@ impl<'a> Sockets<'a> {
         loop {
             let now = clock::now();
             let Some(transmit) = quic.prober.poll_transmit(now, &mut quic.packet) else { return newest };
-            newest = transmit.probe.map(|sequence| (sequence, now.monotonic)).or(newest);
+            // After it was encrypted.
+            let sent_at = clock::monotonic();
+            newest = transmit.probe.map(|sequence| (sequence, sent_at)).or(newest);
             // Lost on its way, as any packet may be.
             self.port.send(&quic.packet[..transmit.len], transmit.destination, self.endpoint.path).ok();
         }

@@ -166,6 +166,9 @@ impl ShardDriver {
                 matches!(waking.role, Role::QuicProbes) && waking.port.local_address().is_ipv6() == ipv6
             });
             let octets = &packet[..transmit.len];
+            if let Some(probe) = transmit.probe {
+                shard.note_quic_sent(clock::monotonic(), probe);
+            }
             port.map(|waking| waking.port.send(octets, transmit.destination, transmit.path).ok());
         }
     }
@@ -250,8 +253,8 @@ fn read_quic(shard: &mut Shard, port: &mut UdpPort) -> io::Result<()> {
         shard.handle_quic(now, arrival, datagram.source, datagram.truncated, datagram.octets);
     });
     if read.is_err() || port.is_bounced() {
-        // That a server is not there shows by its silence as well.
-        port.read_bounces(|_, _| {});
+        let now = clock::now();
+        port.read_bounces(|bounce, reason| shard.handle_quic_bounce(now, bounce.destination, reason));
     }
     shard.handle_overflow(read?.dropped.into());
     Ok(())

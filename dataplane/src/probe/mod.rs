@@ -1,8 +1,8 @@
 //! Probing sessions: one with each endpoint. Sans-IO.
 //!
 //! [`Session`] makes probes and settles them; its [`account`] knows which are in flight and how each ended,
-//! whatever the protocol; [`stamp`] and [`stun`] know what stands in a packet; [`direction`] tells where
-//! probes vanish.
+//! whatever the protocol; `stamp` and `stun` know what stands in a packet, [`quic`] keeps connections;
+//! [`direction`] tells where probes vanish.
 
 pub mod account;
 pub mod direction;

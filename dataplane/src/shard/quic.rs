@@ -20,6 +20,8 @@ pub struct QuicTransmit {
     pub path: Path,
     /// Its octets in the buffer, from the start.
     pub len: usize,
+    /// The probe in it, whose [`note_quic_sent`](Shard::note_quic_sent) is due just before it is sent.
+    pub probe: Option<(SessionKey, u32)>,
 }
 
 impl Shard {
@@ -83,12 +85,27 @@ impl Shard {
     pub fn poll_quic_transmit(&mut self, now: Now, buffer: &mut Vec<u8>) -> Option<QuicTransmit> {
         let transmit = self.quic.as_mut()?.poll_transmit(now, buffer)?;
         let key = transmit.key.map(SessionKey::of);
-        if let (Some(key), Some(sequence)) = (key, transmit.probe) {
-            let note = &mut |_, _| {};
-            self.prober.with_session(key, note, |session, _| session.note_sent_at(sequence, now.monotonic));
-        }
         let path = key.map_or(Path::default(), |key| self.prober.path(key));
-        Some(QuicTransmit { destination: transmit.destination, path, len: transmit.len })
+        let probe = key.zip(transmit.probe);
+        Some(QuicTransmit { destination: transmit.destination, path, len: transmit.len, probe })
+    }
+
+    /// T1 of a probe on a connection: after it was encrypted, before it is sent.
+    pub fn note_quic_sent(&mut self, now: Monotonic, (key, sequence): (SessionKey, u32)) {
+        let note = &mut |_, _| {};
+        self.prober.with_session(key, note, |session, _| session.note_sent_at(sequence, now));
+    }
+
+    /// An error came back for a QUIC packet: an attempt at a connection there has failed. One that is there
+    /// is told by its peer alone.
+    pub fn handle_quic_bounce(&mut self, now: Now, destination: SocketAddr, reason: SendError) {
+        let Self { quic: Some(quic), prober, .. } = self else { return };
+        if reason == SendError::Refused {
+            for key in prober.keys_at(destination) {
+                quic.handle_port_closed(now.monotonic, key.number());
+            }
+        }
+        self.settle_quic(now);
     }
 
     /// Carries what the connections tell over to the sessions.
