@@ -267,6 +267,9 @@ impl EndpointSeries {
             ProbeEvent::Discarded { .. } => self.discarded.add(1),
             ProbeEvent::Late { .. } => self.late.add(1),
             ProbeEvent::Duplicate { .. } => self.duplicate.add(1),
+            ProbeEvent::Dropped { .. } => {
+                count(&SendError::ALL, SendError::Dropped, &mut self.send_errors);
+            }
             ProbeEvent::Unsent { reason, .. } => {
                 count(&SendError::ALL, reason, &mut self.send_errors);
             }

@@ -282,7 +282,7 @@ fn a_reply_that_came_after_the_timeout_is_late_though_we_read_it_before_the_dead
 }
 
 #[test]
-fn a_target_of_which_nothing_is_known_any_more_is_neither_up_nor_down() {
+fn a_target_to_which_nothing_leaves_this_host_is_down() {
     let mut prober = Prober::new(SLOT);
     let target = target("192.0.2.9:862", 1000, 500);
     let key = prober.add(Monotonic(0), &target).unwrap();
@@ -295,8 +295,37 @@ fn a_target_of_which_nothing_is_known_any_more_is_neither_up_nor_down() {
         prober.handle_sent(transmit.probe, Duration::ZERO, Err(reason), &mut |_, _| {});
         ups.push(prober.session(key).unwrap().up());
     }
+    // Unreachable; then for a while nothing is known that was not before; then that nothing leaves is enough.
     assert_eq!(ups[0], Some(false));
-    assert_eq!(ups[98], None);
+    assert_eq!(ups[98], Some(false));
+}
+
+#[test]
+fn one_probe_that_our_own_full_queue_kept_makes_nobody_down() {
+    let mut prober = Prober::new(SLOT);
+    let key = prober.add(Monotonic(0), &target("192.0.2.9:862", 1000, 500)).unwrap();
+    let mut ups = Vec::new();
+    for second in 1..5u64 {
+        let now = at(second * 1_000 * MS);
+        let transmit = prober.poll_transmit(now.monotonic, now, &mut |_, _| {}).unwrap();
+        let result = if second == 3 { Ok(()) } else { Err(SendError::WouldBlock) };
+        prober.handle_sent(transmit.probe, Duration::ZERO, result, &mut |_, _| {});
+        ups.push(prober.session(key).unwrap().up());
+    }
+    assert_eq!(ups, [None, Some(false), Some(false), Some(false)], "two in a row are a second");
+}
+
+#[test]
+fn what_this_host_drops_on_the_way_out_is_waited_for_and_lost() {
+    let mut prober = Prober::new(SLOT);
+    let key = prober.add(Monotonic(0), &target("192.0.2.9:862", 1000, 500)).unwrap();
+    let mut events = Vec::new();
+    let mut note = |_, event| events.push(event);
+    let transmit = prober.poll_transmit(Monotonic(1_000 * MS), at(1_000 * MS), &mut note).unwrap();
+    prober.handle_sent(transmit.probe, Duration::ZERO, Err(SendError::Dropped), &mut note);
+    prober.handle_timeout(Monotonic(1_600 * MS), &mut note);
+    assert_eq!(events, [ProbeEvent::Dropped { sequence: 0 }, ProbeEvent::Lost { sequence: 0 }]);
+    assert_eq!(prober.session(key).unwrap().up(), Some(false));
 }
 
 #[test]
@@ -391,9 +420,8 @@ fn an_error_in_place_of_a_reply_is_a_loss_at_once_and_only_for_the_probe_it_quot
     }
     let mut forged = sent[0].clone();
     forged[11] ^= 1;
-    let mut bounce = |quoted: &[u8]| {
-        prober.handle_bounce(destination, SendError::Unreachable, quoted, &mut note)
-    };
+    let mut bounce =
+        |quoted: &[u8]| prober.handle_bounce(destination, SendError::Unreachable, quoted, &mut note);
     assert_eq!(bounce(&forged), Err(Refusal::TimestampMismatch), "who did not see the probe");
     // RFC 792 promises the UDP header and no more: it is about the newest.
     assert_eq!(bounce(&[]), Ok(key));

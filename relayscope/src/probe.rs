@@ -89,6 +89,7 @@ fn line(event: ProbeEvent) -> String {
         }
         ProbeEvent::Late { sequence } => format!("seq={sequence} late"),
         ProbeEvent::Duplicate { sequence } => format!("seq={sequence} duplicate"),
+        ProbeEvent::Dropped { sequence } => format!("seq={sequence} dropped by this host on its way out"),
         ProbeEvent::Unsent { sequence, reason } => format!("seq={sequence} not sent: {}", reason.label()),
         ProbeEvent::Directed { forward, reverse } => {
             format!("of the lost {forward} vanished on the way there, {reverse} on the way back")
@@ -119,7 +120,8 @@ impl Summary {
             ProbeEvent::Late { .. } => self.late += 1,
             ProbeEvent::Duplicate { .. } => self.duplicate += 1,
             ProbeEvent::Unsent { .. } => self.unsent += 1,
-            ProbeEvent::Directed { .. }
+            ProbeEvent::Dropped { .. }
+            | ProbeEvent::Directed { .. }
             | ProbeEvent::Rebound { .. }
             | ProbeEvent::Connected { .. }
             | ProbeEvent::Disconnected { .. } => {}

@@ -291,9 +291,8 @@ fn is_of_the_network(error: &io::Error) -> bool {
 
 pub(super) fn send_error(error: &io::Error) -> SendError {
     match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
-            SendError::WouldBlock
-        }
+        Some(libc::ENOBUFS) => SendError::Dropped,
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => SendError::WouldBlock,
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL) => {
             SendError::Unreachable
         }

@@ -70,6 +70,8 @@ pub(crate) struct Account {
     next_in_window: u32,
     window: Window,
     newest_answered: Option<u32>,
+    /// When the first was due of those of which none left since.
+    unsent_since: Option<Monotonic>,
     /// The newest settled probe that says something, and whether it was answered.
     newest_settled: Option<(u32, bool)>,
 }
@@ -107,6 +109,7 @@ impl Account {
             next_in_window: 0,
             window: Window::new(window),
             newest_answered: None,
+            unsent_since: None,
             newest_settled: None,
         }
     }
@@ -142,8 +145,8 @@ impl Account {
     }
 
     /// How the send of a probe went, and how long after its stamp the call returned. A probe the kernel
-    /// did not take makes the target down, unless our own full queue or a connection in the making was the
-    /// reason.
+    /// did not take makes the target down; where our own full queue or a connection in the making was the
+    /// reason, only once that lasts as long as a reply may take.
     pub(crate) fn handle_sent(
         &mut self,
         sequence: u32,
@@ -156,9 +159,18 @@ impl Account {
         }
         let slot = self.slot(sequence);
         self.history[slot].disturbed = took >= SEND_DISTURBED_MIN;
-        let Err(reason) = result else { return };
+        let Err(reason) = result else {
+            self.unsent_since = None;
+            return;
+        };
+        if reason == SendError::Dropped {
+            return event(ProbeEvent::Dropped { sequence });
+        }
+        let sent_at = self.history[slot].sent_at;
         self.settle(sequence, Settled::Discarded);
-        if ![SendError::WouldBlock, SendError::Connecting].contains(&reason) {
+        let unsent_since = *self.unsent_since.get_or_insert(sent_at);
+        let says_nothing = [SendError::WouldBlock, SendError::Connecting].contains(&reason);
+        if !says_nothing || sent_at.since(unsent_since) >= self.timeout {
             self.note_settled(sequence, false);
         }
         event(ProbeEvent::Unsent { sequence, reason });

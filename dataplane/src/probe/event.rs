@@ -44,6 +44,12 @@ pub enum ProbeEvent {
         /// Its sequence number.
         sequence: u32,
     },
+    /// Dropped on its way out by a queue or device of this host: waited for all the same, as nobody can tell
+    /// that from a loss further on.
+    Dropped {
+        /// Its sequence number.
+        sequence: u32,
+    },
     /// Never left this host.
     Unsent {
         /// Its sequence number.
@@ -87,6 +93,7 @@ impl ProbeEvent {
             | Self::Unsent { .. } => true,
             Self::Late { .. }
             | Self::Duplicate { .. }
+            | Self::Dropped { .. }
             | Self::Directed { .. }
             | Self::Rebound { .. }
             | Self::Connected { .. }
@@ -98,8 +105,10 @@ impl ProbeEvent {
 /// Why a probe did not get through, as far as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// Socket buffer or queue full (EAGAIN, ENOBUFS): our own doing, says nothing about the target.
+    /// Socket buffer full (EAGAIN), or no memory: our own doing, says nothing about the target.
     WouldBlock,
+    /// Taken, and dropped by a queue or device of this host (ENOBUFS).
+    Dropped,
     /// No route, here or further on (ENETUNREACH, EHOSTUNREACH).
     Unreachable,
     /// Refused by the far end (ECONNREFUSED): nobody listens on that port.
@@ -116,8 +125,9 @@ pub enum SendError {
 
 impl SendError {
     /// All of them, in order of their series.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::WouldBlock,
+        Self::Dropped,
         Self::Unreachable,
         Self::Refused,
         Self::Denied,
@@ -130,6 +140,7 @@ impl SendError {
     pub fn label(self) -> &'static str {
         match self {
             Self::WouldBlock => "would_block",
+            Self::Dropped => "dropped",
             Self::Unreachable => "unreachable",
             Self::Refused => "refused",
             Self::Denied => "denied",

@@ -359,7 +359,8 @@ impl Shard {
     /// How the send of a probe went, and how long after its stamp the call returned.
     pub fn handle_sent(&mut self, now: Now, probe: ProbeId, took: Duration, result: Result<(), SendError>) {
         let out = &mut self.out;
-        if let (Ok(()), Some(Some(endpoint))) = (result, out.endpoints.get_mut(probe.key.index())) {
+        let taken = matches!(result, Ok(()) | Err(SendError::Dropped));
+        if let (true, Some(Some(endpoint))) = (taken, out.endpoints.get_mut(probe.key.index())) {
             endpoint.series.note_sent();
         }
         self.prober.handle_sent(probe, took, result, &mut |key, event| out.note(now, key, event));
