@@ -1,7 +1,7 @@
 //! End to end: real processes, real peers, the real Prometheus, on loopback.
 //!
-//! A test whose peer is not installed is listed as ignored, says why on stderr, and is counted as
-//! skipped by the runner. `scripts/test` installs all peers.
+//! A test whose peer is not installed, or whose kernel or privileges it has not, is listed as ignored, says
+//! why on stderr, and is counted as skipped by the runner. `scripts/test` installs all peers.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod autopsy;
@@ -9,6 +9,7 @@ mod cli;
 mod clock;
 mod hostile;
 mod mesh;
+mod namespaces;
 mod peers;
 mod prometheus;
 mod relay;
@@ -21,6 +22,7 @@ mod split;
 mod stamp_suite;
 mod tap;
 mod top;
+mod truth;
 
 use libtest_mimic::{Arguments, Trial};
 use peers::Peer;
@@ -33,7 +35,7 @@ fn main() {
     let mut add = |name: &str, peer: Option<Peer>, test: fn()| {
         let missing = peer.and_then(Peer::missing);
         if let Some(reason) = &missing {
-            eprintln!("SKIPPED {name}: {reason}; scripts/test installs it");
+            eprintln!("SKIPPED {name}: {reason}");
         }
         let trial = Trial::test(name, move || {
             test();
@@ -53,6 +55,16 @@ fn main() {
     add("a_reload_there_is_no_room_for_keeps_the_targets", None, reload::no_room);
     add("a_flood_at_a_probing_socket_is_counted_and_is_not_loss", None, hostile::flood);
     add("a_log_nobody_reads_does_not_end_the_relay", None, mesh::log_is_gone);
+    add("losses_imposed_come_back_packet_for_packet", None, truth::losses);
+    add(
+        "delay_duplication_and_reordering_imposed_come_back_packet_for_packet",
+        None,
+        truth::delay_duplication_and_reordering,
+    );
+    add("losses_imposed_come_back_by_direction", None, truth::directions);
+    add("a_partition_is_down_in_time_and_heals", None, truth::partition);
+    add("a_pulled_cable_is_down_in_time_and_heals", Some(Peer::Namespaces), namespaces::cable_pulled);
+    add("delay_and_loss_of_the_kernels_own_come_back", Some(Peer::Netem), namespaces::netem);
     add("hostile_packets_are_counted_by_reason_and_change_nothing_else", None, hostile::both_roles);
     add(
         "a_control_plane_killed_ten_times_loses_count_of_nothing",

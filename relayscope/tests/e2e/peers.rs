@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-/// A program that is not ours.
+use crate::namespaces;
+
+/// A program that is not ours, or an ability of the host.
 #[derive(Clone, Copy)]
 pub(crate) enum Peer {
     Cc,
@@ -16,17 +18,29 @@ pub(crate) enum Peer {
     Stund,
     Caddy,
     Aioquic,
+    /// Network namespaces and cables between them.
+    Namespaces,
+    /// A kernel that delays and loses packets.
+    Netem,
 }
 
 impl Peer {
-    /// Why the peer cannot be used; `None` if it can.
+    /// Why the peer cannot be used, and what would mend it; `None` if it can.
     pub(crate) fn missing(self) -> Option<String> {
+        match self {
+            Self::Namespaces => namespaces::missing_namespaces(),
+            Self::Netem => namespaces::missing_netem(),
+            program => program.missing_program(),
+        }
+    }
+
+    fn missing_program(self) -> Option<String> {
         let program = self.program();
         let found = match program.components().count() {
             1 => on_path(&program),
             _ => program.is_file(),
         };
-        (!found).then(|| format!("{} is not installed", program.display()))
+        (!found).then(|| format!("{} is not installed; scripts/test installs it", program.display()))
     }
 
     /// How to start it.
@@ -42,6 +56,8 @@ impl Peer {
             Self::Scapy | Self::Aioquic => peers_dir().join("venv/bin/python"),
             Self::StampSuite => peers_dir().join("bin/stamp-suite"),
             Self::Tmux => "tmux".into(),
+            Self::Namespaces => "ip".into(),
+            Self::Netem => "tc".into(),
         }
     }
 }
@@ -62,7 +78,7 @@ fn faketime() -> PathBuf {
     found.unwrap_or_else(|| library("/usr/lib".into()))
 }
 
-fn on_path(program: &Path) -> bool {
+pub(crate) fn on_path(program: &Path) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
