@@ -44,6 +44,7 @@
 mod account;
 mod aggregate;
 mod clock;
+pub mod discovery;
 mod drain;
 mod exposition;
 mod health;

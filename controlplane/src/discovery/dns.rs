@@ -1,0 +1,234 @@
+//! Names: where they are, and what services they stand for.
+//!
+//! As this host's own programs see them: an address in `/etc/hosts` counts before any server is asked.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::{Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{Hosts, TokioResolver};
+
+use super::HostPort;
+use super::catalog::{Addresses, Answer};
+use super::file::Stamp;
+use super::list::MEMBERS_MAX;
+use super::settings::{Families, Member};
+
+/// Names asked for at once.
+pub(super) const LOOKUPS_MAX: usize = 32;
+/// Time for one answer, and how often it is asked for.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const ASKS: usize = 2;
+/// Time for all answers about one name.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+const HOSTS: &str = "/etc/hosts";
+
+/// Asks one DNS server, or those of the system, after `/etc/hosts`.
+#[derive(Clone)]
+pub(super) struct Resolver {
+    server: Result<TokioResolver, String>,
+    hosts: Arc<Hosts>,
+    hosts_stamp: Option<Stamp>,
+}
+
+impl Resolver {
+    /// Reads the system's configuration; where that is broken, only `/etc/hosts` is left.
+    pub(super) fn new(server: Option<SocketAddr>) -> Self {
+        let server = build(server).map_err(|error| format!("no DNS server: /etc/resolv.conf: {error}"));
+        Self { server, hosts: read_hosts(), hosts_stamp: hosts_stamp() }
+    }
+
+    /// Reads `/etc/hosts` again if it changed.
+    pub(super) fn refresh(&mut self) {
+        let stamp = hosts_stamp();
+        if stamp != self.hosts_stamp {
+            self.hosts = read_hosts();
+            self.hosts_stamp = stamp;
+        }
+    }
+
+    /// The addresses of a name.
+    pub(super) async fn host(&self, name: &str, families: Families) -> Answer {
+        if let Some((v4, v6)) = self.in_hosts(name, families) {
+            return Answer::Host { v4, v6, valid_for: Duration::ZERO };
+        }
+        let (v4, v6) = match self.ask_both(name, families).await {
+            Ok(answers) => answers,
+            Err(error) => return Answer::Failed(error),
+        };
+        let valid_for = [&v4, &v6].into_iter().filter_map(valid_for).min().unwrap_or_default();
+        Answer::Host {
+            v4: addresses(v4, |data| if let RData::A(a) = data { Some(a.0) } else { None }),
+            v6: addresses(v6, |data| if let RData::AAAA(a) = data { Some(a.0) } else { None }),
+            valid_for,
+        }
+    }
+
+    async fn ask_both(&self, name: &str, families: Families) -> Result<(Asked, Asked), String> {
+        let ask = async |record, wanted: bool| match wanted {
+            true => self.ask(name, record).await,
+            false => Ok(None),
+        };
+        let both = async {
+            tokio::join!(
+                ask(RecordType::A, families != Families::Ipv6),
+                ask(RecordType::AAAA, families != Families::Ipv4)
+            )
+        };
+        tokio::time::timeout(LOOKUP_TIMEOUT, both)
+            .await
+            .map_err(|_| format!("no answer within {LOOKUP_TIMEOUT:?}"))
+    }
+
+    /// `None` where the name has no such record.
+    async fn ask(&self, name: &str, record: RecordType) -> Asked {
+        let server = self.server.as_ref().map_err(Clone::clone)?;
+        match server.lookup(name, record).await {
+            Ok(lookup) => Ok(Some(lookup)),
+            Err(error) if has_none(&error) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// A name that is there is not asked for elsewhere, as in the system's own order `files dns`.
+    fn in_hosts(&self, name: &str, families: Families) -> Option<(Addresses<Ipv4Addr>, Addresses<Ipv6Addr>)> {
+        let name: Name = name.parse().ok()?;
+        let find = |record| self.hosts.lookup_static_host(&Query::query(name.clone(), record));
+        let (v4, v6) = (find(RecordType::A), find(RecordType::AAAA));
+        if v4.is_none() && v6.is_none() {
+            return None;
+        }
+        let v4 = addresses(Ok(v4.filter(|_| families != Families::Ipv6)), |data| match data {
+            RData::A(a) => Some(a.0),
+            _ => None,
+        });
+        let v6 = addresses(Ok(v6.filter(|_| families != Families::Ipv4)), |data| match data {
+            RData::AAAA(a) => Some(a.0),
+            _ => None,
+        });
+        Some((v4, v6))
+    }
+
+    /// The services of a name, by their SRV records, whatever their priority and weight: all are probed.
+    pub(super) async fn services(&self, name: &str) -> Answer {
+        let asked = tokio::time::timeout(LOOKUP_TIMEOUT, self.ask(name, RecordType::SRV));
+        let lookup = match asked.await.unwrap_or_else(|_| Err(format!("no answer within {LOOKUP_TIMEOUT:?}")))
+        {
+            Ok(Some(lookup)) => lookup,
+            Ok(None) => return Answer::Failed("it has no SRV record".to_owned()),
+            Err(error) => return Answer::Failed(error),
+        };
+        let service = |data: &RData| match data {
+            // The root as target says that there is no such service (RFC 2782).
+            RData::SRV(srv) if !srv.target.is_root() => {
+                let mut host = srv.target.to_utf8();
+                host.truncate(host.trim_end_matches('.').len());
+                HostPort::new(host, srv.port)
+            }
+            _ => None,
+        };
+        timed(&lookup, lookup.answers().iter().filter_map(|record| service(&record.data)))
+    }
+
+    /// Every address of a name as a target by itself.
+    pub(super) async fn addresses(&self, address: &HostPort, families: Families) -> Answer {
+        let (v4, v6, valid_for) = match self.host(address.host(), families).await {
+            Answer::Host { v4, v6, valid_for } => (v4, v6, valid_for),
+            other => return other,
+        };
+        // A family that failed would take its targets with it: then all stay as they were.
+        let (v4, v6) = match (v4, v6) {
+            (Addresses::Failed(error), _) | (_, Addresses::Failed(error)) => return Answer::Failed(error),
+            (Addresses::None, Addresses::None) => return Answer::Failed("it has no address".to_owned()),
+            (v4, v6) => (v4.found(), v6.found()),
+        };
+        let texts = v4.iter().map(Ipv4Addr::to_string).chain(v6.iter().map(Ipv6Addr::to_string));
+        let addresses = texts.filter_map(|host| HostPort::new(host, address.port()));
+        Answer::Timed { members: members(addresses), valid_for }
+    }
+}
+
+type Asked = Result<Option<Lookup>, String>;
+
+impl<T> Addresses<T> {
+    fn found(self) -> Vec<T> {
+        match self {
+            Self::Found(addresses) => addresses,
+            Self::None | Self::Failed(_) => Vec::new(),
+        }
+    }
+}
+
+fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
+    let mut builder = match server {
+        None => TokioResolver::builder_tokio()?,
+        Some(server) => {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
+            let server = NameServerConfig::new(server.ip(), true, connections.into());
+            let config = ResolverConfig::from_name_servers(vec![server]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        }
+    };
+    let options = builder.options_mut();
+    // Times to live are the catalog's to keep; `/etc/hosts` is read here, and again when it changes.
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.timeout = ASK_TIMEOUT;
+    options.attempts = ASKS;
+    options.max_active_requests = 4 * LOOKUPS_MAX;
+    builder.build()
+}
+
+fn read_hosts() -> Arc<Hosts> {
+    Arc::new(Hosts::from_system().unwrap_or_default())
+}
+
+fn hosts_stamp() -> Option<Stamp> {
+    Stamp::of(Path::new(HOSTS)).ok()
+}
+
+/// Whether the answer was that there is no such record, in contrast to none at all.
+fn has_none(error: &NetError) -> bool {
+    let NetError::Dns(DnsError::NoRecordsFound(none)) = error else { return false };
+    [ResponseCode::NXDomain, ResponseCode::NoError].contains(&none.response_code)
+}
+
+fn valid_for(asked: &Asked) -> Option<Duration> {
+    let until = asked.as_ref().ok()?.as_ref()?.valid_until();
+    Some(until.saturating_duration_since(Instant::now()))
+}
+
+fn addresses<T>(asked: Asked, select: impl Fn(&RData) -> Option<T>) -> Addresses<T> {
+    let lookup = match asked {
+        Ok(Some(lookup)) => lookup,
+        Ok(None) => return Addresses::None,
+        Err(error) => return Addresses::Failed(error),
+    };
+    let found: Vec<_> = lookup.answers().iter().filter_map(|record| select(&record.data)).collect();
+    if found.is_empty() { Addresses::None } else { Addresses::Found(found) }
+}
+
+fn timed(lookup: &Lookup, addresses: impl Iterator<Item = HostPort>) -> Answer {
+    let valid_for = lookup.valid_until().saturating_duration_since(Instant::now());
+    Answer::Timed { members: members(addresses), valid_for }
+}
+
+/// Named by their addresses, once each, in an order that does not change with the server's.
+fn members(addresses: impl Iterator<Item = HostPort>) -> Vec<Member> {
+    let mut addresses: Vec<_> = addresses.take(MEMBERS_MAX).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let member =
+        |address: HostPort| Member { name: address.to_string(), address, settings: None, families: None };
+    addresses.into_iter().map(member).collect()
+}
