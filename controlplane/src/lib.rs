@@ -62,7 +62,7 @@ pub use clock::Now;
 pub use drain::{DrainPanicked, DrainThread};
 pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
 pub use histogram::{ExponentialHistogram, Refusal};
-pub use http::{Limits, ServerPanicked, ServerThread, router, serve};
+pub use http::{Limits, ReloadRequest, ServerPanicked, ServerThread, router, serve};
 pub use mesh::{Mesh, MeshRow, MeshState};
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};
 pub use roster::{Endpoint, Roster, Target, TargetReading};

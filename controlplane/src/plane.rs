@@ -6,7 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -16,6 +16,7 @@ use crate::clock::Now;
 use crate::drain::{Drain, DrainThread};
 use crate::exposition::{Exposition, Sources, is_metric_name};
 use crate::health::{Health, Readiness};
+use crate::http::{self, ReloadRequest, Requests};
 use crate::mesh::Mesh;
 use crate::own::{ConnectionRefused, Own};
 use crate::process::Process;
@@ -105,6 +106,7 @@ struct Inner {
     upkeep_ns: Mutex<u64>,
     own: Own,
     process: Process,
+    reloads: OnceLock<Requests>,
 }
 
 struct Body {
@@ -160,6 +162,7 @@ impl ControlPlane {
             upkeep_ns: Mutex::new(now.monotonic_ns),
             own: Own::new(&config.metric_prefix, config.version),
             process: Process::new(),
+            reloads: OnceLock::new(),
             config,
         }))
     }
@@ -180,6 +183,35 @@ impl ControlPlane {
     /// ```
     pub fn recorder(&self) -> impl metrics::Recorder + Send + Sync + use<> {
         self.0.own.recorder()
+    }
+
+    /// Lets `POST /-/reload` ask whoever receives here to read the configuration anew; without, it is answered
+    /// 403. For one receiver: a later one is asked nothing.
+    ///
+    /// ```
+    /// # use relayscope_bridge::{Hub, HubConfig, hub};
+    /// # use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
+    /// # let Hub { collector, .. } = hub(HubConfig::default())?;
+    /// let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+    /// let mut requests = plane.allow_reload();
+    /// # drop(async move {
+    /// while let Some(request) = requests.recv().await {
+    ///     request.answer(Err("relayscope.toml: line 3: expected a time".to_owned()));
+    /// }
+    /// # });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn allow_reload(&self) -> tokio::sync::mpsc::Receiver<ReloadRequest> {
+        let (requests, received) = http::reload_channel();
+        if self.0.reloads.set(requests).is_err() {
+            tracing::error!("reloads are asked of another receiver already");
+        }
+        received
+    }
+
+    /// Whom to ask for a reload; `None` where that is not allowed.
+    pub(crate) fn reloads(&self) -> Option<&Requests> {
+        self.0.reloads.get()
     }
 
     /// Starts the thread that drains every interval. One per control plane is enough; a second one

@@ -1,4 +1,4 @@
-//! What is answered over HTTP. GET and HEAD only.
+//! What is answered over HTTP. GET and HEAD only, but for `/-/reload`.
 //!
 //! | route | answer |
 //! |---|---|
@@ -7,11 +7,13 @@
 //! | `/mesh` | one row per target: a table, or JSON by `?format=json` or `Accept: application/json` |
 //! | `/healthz` | 200 or 503, with both clocks of every shard as JSON |
 //! | `/readyz` | 200 once drained and every shard has beaten, else 503 with the reason, as JSON |
+//! | `/-/reload` | POST alone: 200 once the configuration read anew is in force, 400 with what is wrong with it, 403 where that is not allowed |
 //!
 //! Anything else is 404, any other method 405; both say in a line what would be right. No client can
 //! make a series: requests are counted by the routes above and `other`.
 
 mod limits;
+mod reload;
 mod server;
 mod thread;
 
@@ -22,7 +24,7 @@ use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -30,6 +32,8 @@ use crate::ControlPlane;
 use crate::exposition::CONTENT_TYPE;
 
 pub use limits::Limits;
+pub use reload::ReloadRequest;
+pub(crate) use reload::{Requests, channel as reload_channel};
 pub use server::serve;
 pub use thread::{ServerPanicked, ServerThread};
 
@@ -61,6 +65,7 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
         .route("/mesh", get(mesh))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route(reload::ROUTE, post(reload::answer).fallback(reload::method_not_allowed))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(*limits, limits::apply))

@@ -26,6 +26,46 @@ async fn get(router: &Router, uri: &str) -> (StatusCode, String) {
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
+async fn post(router: &Router, method: &str) -> (StatusCode, String) {
+    let request = Request::builder().method(method).uri("/-/reload").body(Body::empty()).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let body: Bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_reload_is_refused_where_it_is_not_allowed() {
+    let router = router(plane(ControlPlaneConfig::default()), &Limits::default());
+    let (status, said) = post(&router, "POST").await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(said, "reload over HTTP is off; set reload = true in [web], or send SIGHUP\n");
+    let (status, said) = post(&router, "GET").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(said, "method GET is not allowed; expected POST\n");
+}
+
+#[tokio::test]
+async fn a_reload_is_answered_by_who_carries_it_out() {
+    let plane = plane(ControlPlaneConfig::default());
+    let mut requests = plane.allow_reload();
+    let router = router(plane, &Limits::default());
+    for (outcome, status, said) in [
+        (Ok("3 targets".to_owned()), StatusCode::OK, "3 targets\n"),
+        (
+            Err("bad key".to_owned()),
+            StatusCode::BAD_REQUEST,
+            "not reloaded, the configuration before stays in force: bad key\n",
+        ),
+    ] {
+        let carry_out = async { requests.recv().await.unwrap().answer(outcome) };
+        let (answer, ()) = tokio::join!(post(&router, "POST"), carry_out);
+        assert_eq!(answer, (status, said.to_owned()));
+    }
+    drop(requests);
+    assert_eq!(post(&router, "POST").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
 #[test]
 fn a_drain_that_hangs_fails_the_scrape_in_time_while_health_says_who_is_stuck() {
     let config = ControlPlaneConfig {
