@@ -1,6 +1,6 @@
 //! The one room that reads clocks. Everything else is told what time it is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -38,6 +38,12 @@ impl Now {
     pub(crate) fn unix_seconds(self) -> f64 {
         self.unix_seconds_of(self.monotonic_ns)
     }
+}
+
+/// This moment as the timers of an async runtime have it.
+#[expect(clippy::disallowed_methods, reason = "the one room that reads clocks")]
+pub(crate) fn instant() -> Instant {
+    Instant::now()
 }
 
 fn read(clock: ClockId) -> u64 {

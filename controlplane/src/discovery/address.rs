@@ -1,6 +1,6 @@
 //! A host and a port as people write them.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 /// A host, by name or address, and a port. Not resolved.
 ///
@@ -31,6 +31,10 @@ impl HostPort {
         };
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Self::new(ip.to_string(), default_port.unwrap_or(0)).ok_or_else(expected);
+        }
+        let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        if let Some(Ok(v6)) = bracketed.map(str::parse::<Ipv6Addr>) {
+            return Self::new(v6.to_string(), default_port.unwrap_or(0)).ok_or_else(expected);
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
             let host = match address {

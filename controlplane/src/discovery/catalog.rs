@@ -102,6 +102,7 @@ pub struct TooMany {
 }
 
 /// See the module's head.
+#[derive(Clone)]
 pub(super) struct Catalog {
     groups: Vec<Group>,
     bounds: Bounds,
@@ -111,6 +112,7 @@ pub(super) struct Catalog {
     failures: [u64; SourceKind::ALL.len()],
 }
 
+#[derive(Clone)]
 struct Known {
     /// `None` while it is being asked for.
     due: Option<Instant>,
@@ -119,12 +121,13 @@ struct Known {
     found: Found,
 }
 
+#[derive(Clone)]
 enum Found {
     Members(Vec<Member>),
     Host(Host),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Host {
     v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
@@ -319,6 +322,10 @@ impl Catalog {
         group.fixed().iter().chain(dynamic.flatten())
     }
 
+    pub(super) fn knows(&self, task: &Task) -> bool {
+        self.known.contains_key(task)
+    }
+
     /// What failed so far, by kind of source.
     pub(super) fn failures(&self) -> impl Iterator<Item = (SourceKind, u64)> {
         SourceKind::ALL.into_iter().zip(self.failures)
@@ -349,7 +356,7 @@ impl Catalog {
         let members: Vec<_> = self.members(group).collect();
         let Some(select) = &group.select else { return members };
         let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
-        (select.0)(&names).into_iter().filter_map(|index| members.get(index).copied()).collect()
+        select.of(&names).into_iter().filter_map(|index| members.get(index).copied()).collect()
     }
 
     fn place(&self, group: &Group, member: &Member) -> Wanted {

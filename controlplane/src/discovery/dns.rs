@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
@@ -20,6 +20,7 @@ use super::catalog::{Addresses, Answer};
 use super::file::Stamp;
 use super::list::MEMBERS_MAX;
 use super::settings::{Families, Member};
+use crate::clock::instant;
 
 /// Names asked for at once.
 pub(super) const LOOKUPS_MAX: usize = 32;
@@ -205,7 +206,7 @@ fn has_none(error: &NetError) -> bool {
 
 fn valid_for(asked: &Asked) -> Option<Duration> {
     let until = asked.as_ref().ok()?.as_ref()?.valid_until();
-    Some(until.saturating_duration_since(Instant::now()))
+    Some(until.saturating_duration_since(instant()))
 }
 
 fn addresses<T>(asked: Asked, select: impl Fn(&RData) -> Option<T>) -> Addresses<T> {
@@ -219,7 +220,7 @@ fn addresses<T>(asked: Asked, select: impl Fn(&RData) -> Option<T>) -> Addresses
 }
 
 fn timed(lookup: &Lookup, addresses: impl Iterator<Item = HostPort>) -> Answer {
-    let valid_for = lookup.valid_until().saturating_duration_since(Instant::now());
+    let valid_for = lookup.valid_until().saturating_duration_since(instant());
     Answer::Timed { members: members(addresses), valid_for }
 }
 

@@ -14,6 +14,7 @@ mod list;
 mod settings;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ pub use self::settings::{Bounds, DiscoveryConfig, Families, Group, Member, Selec
 use self::catalog::{Answer, Catalog, Task};
 use self::dns::{LOOKUPS_MAX, Resolver};
 use self::file::Files;
+use crate::clock::instant;
 
 /// Answers that come within this of each other are one change.
 const GATHER: Duration = Duration::from_millis(50);
@@ -74,41 +76,42 @@ impl Discovery {
         let DiscoveryConfig { groups, bounds, resolver } = config;
         Self {
             groups: by_name(&groups),
-            catalog: Catalog::new(Instant::now(), groups, bounds),
+            catalog: Catalog::new(instant(), groups, bounds),
             resolver: Resolver::new(resolver),
             files: Shelf::default(),
             running: JoinSet::new(),
         }
     }
 
-    /// Another configuration from now on. What is known of sources and names that stay is kept.
-    pub fn replace(&mut self, config: DiscoveryConfig) {
+    /// What would be known under another configuration: all that is known now of sources and names that
+    /// stay. Nothing changes before [`adopt`](Self::adopt).
+    pub fn prepare(&self, config: DiscoveryConfig) -> Candidate {
         let DiscoveryConfig { groups, bounds, resolver } = config;
-        self.groups = by_name(&groups);
-        self.catalog.replace(Instant::now(), groups, bounds);
+        let by_name = by_name(&groups);
+        let mut catalog = self.catalog.clone();
+        catalog.replace(instant(), groups, bounds);
+        Candidate { catalog, resolver, groups: by_name, files: Arc::clone(&self.files) }
+    }
+
+    /// Puts a configuration in force.
+    pub fn adopt(&mut self, candidate: Candidate) {
+        let Candidate { catalog, resolver, groups, .. } = candidate;
+        self.catalog = catalog;
+        self.groups = groups;
         self.resolver = Resolver::new(resolver);
-        lock(&self.files).values_mut().for_each(Files::forget_stamps);
+        lock(&self.files).retain(|task, _| self.catalog.knows(task));
     }
 
     /// Reads all files of targets now. Blocks for as long as that takes.
     pub fn read_files(&mut self) {
-        for task in self.catalog.take_files() {
-            let answer = self.look(&task);
-            self.catalog.handle(Instant::now(), task, answer);
-        }
-    }
-
-    fn look(&self, task: &Task) -> Answer {
-        let Task::File { group, pattern } = task else { return Answer::Same };
-        let Some(form) = self.groups.get(group).map(Group::form) else { return Answer::Same };
-        lock(&self.files).entry(task.clone()).or_default().look(pattern, form)
+        read_files(&mut self.catalog, &self.groups, &self.files);
     }
 
     /// Asks for all that is due, until targets may have changed. Dropped half-way it loses nothing.
     pub async fn changed(&mut self) {
         let mut gathered = None;
         loop {
-            let now = Instant::now();
+            let now = instant();
             self.start(now);
             if self.catalog.has_changed() {
                 let until = *gathered.get_or_insert(now + GATHER);
@@ -121,7 +124,7 @@ impl Discovery {
             let wake = due.into_iter().chain(gathered).min();
             tokio::select! {
                 Some(ended) = self.running.join_next() => match ended {
-                    Ok((task, answer)) => self.catalog.handle(Instant::now(), task, answer),
+                    Ok((task, answer)) => self.catalog.handle(instant(), task, answer),
                     Err(panic) => tracing::error!("a look-up ended early: {panic}"),
                 },
                 () = sleep_until(wake) => {}
@@ -189,6 +192,39 @@ impl Discovery {
                 });
             }
         }
+    }
+}
+
+/// A configuration that is not in force yet. See [`Discovery::prepare`].
+pub struct Candidate {
+    catalog: Catalog,
+    resolver: Option<SocketAddr>,
+    groups: HashMap<Arc<str>, Group>,
+    files: Shelf,
+}
+
+impl Candidate {
+    /// Reads all files of targets anew. Blocks for as long as that takes.
+    pub fn read_files(&mut self) {
+        lock(&self.files).values_mut().for_each(Files::forget_stamps);
+        read_files(&mut self.catalog, &self.groups, &self.files);
+    }
+
+    /// As [`Discovery::wanted`].
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub fn wanted(&self) -> Result<(Vec<Wanted>, Vec<String>), TooMany> {
+        self.catalog.wanted()
+    }
+}
+
+fn read_files(catalog: &mut Catalog, groups: &HashMap<Arc<str>, Group>, files: &Shelf) {
+    for task in catalog.take_files() {
+        let Task::File { group, pattern } = &task else { continue };
+        let Some(form) = groups.get(group).map(Group::form) else { continue };
+        let answer = lock(files).entry(task.clone()).or_default().look(pattern, form);
+        catalog.handle(instant(), task, answer);
     }
 }
 

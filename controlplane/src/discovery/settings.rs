@@ -167,9 +167,23 @@ pub enum Families {
     Ipv6,
 }
 
-/// Chooses of the members' names the places of those to probe.
+/// Of the members' names the places of those to probe.
+type Choose = dyn Fn(&[String]) -> Vec<usize> + Send + Sync;
+
+/// Chooses which of a group's members are probed.
 #[derive(Clone)]
-pub struct Select(pub Arc<dyn Fn(&[String]) -> Vec<usize> + Send + Sync>);
+pub struct Select(Arc<Choose>);
+
+impl Select {
+    /// By this function, which is given the names of all members and returns the places of those to probe.
+    pub fn new(choose: impl Fn(&[String]) -> Vec<usize> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(choose))
+    }
+
+    pub(super) fn of(&self, names: &[String]) -> Vec<usize> {
+        (self.0)(names)
+    }
+}
 
 impl std::fmt::Debug for Select {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

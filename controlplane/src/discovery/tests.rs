@@ -245,7 +245,7 @@ async fn a_file_that_changes_is_read_again() {
 fn ten_thousand_names_are_followed_without_a_walk_for_each() {
     let fixed: Vec<_> = (0..10_000).map(|i| member(&format!("t{i}"), &format!("relay-{i}.test"))).collect();
     let groups = vec![Group { fixed, ..Group::default() }];
-    let now = Instant::now();
+    let now = instant();
     let mut catalog = Catalog::new(now, groups, Bounds::default());
     let mut asked = 0;
     while let Some(task) = catalog.poll_task(now) {

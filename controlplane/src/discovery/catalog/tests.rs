@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock::instant;
 use crate::discovery::Select;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,7 +39,7 @@ fn target(name: &str, places: &[&str], found: Option<bool>) -> (String, Vec<Stri
 
 #[test]
 fn an_address_is_known_at_once_and_a_name_is_asked_for() {
-    let now = Instant::now();
+    let now = instant();
     let mut catalog = catalog(now, vec![group(vec![member("a", "192.0.2.1"), member("b", "relay-b:99")])]);
     let pending = target("b", &[], None);
     assert_eq!(targets(&catalog), [target("a", &["192.0.2.1:8620"], Some(true)), pending]);
@@ -51,7 +52,7 @@ fn an_address_is_known_at_once_and_a_name_is_asked_for() {
 
 #[test]
 fn a_name_is_asked_for_again_by_its_time_to_live_within_bounds() {
-    let now = Instant::now();
+    let now = instant();
     for (ttl, earliest, latest) in [(0, 4, 5), (100, 90, 100), (86_400, 3240, 3600)] {
         let mut catalog = catalog(now, vec![group(vec![member("b", "relay-b")])]);
         let task = catalog.poll_task(now).unwrap();
@@ -63,7 +64,7 @@ fn a_name_is_asked_for_again_by_its_time_to_live_within_bounds() {
 
 #[test]
 fn a_name_that_fails_keeps_its_addresses_and_is_said_not_to_resolve() {
-    let now = Instant::now();
+    let now = instant();
     let mut catalog = catalog(now, vec![group(vec![member("b", "relay-b")])]);
     catalog.handle(now, host("relay-b"), found(&[[192, 0, 2, 2]], SECOND));
     catalog.take_changed();
@@ -85,7 +86,7 @@ fn a_name_that_fails_keeps_its_addresses_and_is_said_not_to_resolve() {
 
 #[test]
 fn failures_are_tried_again_ever_more_rarely() {
-    let now = Instant::now();
+    let now = instant();
     let mut catalog = catalog(now, vec![group(vec![member("b", "relay-b")])]);
     let mut pauses = Vec::new();
     for _ in 0..6 {
@@ -97,7 +98,7 @@ fn failures_are_tried_again_ever_more_rarely() {
 
 #[test]
 fn one_family_that_fails_keeps_its_address_and_one_that_is_gone_goes() {
-    let now = Instant::now();
+    let now = instant();
     let (v4, v6) = (Ipv4Addr::new(192, 0, 2, 2), Ipv6Addr::LOCALHOST);
     let mut catalog = catalog(now, vec![group(vec![member("b", "relay-b")])]);
     let mut answer = |v4, v6| {
@@ -112,7 +113,7 @@ fn one_family_that_fails_keeps_its_address_and_one_that_is_gone_goes() {
 
 #[test]
 fn answers_that_rotate_move_nobody() {
-    let now = Instant::now();
+    let now = instant();
     let mut catalog = catalog(now, vec![group(vec![member("b", "relay-b")])]);
     catalog.handle(now, host("relay-b"), found(&[[192, 0, 2, 9], [192, 0, 2, 2]], SECOND));
     catalog.take_changed();
@@ -125,7 +126,7 @@ fn answers_that_rotate_move_nobody() {
 
 #[test]
 fn a_list_brings_names_and_takes_them_along() {
-    let now = Instant::now();
+    let now = instant();
     let source = Group { sources: vec![Source::Http("http://x/".into())], ..group(vec![]) };
     let mut catalog = catalog(now, vec![source.clone()]);
     let list = catalog.poll_task(now).unwrap();
@@ -147,7 +148,7 @@ fn a_list_brings_names_and_takes_them_along() {
 
 #[test]
 fn a_new_configuration_keeps_what_is_known_of_what_stays() {
-    let now = Instant::now();
+    let now = instant();
     let names = |names: &[&str]| vec![group(names.iter().map(|name| member(name, name)).collect())];
     let mut catalog = catalog(now, names(&["relay-a", "relay-b"]));
     catalog.handle(now, host("relay-a"), found(&[[192, 0, 2, 1]], 60 * SECOND));
@@ -163,7 +164,7 @@ fn a_new_configuration_keeps_what_is_known_of_what_stays() {
 
 #[test]
 fn of_two_targets_of_one_name_the_first_stays_and_the_other_is_told() {
-    let now = Instant::now();
+    let now = instant();
     let groups = vec![
         group(vec![member("a", "192.0.2.1")]),
         Group { name: "g".into(), ..group(vec![member("a", "192.0.2.2"), member("b", "192.0.2.3")]) },
@@ -175,7 +176,7 @@ fn of_two_targets_of_one_name_the_first_stays_and_the_other_is_told() {
 
 #[test]
 fn more_targets_than_there_is_room_for_are_none() {
-    let now = Instant::now();
+    let now = instant();
     let groups = vec![group(vec![member("a", "192.0.2.1"), member("b", "192.0.2.2")])];
     let catalog = Catalog::new(now, groups, Bounds { targets_max: 1, ..Bounds::default() });
     let error = catalog.wanted().unwrap_err();
@@ -187,11 +188,11 @@ fn more_targets_than_there_is_room_for_are_none() {
 
 #[test]
 fn a_selection_is_asked_with_all_names() {
-    let now = Instant::now();
-    let select = Select(Arc::new(|names: &[String]| {
+    let now = instant();
+    let select = Select::new(|names| {
         assert_eq!(names, ["a", "b", "c"]);
         vec![2, 0]
-    }));
+    });
     let members = vec![member("a", "192.0.2.1"), member("b", "192.0.2.2"), member("c", "192.0.2.3")];
     let catalog = catalog(now, vec![Group { select: Some(select), ..group(members) }]);
     let names: Vec<_> = targets(&catalog).into_iter().map(|target| target.0).collect();
