@@ -242,6 +242,10 @@ families! {
         "The addresses a target is probed at.";
     TARGET_RESOLVABLE = "target_resolvable", Gauge, None, ["target"],
         "Whether the target's name was last found in the DNS; its last addresses are probed all the same.";
+    DISCOVERY_FAILURES = "discovery_failures_total", Counter, None, ["source"],
+        "Files, fetches and look-ups of targets that failed, and changes there was no room for; what was known stays.";
+    DISCOVERY_LEFT_OUT = "discovery_left_out_targets", Gauge, None, [],
+        "Targets not probed because another one has their name.";
     GROUP_INFO = "group_info", Gauge, None,
         ["group", "protocol", "interval", "timeout", "window", "buckets", "dscp"],
         "How the targets of a group are probed.";

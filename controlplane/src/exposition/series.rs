@@ -42,6 +42,8 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::PROBE_PATH_CONGESTION,
     &catalogue::PROBE_PATH_MTU,
     &catalogue::TARGET_RESOLVABLE,
+    &catalogue::DISCOVERY_FAILURES,
+    &catalogue::DISCOVERY_LEFT_OUT,
     &catalogue::GROUP_INFO,
     &catalogue::RUNTIME_INFO,
     &catalogue::PROBE_REFUSED,
