@@ -88,7 +88,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "ADDR", value_parser = parse_reflect)]
     pub(crate) reflect: Vec<SocketAddr>,
     /// Probe this target; may be repeated. Without a name, the address is the name.
-    #[arg(long, value_name = "[NAME=]ADDR")]
+    #[arg(long, value_name = "[NAME=][PROTOCOL://]ADDR")]
     pub(crate) probe: Vec<TargetArg>,
     /// Run one shard on each of these cores, as in 0,2-3 [default: the last one there is].
     #[arg(long, value_name = "LIST")]
@@ -109,7 +109,7 @@ struct DataplaneArgs {
     #[arg(long, value_name = "ADDR", value_parser = parse_reflect)]
     reflect: Vec<SocketAddr>,
     /// Probe this target; may be repeated. Without a name, the address is the name.
-    #[arg(long, value_name = "[NAME=]ADDR")]
+    #[arg(long, value_name = "[NAME=][PROTOCOL://]ADDR")]
     probe: Vec<TargetArg>,
     /// Run one shard on each of these cores, as in 0,2-3 [default: the last one there is].
     #[arg(long, value_name = "LIST")]
@@ -150,7 +150,9 @@ impl From<ControlplaneArgs> for RunArgs {
 /// What `probe` takes.
 #[derive(Args, Debug)]
 pub(crate) struct ProbeArgs {
-    /// The reflector: a name or an address, with or without a port [default port: 8620].
+    /// What to probe: stamp://, stun://, quic:// or tcp://, or none for STAMP, and a name or an address, with or
+    /// without a port [default port: 8620, 3478 for stun, 443 for quic].
+    #[arg(value_name = "[PROTOCOL://]ADDR")]
     pub(crate) target: TargetArg,
     /// Probes to send.
     #[arg(short = 'c', value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
@@ -161,6 +163,9 @@ pub(crate) struct ProbeArgs {
     /// Time to wait for a reply.
     #[arg(short = 'W', value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     pub(crate) timeout: Duration,
+    /// QUIC: take any certificate.
+    #[arg(long)]
+    pub(crate) insecure: bool,
 }
 
 /// What `top` takes.

@@ -3,32 +3,40 @@
 //! An error names the file, the key, the value and what would be right.
 
 mod document;
+mod files;
+mod groups;
+mod reflector;
+mod sections;
+mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use relayscope_bridge::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
 use relayscope_dataplane::placement::{CoresError, parse_cores};
-use relayscope_dataplane::probe::IN_FLIGHT_MAX;
 use relayscope_dataplane::prober::SESSIONS_MAX;
-use relayscope_dataplane::reflector::Mode;
 use relayscope_dataplane::runtime::Runtime;
-use serde::Deserialize;
+
+pub(crate) use self::groups::{Group, Plan, Plans, Target};
+pub(crate) use self::reflector::Reflector;
+pub(crate) use self::settings::Settings;
 
 use self::document::time_text;
+use self::sections::File;
 use crate::cli::{METRIC_PREFIX, RunArgs, parse_segment};
 use crate::failure::Failure;
-use crate::target::{HTTP_PORT, HostPort, REFLECTOR_PORT, TargetArg, parse_address, parse_name};
+use crate::target::{HTTP_PORT, Protocol, REFLECTOR_PORT, parse_address};
 
 /// A file of 65535 targets with long names fits.
 const FILE_LEN_MAX: u64 = 32 << 20;
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const DNS_PORT: u16 = 53;
 
 /// Everything in force.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,24 +51,18 @@ pub(crate) struct Config {
     /// `None` keeps telemetry in memory of the process, or is the default segment where there are two.
     pub(crate) segment: Option<PathBuf>,
     pub(crate) targets_max: usize,
+    pub(crate) watch_interval: Duration,
+    pub(crate) web_reload: bool,
+    /// `None` asks the system's.
+    pub(crate) dns_resolver: Option<SocketAddr>,
+    pub(crate) dns_ttl_min: Duration,
+    pub(crate) dns_ttl_max: Duration,
     pub(crate) slot: Duration,
     pub(crate) spin_before_park: Duration,
-    pub(crate) reflect: Vec<SocketAddr>,
-    pub(crate) reflector_mode: Mode,
-    pub(crate) reflector_sessions_max: usize,
-    pub(crate) reflector_session_idle: Duration,
-    pub(crate) interval: Duration,
-    pub(crate) timeout: Duration,
+    pub(crate) reflector: Reflector,
+    /// That of `[probe]` first.
+    pub(crate) groups: Vec<Group>,
     pub(crate) targets: Vec<Target>,
-}
-
-/// A target as configured, not resolved.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Target {
-    pub(crate) name: String,
-    pub(crate) address: HostPort,
-    pub(crate) interval: Duration,
-    pub(crate) timeout: Duration,
 }
 
 /// A configuration file as read, or the lack of one.
@@ -68,51 +70,6 @@ pub(crate) struct Target {
 pub(crate) struct Source {
     path: Option<PathBuf>,
     file: File,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    listen: Option<String>,
-    metric_prefix: Option<String>,
-    cores: Option<String>,
-    runtime: Option<String>,
-    ring_capacity: Option<i64>,
-    drain_interval: Option<String>,
-    segment: Option<String>,
-    targets_max: Option<i64>,
-    #[serde(default)]
-    probe: ProbeSection,
-    #[serde(default)]
-    reflector: ReflectorSection,
-    target: Option<Vec<TargetSection>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProbeSection {
-    interval: Option<String>,
-    timeout: Option<String>,
-    slot: Option<String>,
-    spin_before_park: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReflectorSection {
-    listen: Option<Vec<String>>,
-    mode: Option<String>,
-    sessions_max: Option<i64>,
-    session_idle: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TargetSection {
-    name: String,
-    address: String,
-    interval: Option<String>,
-    timeout: Option<String>,
 }
 
 /// Reads a configuration file; without one, all defaults.
@@ -149,9 +106,16 @@ impl Source {
     /// Checks everything and lays the command line over it.
     pub(crate) fn resolve(&self, args: &RunArgs) -> Result<Config, Failure> {
         let file = &self.file;
+        let (ttl_min, ttl_max) = self.ttls()?;
+        let groups = self.groups(self.default_group()?)?;
+        let probe = file.probe.as_ref();
+        let (slot, spin) = (
+            probe.and_then(|probe| probe.slot.as_deref()),
+            probe.and_then(|probe| probe.spin_before_park.as_deref()),
+        );
         let mut config = Config {
-            listen: SocketAddr::from(([127, 0, 0, 1], HTTP_PORT)),
-            metric_prefix: file.metric_prefix.clone().unwrap_or_else(|| METRIC_PREFIX.to_owned()),
+            listen: self.listen(args)?,
+            metric_prefix: self.prefix()?,
             cores: self.cores(args)?,
             runtime: self.runtime()?,
             ring_capacity: self.size(
@@ -161,54 +125,42 @@ impl Source {
                 RING_CAPACITY_MIN,
                 RING_CAPACITY_MAX,
             )?,
-            drain_interval: self.time("drain_interval", &file.drain_interval, 100 * MS, MS, 2_500 * MS)?,
+            drain_interval: self.time(
+                "drain_interval",
+                file.drain_interval.as_deref(),
+                100 * MS,
+                MS,
+                2_500 * MS,
+            )?,
             segment: self.segment(args)?,
             targets_max: self.size("targets_max", file.targets_max, 10_000, 1, SESSIONS_MAX)?,
-            slot: self.time(
-                "probe.slot",
-                &file.probe.slot,
-                20 * MS,
-                Duration::from_micros(100),
-                1_000 * MS,
+            watch_interval: self.time(
+                "watch_interval",
+                file.watch_interval.as_deref(),
+                2_000 * MS,
+                100 * MS,
+                HOUR,
             )?,
+            web_reload: file.web.reload.unwrap_or(false),
+            dns_resolver: self.dns_resolver()?,
+            dns_ttl_min: ttl_min,
+            dns_ttl_max: ttl_max,
+            slot: self.time("probe.slot", slot, 20 * MS, Duration::from_micros(100), 1_000 * MS)?,
             spin_before_park: self.time(
                 "probe.spin_before_park",
-                &file.probe.spin_before_park,
+                spin,
                 Duration::ZERO,
                 Duration::ZERO,
                 1_000 * MS,
             )?,
-            reflect: Vec::new(),
-            reflector_mode: self.mode()?,
-            reflector_sessions_max: self.size(
-                "reflector.sessions_max",
-                file.reflector.sessions_max,
-                16_384,
-                1,
-                1 << 20,
-            )?,
-            reflector_session_idle: self.time(
-                "reflector.session_idle",
-                &file.reflector.session_idle,
-                900 * 1_000 * MS,
-                1_000 * MS,
-                24 * HOUR,
-            )?,
-            interval: self.time("probe.interval", &file.probe.interval, 1_000 * MS, MS, HOUR)?,
-            timeout: self.time("probe.timeout", &file.probe.timeout, 1_000 * MS, MS, 60_000 * MS)?,
+            reflector: self.reflector()?,
             targets: Vec::new(),
-        };
-        self.check_prefix(&config.metric_prefix)?;
-        self.check_in_flight("probe.timeout", config.interval, config.timeout)?;
-        config.listen = match (&args.listen, &file.listen) {
-            (Some(address), _) => *address,
-            (None, Some(text)) => self.address("listen", text, HTTP_PORT)?,
-            (None, None) => config.listen,
+            groups,
         };
         let reflect = self.reflectors(args)?;
-        let targets = self.targets(args, &config)?;
+        let targets = self.targets(args, &config.groups)?;
         let nothing_asked_for = self.path.is_none() && reflect.is_none() && targets.is_none();
-        config.reflect = reflect.unwrap_or_default();
+        config.reflector.listen = reflect.unwrap_or_default();
         config.targets = targets.unwrap_or_default();
         if nothing_asked_for {
             config.be_useful_alone();
@@ -222,6 +174,46 @@ impl Source {
             ));
         }
         Ok(config)
+    }
+
+    fn default_group(&self) -> Result<Group, Failure> {
+        let Some(section) = &self.file.probe else {
+            return Ok(Group::default(Settings::default(), Vec::new()));
+        };
+        let key = |key: &str| format!("probe.{key}");
+        let settings = self.settings(&key, section.given(), &Settings::default())?;
+        Ok(Group::default(settings, self.buckets("probe.buckets", section.buckets.as_deref(), &[])?))
+    }
+
+    fn listen(&self, args: &RunArgs) -> Result<SocketAddr, Failure> {
+        match (&args.listen, &self.file.listen) {
+            (Some(address), _) => Ok(*address),
+            (None, Some(text)) => self.address("listen", text, HTTP_PORT),
+            (None, None) => Ok(SocketAddr::from(([127, 0, 0, 1], HTTP_PORT))),
+        }
+    }
+
+    fn dns_resolver(&self) -> Result<Option<SocketAddr>, Failure> {
+        let given = self.file.dns.resolver.as_deref().filter(|text| !text.is_empty());
+        given.map(|text| self.address("dns.resolver", text, DNS_PORT)).transpose()
+    }
+
+    fn ttls(&self) -> Result<(Duration, Duration), Failure> {
+        let dns = &self.file.dns;
+        let ttl_min = self.time("dns.ttl_min", dns.ttl_min.as_deref(), 5_000 * MS, 100 * MS, HOUR)?;
+        let ttl_max = self.time("dns.ttl_max", dns.ttl_max.as_deref(), HOUR, 100 * MS, 24 * HOUR)?;
+        if ttl_max < ttl_min {
+            let expected = format!("at least ttl_min, {}", time_text(ttl_min));
+            return Err(self.wrong("dns.ttl_max", &time_text(ttl_max), &expected));
+        }
+        Ok((ttl_min, ttl_max))
+    }
+
+    /// A path as the file says it: relative ones begin where the file is.
+    fn place(&self, path: &str) -> PathBuf {
+        let beside = self.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let path = beside.join(path);
+        std::path::absolute(&path).unwrap_or(path)
     }
 
     /// Whether the cores are there is for the host that runs it to say.
@@ -251,84 +243,16 @@ impl Source {
         }
     }
 
-    fn reflectors(&self, args: &RunArgs) -> Result<Option<Vec<SocketAddr>>, Failure> {
-        if !args.reflect.is_empty() {
-            let mut addresses = args.reflect.clone();
-            addresses.sort_unstable();
-            addresses.dedup();
-            return Ok(Some(addresses));
-        }
-        let Some(listen) = &self.file.reflector.listen else { return Ok(None) };
-        let parse = |text: &String| self.address("reflector.listen", text, REFLECTOR_PORT);
-        let addresses: Vec<_> = listen.iter().map(parse).collect::<Result<_, _>>()?;
-        let twice = addresses.iter().enumerate().find(|(i, address)| addresses[..*i].contains(address));
-        match twice {
-            Some((_, address)) => Err(self.wrong("reflector.listen", address, "each address once")),
-            None => Ok(Some(addresses)),
-        }
-    }
-
-    /// The file's targets and the command line's; one of the same name on the command line wins.
-    fn targets(&self, args: &RunArgs, config: &Config) -> Result<Option<Vec<Target>>, Failure> {
-        let mut targets: Vec<Target> = Vec::new();
-        let mut names = HashSet::new();
-        for section in self.file.target.iter().flatten() {
-            let target = self.target(section, config)?;
-            if !names.insert(target.name.clone()) {
-                return Err(self.wrong("target.name", &target.name, "a name of its own for each target"));
-            }
-            targets.push(target);
-        }
-        for (i, TargetArg { name, address }) in args.probe.iter().enumerate() {
-            if args.probe[..i].iter().any(|known| known.name == *name) {
-                return Err(Failure::Usage(format!(
-                    "--probe {name}: named twice; expected a name of its own for each target"
-                )));
-            }
-            targets.retain(|known| known.name != *name);
-            let (name, address) = (name.clone(), address.clone());
-            targets.push(Target { name, address, interval: config.interval, timeout: config.timeout });
-        }
-        let asked_for = self.file.target.is_some() || !args.probe.is_empty();
-        Ok(asked_for.then_some(targets))
-    }
-
-    fn target(&self, section: &TargetSection, config: &Config) -> Result<Target, Failure> {
-        let name = parse_name(&section.name).map_err(|error| self.at("target.name", &error))?;
-        let key = |key: &str| format!("target '{name}': {key}");
-        let address = section.address.parse().map_err(|error: String| self.at(&key("address"), &error))?;
-        let interval = self.time(&key("interval"), &section.interval, config.interval, MS, HOUR)?;
-        let timeout = self.time(&key("timeout"), &section.timeout, config.timeout, MS, 60_000 * MS)?;
-        self.check_in_flight(&key("timeout"), interval, timeout)?;
-        Ok(Target { name, address, interval, timeout })
-    }
-
-    fn check_prefix(&self, prefix: &str) -> Result<(), Failure> {
+    fn prefix(&self) -> Result<String, Failure> {
+        let prefix = self.file.metric_prefix.as_deref().unwrap_or(METRIC_PREFIX);
         let fits = prefix
             .chars()
             .enumerate()
             .all(|(i, c)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit()));
         if fits && prefix.len() <= 64 {
-            return Ok(());
+            return Ok(prefix.to_owned());
         }
         Err(self.wrong("metric_prefix", &prefix, "up to 64 letters, digits and underscores, no digit first"))
-    }
-
-    fn check_in_flight(&self, key: &str, interval: Duration, timeout: Duration) -> Result<(), Failure> {
-        let limit = interval.saturating_mul(u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX));
-        if timeout < limit {
-            return Ok(());
-        }
-        let most = format!("less than {IN_FLIGHT_MAX} intervals of {}", time_text(interval));
-        Err(self.wrong(key, &time_text(timeout), &most))
-    }
-
-    fn mode(&self) -> Result<Mode, Failure> {
-        match self.file.reflector.mode.as_deref() {
-            None | Some("stateful") => Ok(Mode::Stateful),
-            Some("stateless") => Ok(Mode::Stateless),
-            Some(other) => Err(self.wrong("reflector.mode", &other, "stateful or stateless")),
-        }
     }
 
     fn address(&self, key: &str, text: &str, port: u16) -> Result<SocketAddr, Failure> {
@@ -353,7 +277,7 @@ impl Source {
     fn time(
         &self,
         key: &str,
-        given: &Option<String>,
+        given: Option<&str>,
         default: Duration,
         min: Duration,
         max: Duration,
@@ -386,9 +310,36 @@ impl Config {
     /// With nothing to reflect and nobody to probe: measure this host's own noise floor.
     fn be_useful_alone(&mut self) {
         let here = SocketAddr::from(([127, 0, 0, 1], REFLECTOR_PORT));
-        self.reflect = vec![here];
-        let Ok(address) = here.to_string().parse() else { return };
-        let (interval, timeout) = (self.interval, self.timeout);
-        self.targets = vec![Target { name: "self".to_owned(), address, interval, timeout }];
+        self.reflector.listen = vec![here];
+        let Ok((_, address)) = crate::target::parse_url(&here.to_string(), Protocol::Stamp) else { return };
+        let settings = Arc::clone(&self.groups[0].settings);
+        self.targets = vec![Target { name: "self".to_owned(), address, group: 0, settings }];
+    }
+
+    /// The files it names, whose change is a change of the configuration, once each.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.reflector.files().map(Path::to_owned).collect();
+        for settings in self.all_settings() {
+            files.extend(settings.key.iter().map(|key| key.path.clone()));
+            files.extend(settings.ca.iter().map(|ca| ca.path.clone()));
+        }
+        files.sort_unstable();
+        files.dedup();
+        files
+    }
+
+    /// What is valid and yet a risk.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let keys = self.all_settings().filter_map(|settings| settings.key.as_ref());
+        let mut secrets: Vec<&Path> =
+            keys.map(|key| key.path.as_path()).chain(self.reflector.secrets()).collect();
+        secrets.sort_unstable();
+        secrets.dedup();
+        secrets.into_iter().filter_map(files::warning).collect()
+    }
+
+    fn all_settings(&self) -> impl Iterator<Item = &Settings> {
+        let groups = self.groups.iter().map(|group| &*group.settings);
+        groups.chain(self.targets.iter().map(|target| &*target.settings))
     }
 }

@@ -9,6 +9,7 @@ use relayscope_bridge::catalogue::RUNTIME_INFO;
 use relayscope_bridge::{
     Hub, HubConfig, HubError, Publisher, SeriesError, SeriesRegistry, ShardId, create, hub,
 };
+use relayscope_controlplane::discovery::Discovery;
 use relayscope_dataplane::driver::control::{Executor, ShardHandle, spawn_chosen};
 use relayscope_dataplane::driver::udp::{BindError, UdpPort};
 use relayscope_dataplane::placement::{
@@ -17,13 +18,13 @@ use relayscope_dataplane::placement::{
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig};
 use relayscope_dataplane::runtime::{self, Choice};
 use relayscope_dataplane::shard::Shard;
-use relayscope_dataplane::telemetry::{EndpointSeries, ShardSeries, TargetSeries};
+use relayscope_dataplane::telemetry::{EndpointSeries, ShardSeries};
 
-use crate::cli::RunArgs;
-use crate::config::Config;
+use crate::config::{Config, Plans};
 use crate::failure::Failure;
-use crate::reload::Reload;
-use crate::targets::{self, Resolved, Targets, lock};
+use crate::own_series::OWN_SERIES;
+use crate::reload::Parts;
+use crate::targets::{ENDPOINTS_MAX, TARGET_SERIES, Targets, lock};
 
 /// How long a port of a relay that just ended may stay busy.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
@@ -54,18 +55,23 @@ impl Cores {
     }
 }
 
-/// All that can be refused before anything runs: names looked up, ports bound.
+/// All that can be refused before anything runs: lists of targets read, ports bound. Names are looked up later:
+/// one that is not found is no reason not to start.
 pub(crate) struct Prepared {
-    resolved: Vec<Resolved>,
+    discovery: Discovery,
+    plans: Plans,
     reflectors: Vec<UdpPort>,
 }
 
 impl Prepared {
     pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
-        let resolved = targets::resolve(&config.targets).map_err(Failure::Host)?;
+        let (wanted, plans) = config.discovery();
+        plans.check().map_err(Failure::Usage)?;
+        let mut discovery = Discovery::new(wanted);
+        discovery.read_files();
         let bind = |address: &SocketAddr| bind_patiently(*address).map_err(Failure::host);
-        let reflectors = config.reflect.iter().map(bind).collect::<Result<_, _>>()?;
-        Ok(Self { resolved, reflectors })
+        let reflectors = config.reflector.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        Ok(Self { discovery, plans, reflectors })
     }
 }
 
@@ -78,9 +84,11 @@ pub(crate) fn make_hub(config: &Config, shards: usize) -> Result<Hub, Failure> {
         ring_capacity: config.ring_capacity,
         cells_per_shard: ShardSeries::CELLS
             + RUNTIME_CELLS
-            + targets * (TargetSeries::CELLS + EndpointSeries::CELLS),
+            + OWN_SERIES
+            + targets * (TARGET_SERIES + ENDPOINTS_MAX * EndpointSeries::CELLS),
         max_series: shards * (ShardSeries::CELLS + RUNTIME_CELLS)
-            + targets * (TargetSeries::CELLS + EndpointSeries::SERIES),
+            + OWN_SERIES
+            + targets * (TARGET_SERIES + ENDPOINTS_MAX * EndpointSeries::SERIES),
     };
     let made = match &config.segment {
         Some(path) => create(path, sizes),
@@ -109,14 +117,15 @@ pub(crate) fn choose_runtime(config: &Config, cores: &Cores) -> Result<Choice, F
 
 /// Running shards and what they probe.
 pub(crate) struct DataPlane {
-    pub(crate) targets: Arc<Mutex<Targets>>,
-    registry: SeriesRegistry,
+    targets: Arc<Mutex<Targets>>,
     runtime: Choice,
     reflecting: Vec<SocketAddr>,
+    probing: usize,
 }
 
 impl DataPlane {
-    /// Starts the shards and gives them their targets.
+    /// Starts the shards and gives them the targets that are known; the rest is for a
+    /// [`Reload`](crate::reload::Reload) made of the parts that come with it.
     pub(crate) fn start(
         config: &Config,
         cores: &Cores,
@@ -124,26 +133,20 @@ impl DataPlane {
         prepared: Prepared,
         publishers: Vec<Publisher>,
         registry: SeriesRegistry,
-    ) -> Result<Self, Failure> {
-        let Prepared { resolved, reflectors } = prepared;
+    ) -> Result<(Self, Parts), Failure> {
+        let Prepared { discovery, plans, reflectors } = prepared;
         let reflecting = reflectors.iter().map(UdpPort::local_address).collect();
+        let (wanted, _) = discovery.wanted().map_err(Failure::usage)?;
+        let probing = wanted.len();
         let shards = start_shards(config, &cores.shards, &mut runtime, publishers, reflectors, &registry)?;
         if let Some(refusal) = runtime.refusal() {
             tracing::warn!("shards run on {}: {refusal}", runtime.backend().label());
         }
         let mut targets = Targets::new(registry.clone(), shards);
-        targets.apply(resolved).map_err(Failure::Host)?;
-        Ok(Self { targets: Arc::new(Mutex::new(targets)), registry, runtime, reflecting })
-    }
-
-    /// What a SIGHUP does.
-    pub(crate) fn reload(&self, args: &RunArgs, config: Config) -> Reload {
-        Reload {
-            registry: self.registry.clone(),
-            args: args.clone(),
-            started_with: config,
-            targets: Arc::clone(&self.targets),
-        }
+        targets.apply(wanted, &plans).map_err(Failure::Host)?;
+        let targets = Arc::new(Mutex::new(targets));
+        let parts = Parts { registry, targets: Arc::clone(&targets), discovery, plans };
+        Ok((Self { targets, runtime, reflecting, probing }, parts))
     }
 
     /// Stops every shard and waits for it.
@@ -158,12 +161,13 @@ impl DataPlane {
             text += &format!("reflecting STAMP on {address}\n");
         }
         for target in config.targets.iter().take(TARGETS_ANNOUNCED_MAX) {
+            let settings = &target.settings;
             let (interval, timeout) =
-                (humantime::format_duration(target.interval), humantime::format_duration(target.timeout));
+                (humantime::format_duration(settings.interval), humantime::format_duration(settings.timeout));
             let (name, address) = (&target.name, &target.address);
             text += &format!("probing {name} at {address} every {interval}, lost after {timeout}\n");
         }
-        if let Some(more @ 1..) = config.targets.len().checked_sub(TARGETS_ANNOUNCED_MAX) {
+        if let Some(more @ 1..) = self.probing.checked_sub(config.targets.len().min(TARGETS_ANNOUNCED_MAX)) {
             text += &format!("and {more} more targets\n");
         }
         if let Some(path) = &config.segment {
@@ -210,9 +214,9 @@ fn start_shards(
         let id = publisher.shard();
         let series = ShardSeries::intern(registry, id).map_err(Failure::host)?;
         let reflector = Reflector::new(ReflectorConfig {
-            mode: config.reflector_mode,
-            sessions_max: config.reflector_sessions_max,
-            session_idle: config.reflector_session_idle,
+            mode: config.reflector.mode,
+            sessions_max: config.reflector.sessions_max,
+            session_idle: config.reflector.session_idle,
             own_ports: own_ports.clone(),
             ..ReflectorConfig::default()
         });

@@ -10,7 +10,9 @@ mod failure;
 mod mesh_status;
 mod moment;
 mod output;
+mod own_series;
 mod probe;
+mod protocol;
 mod reload;
 mod run;
 mod series;
@@ -49,7 +51,9 @@ fn main() -> ExitCode {
 
 fn check_config(file: &std::path::Path) -> Result<ExitCode, Failure> {
     let config = config::load(Some(file))?.resolve(&cli::RunArgs::default())?;
-    let (targets, reflectors) = (config.targets.len(), config.reflect.len());
+    config.discovery().1.check().map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    config.warnings().iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    let (targets, reflectors) = (config.targets.len(), config.reflector.listen.len());
     output::say(&format!("{}: valid, {targets} targets, {reflectors} reflectors\n", file.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
-use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
+use relayscope_dataplane::endpoint::EndpointConfig;
 use relayscope_dataplane::probe::{IN_FLIGHT_MAX, ProbeEvent};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ProbeArgs;
+use crate::config::Settings;
 use crate::failure::Failure;
 use crate::output::say;
+use crate::protocol::protocol;
+use crate::target::Protocol;
 
 pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
     let limit = args.interval.saturating_mul(u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX));
@@ -23,16 +26,23 @@ pub(crate) fn run(args: &ProbeArgs) -> Result<ExitCode, Failure> {
             humantime::format_duration(args.timeout)
         )));
     }
+    if args.insecure && args.target.protocol != Protocol::Quic {
+        return Err(Failure::Usage("--insecure is of use to quic:// alone".to_owned()));
+    }
+    let settings = Settings { insecure: args.insecure, ..Settings::default() };
+    let settings = settings.with_protocol(args.target.protocol);
+    let protocol = protocol(&settings, args.target.address.host()).map_err(Failure::Usage)?;
     let target = args.target.address.resolve().map_err(Failure::Usage)?;
     let endpoint = EndpointConfig {
         interval: args.interval,
         timeout: args.timeout,
-        ..EndpointConfig::new(target, Protocol::Stamp(Default::default()))
+        ..EndpointConfig::new(target, protocol)
     };
     let oneshot = Oneshot { endpoint, count: args.count };
     let stop = stop_on_interrupt()?;
     say(&format!(
-        "STAMP {target}: {} probes, one every {}, lost after {}\n",
+        "{} {target}: {} probes, one every {}, lost after {}\n",
+        args.target.protocol.label().to_uppercase(),
         args.count,
         humantime::format_duration(args.interval),
         humantime::format_duration(args.timeout)

@@ -16,6 +16,7 @@ use crate::controlplane;
 use crate::dataplane::{self, Cores, DataPlane, Prepared};
 use crate::failure::Failure;
 use crate::output::say;
+use crate::reload::Reload;
 use crate::supervisor::Supervisor;
 
 /// Both planes in one process.
@@ -23,6 +24,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = config::load(args.config.as_deref())?.resolve(args)?;
     let cores = Cores::choose(&config)?;
     log_to_stderr();
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let runtime = dataplane::choose_runtime(&config, &cores)?;
     // Before anything that takes its time: a signal must never find the default action.
     let supervisor = Supervisor::new()?;
@@ -34,7 +36,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let plane = ControlPlane::new(collector, controlplane::plane_config(&config, cores.spare()))
         .map_err(Failure::usage)?;
     keep_off(&cores);
-    let data = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
+    let (data, parts) = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     let drain = controlplane::start(&plane)?;
 
     let control = cores.spare().map_or("shares them".to_owned(), |core| format!("on core {core}"));
@@ -44,8 +46,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         data.announcement(&config),
         controlplane::announcement(http)
     ));
-    let reload = data.reload(args, config);
-    let served = supervisor.run(Some((listener, &plane)), Some(&reload));
+    let requests = config.web_reload.then(|| plane.allow_reload());
+    let reload = Reload::new(parts, args.clone(), config, requests);
+    let served = supervisor.run(Some((listener, &plane)), Some(reload));
 
     // The shards first: what they recorded to the last is still drained.
     let stopped = data.stop();
@@ -60,6 +63,7 @@ pub(crate) fn run_dataplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = with_segment(config::load(args.config.as_deref())?.resolve(args)?);
     let cores = Cores::choose(&config)?;
     log_to_stderr();
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let runtime = dataplane::choose_runtime(&config, &cores)?;
     let supervisor = Supervisor::new()?;
     let prepared = Prepared::new(&config)?;
@@ -67,10 +71,10 @@ pub(crate) fn run_dataplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let Hub { publishers, registry, .. } = dataplane::make_hub(&config, cores.shards.len())?;
     warn_if_written_back(&config);
     keep_off(&cores);
-    let data = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
+    let (data, parts) = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     announce(&format!("{}, no control plane\n{}", dataplane::cores_text(&cores), data.announcement(&config)));
-    let reload = data.reload(args, config);
-    let ended = supervisor.run(None, Some(&reload));
+    let reload = Reload::new(parts, args.clone(), config, None);
+    let ended = supervisor.run(None, Some(reload));
     data.stop()?;
     ended?;
     Ok(ExitCode::SUCCESS)

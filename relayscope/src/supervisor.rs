@@ -2,14 +2,17 @@
 //! shard dies.
 
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use relayscope_bridge::SeriesRegistry;
 use relayscope_controlplane::{ControlPlane, Limits, serve};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::reload::Reload;
+use crate::targets::Targets;
 
 /// How soon a shard's death is noticed.
 const DEATH_POLL: Duration = Duration::from_millis(500);
@@ -34,21 +37,22 @@ impl Supervisor {
         Ok(Self { runtime, hangup, terminate, interrupt })
     }
 
-    /// Runs until SIGTERM or SIGINT, one that came before included. SIGHUP reloads what there is to
-    /// reload: the data plane's targets.
+    /// Runs until SIGTERM or SIGINT, one that came before included. Meanwhile the data plane's targets, where
+    /// there are any, follow their configuration and where they are.
     pub(crate) fn run(
         self,
         http: Option<(TcpListener, &ControlPlane)>,
-        reload: Option<&Reload>,
+        reload: Option<Reload>,
     ) -> Result<(), Failure> {
         let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
+        let alive = reload.as_ref().map(|reload| (Arc::clone(&reload.targets), reload.registry.clone()));
         runtime.block_on(async {
             let signalled = async {
                 tokio::select! {
                     _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
                     _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
                     () = reload_on_each(reload, &mut hangup) => {}
-                    shard = death(reload) => tracing::error!("shard {shard} died: stopping"),
+                    shard = death(alive) => tracing::error!("shard {shard} died: stopping"),
                 }
             };
             let Some((listener, plane)) = http else {
@@ -68,9 +72,9 @@ impl Supervisor {
     }
 }
 
-async fn reload_on_each(reload: Option<&Reload>, hangup: &mut Signal) {
+async fn reload_on_each(reload: Option<Reload>, hangup: &mut Signal) {
     match reload {
-        Some(reload) => reload.on_each(hangup).await,
+        Some(reload) => reload.run(hangup).await,
         None => {
             while hangup.recv().await.is_some() {
                 tracing::info!("SIGHUP: a control plane has nothing to reload; restart it");
@@ -80,8 +84,8 @@ async fn reload_on_each(reload: Option<&Reload>, hangup: &mut Signal) {
 }
 
 /// Resolves when a shard has ended though nobody asked it to. While a reload holds the targets it waits.
-async fn death(reload: Option<&Reload>) -> usize {
-    let Some(Reload { targets, registry, .. }) = reload else { return std::future::pending().await };
+async fn death(alive: Option<(Arc<Mutex<Targets>>, SeriesRegistry)>) -> usize {
+    let Some((targets, registry)) = alive else { return std::future::pending().await };
     let mut whole = true;
     let mut looks = tokio::time::interval(DEATH_POLL);
     loop {

@@ -1,42 +1,31 @@
-//! The targets in force: which shard probes which, and the series it was given for that.
+//! The targets in force: which shard probes which where, and the series it was given for that.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use relayscope_bridge::{MetricId, SeriesError, SeriesRegistry, ShardId};
+use relayscope_bridge::catalogue;
+use relayscope_bridge::{GaugeCell, MetricId, SeriesError, SeriesRegistry, ShardId};
+use relayscope_controlplane::discovery::{HostPort, Wanted};
 use relayscope_dataplane::driver::control::{CommandsFull, ShardHandle};
-use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
+use relayscope_dataplane::endpoint::{self, EndpointConfig};
 use relayscope_dataplane::placement::{shard_of, target_hash};
+use relayscope_dataplane::prober::SESSIONS_MAX;
 use relayscope_dataplane::shard::{Command, EndpointId, TargetId};
 use relayscope_dataplane::telemetry::{EndpointLabels, EndpointSeries, TargetSeries};
 
-use crate::config::Target;
+use crate::config::{Plan, Plans};
+use crate::own_series::{self, OwnSeries};
+use crate::protocol::protocol;
 
-/// What one target takes.
-const CELLS: usize = TargetSeries::CELLS + EndpointSeries::CELLS;
-const SERIES: usize = TargetSeries::CELLS + EndpointSeries::SERIES;
+/// Series, and cells, of a target beside its endpoints': the shard's, and whether its name was found.
+pub(crate) const TARGET_SERIES: usize = TargetSeries::CELLS + 1;
+/// IPv4 and IPv6.
+pub(crate) const ENDPOINTS_MAX: usize = 2;
 /// How long a shard may take to make room in its queue of commands.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
-
-/// A target with its address looked up.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Resolved {
-    pub(crate) target: Target,
-    pub(crate) address: SocketAddr,
-}
-
-/// Looks up every target's address. All or none: the error names the first that has none.
-pub(crate) fn resolve(targets: &[Target]) -> Result<Vec<Resolved>, String> {
-    let resolve = |target: &Target| {
-        let address =
-            target.address.resolve().map_err(|error| format!("target '{}': {error}", target.name))?;
-        Ok(Resolved { target: target.clone(), address })
-    };
-    targets.iter().map(resolve).collect()
-}
 
 /// The targets, from whichever thread.
 pub(crate) fn lock(targets: &Mutex<Targets>) -> MutexGuard<'_, Targets> {
@@ -49,6 +38,7 @@ pub(crate) struct Targets {
     registry: SeriesRegistry,
     shards: Vec<Commanded>,
     active: BTreeMap<String, Active>,
+    own: OwnSeries,
     next_id: u64,
 }
 
@@ -57,77 +47,148 @@ pub(crate) struct Targets {
 struct Commanded {
     handle: ShardHandle,
     pending: VecDeque<Command>,
+    endpoints: usize,
 }
 
 struct Active {
     id: TargetId,
     shard: ShardId,
-    resolved: Resolved,
+    plan: Arc<Plan>,
+    /// As configured: another one is another target, though its name be the same.
+    address: HostPort,
+    protocol: endpoint::Protocol,
+    /// The shard's, and whether the name was found.
     series: Vec<MetricId>,
+    resolvable: GaugeCell,
+    endpoints: Endpoints,
+}
+
+impl Active {
+    /// Whether it is what is wanted, wherever that may be now.
+    fn is(&self, wanted: &Wanted, plan: &Arc<Plan>) -> bool {
+        self.plan == *plan && self.address == wanted.address
+    }
+}
+
+/// At most one of each family, IPv4 first.
+type Endpoints = [Option<Endpoint>; ENDPOINTS_MAX];
+
+struct Endpoint {
+    id: EndpointId,
+    address: SocketAddr,
+    /// Without that which says where it is.
+    series: Vec<MetricId>,
+    /// Says where it is.
+    info: MetricId,
+}
+
+/// What is new needs on a shard.
+#[derive(Clone, Copy, Default)]
+struct Need {
+    targets: usize,
+    endpoints: usize,
+    moves: usize,
+}
+
+impl Need {
+    fn cells(self) -> usize {
+        self.targets * TARGET_SERIES + self.endpoints * EndpointSeries::CELLS + self.moves
+    }
+
+    fn series(self) -> usize {
+        self.targets * TARGET_SERIES + self.endpoints * EndpointSeries::SERIES + self.moves
+    }
 }
 
 impl Targets {
     pub(crate) fn new(registry: SeriesRegistry, shards: Vec<ShardHandle>) -> Self {
-        let shards = shards.into_iter().map(|handle| Commanded { handle, pending: VecDeque::new() });
-        Self { registry, shards: shards.collect(), active: BTreeMap::new(), next_id: 0 }
+        let commanded = |handle| Commanded { handle, pending: VecDeque::new(), endpoints: 0 };
+        Self {
+            own: OwnSeries::new(registry.clone()),
+            registry,
+            shards: shards.into_iter().map(commanded).collect(),
+            active: BTreeMap::new(),
+            next_id: 0,
+        }
     }
 
-    /// Makes `wanted` the targets in force. One that did not change keeps its session, window and
-    /// counters; one that did starts anew; one that is gone takes its series with it. Readers see it at once.
+    /// Makes `wanted` the targets in force, each with the plan it names. One that did not change keeps its
+    /// session, window and counters, also where its name moved to another address of the same family; one whose
+    /// settings changed starts anew; one that is gone takes its series with it. Readers see it at once.
     ///
     /// Checked first: when there is no room for what is new, nothing changes. Should a new one fail all the
     /// same, for a file system that is full, those added before it go again; the old ones are untouched.
-    pub(crate) fn apply(&mut self, wanted: Vec<Resolved>) -> Result<(), String> {
+    pub(crate) fn apply(&mut self, wanted: Vec<Wanted>, plans: &Plans) -> Result<(), String> {
+        let wanted = with_plans(wanted, plans)?;
         self.check_room(&wanted)?;
-        let _at_once = self.registry.together();
+        let registry = self.registry.clone();
+        let _at_once = registry.together();
+        let named: HashSet<&str> = wanted.iter().map(|(wanted, _)| wanted.name.as_str()).collect();
+        let gone: Vec<_> =
+            self.active.keys().filter(|name| !named.contains(name.as_str())).cloned().collect();
+        drop(named);
         let (known, new): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|resolved| self.active.contains_key(&resolved.target.name));
-        let names: HashSet<_> = known.iter().chain(&new).map(|w| w.target.name.clone()).collect();
+            wanted.into_iter().partition(|(wanted, _)| self.active.contains_key(&wanted.name));
         self.add_all(new)?;
-        let gone: Vec<_> = self.active.keys().filter(|name| !names.contains(*name)).cloned().collect();
         for name in gone {
             self.remove(&name)?;
         }
-        for resolved in known {
-            if self.active.get(&resolved.target.name).is_some_and(|active| active.resolved != resolved) {
-                self.remove(&resolved.target.name)?;
-                self.add(resolved)?;
-            }
+        for (wanted, plan) in known {
+            self.change(wanted, plan)?;
+        }
+        let gone = self.own.note_groups(&plans.groups);
+        if !gone.is_empty() {
+            // Nobody has this number: the shard does no more than let go.
+            let id = TargetId(self.next_id());
+            self.give_back(own_series::SHARD, &gone, |ticket| Command::RemoveTarget { id, ticket })?;
         }
         self.flush()
     }
 
     /// All or none.
-    fn add_all(&mut self, new: Vec<Resolved>) -> Result<(), String> {
+    fn add_all(&mut self, new: Vec<(Wanted, Arc<Plan>)>) -> Result<(), String> {
         let mut added = Vec::new();
-        for resolved in new {
-            let name = resolved.target.name.clone();
-            if let Err(error) = self.add(resolved) {
+        for (wanted, plan) in new {
+            let name = wanted.name.clone();
+            added.push(name);
+            if let Err(error) = self.add(wanted, plan) {
                 added.iter().try_for_each(|name: &String| self.remove(name))?;
                 self.flush()?;
                 return Err(error);
             }
-            added.push(name);
         }
         Ok(())
     }
 
     /// Series of removed targets are free only once their shard has let go.
-    fn check_room(&self, wanted: &[Resolved]) -> Result<(), String> {
-        let mut new = vec![0usize; self.shards.len()];
-        for resolved in wanted {
-            let name = &resolved.target.name;
-            if self.active.get(name).is_none_or(|active| active.resolved != *resolved) {
-                new[usize::from(shard_of(name, self.shards.len()).0)] += 1;
+    fn check_room(&self, wanted: &[(Wanted, Arc<Plan>)]) -> Result<(), String> {
+        let mut needs = vec![Need::default(); self.shards.len()];
+        for (wanted, plan) in wanted {
+            let need = &mut needs[usize::from(shard_of(&wanted.name, self.shards.len()).0)];
+            match self.active.get(&wanted.name).filter(|active| active.is(wanted, plan)) {
+                None => {
+                    need.targets += 1;
+                    need.endpoints += wanted.endpoints.len();
+                }
+                Some(active) => {
+                    for address in &wanted.endpoints {
+                        match &active.endpoints[place(*address)] {
+                            None => need.endpoints += 1,
+                            Some(held) => need.moves += usize::from(held.address != *address),
+                        }
+                    }
+                }
             }
         }
-        let series = new.iter().sum::<usize>() * SERIES;
-        for (shard, new) in (0..).map(ShardId).zip(new) {
+        let series: usize = needs.iter().map(|need| need.series()).sum();
+        for ((shard, need), commanded) in (0..).map(ShardId).zip(needs).zip(&self.shards) {
             let room = self.registry.room(shard).map_err(|error| error.to_string())?;
-            if new * CELLS > room.cells || series > room.series {
+            let sessions = commanded.endpoints + need.endpoints <= SESSIONS_MAX;
+            if need.cells() > room.cells || series > room.series || !sessions {
                 return Err(format!(
-                    "no room for {new} new targets on shard {} until those removed before are let go; \
+                    "no room for {} new targets on shard {} until those removed before are let go; \
                      try again in a second, or restart with a higher targets_max",
+                    need.targets.max(need.endpoints),
                     shard.0
                 ));
             }
@@ -135,66 +196,182 @@ impl Targets {
         Ok(())
     }
 
-    fn add(&mut self, resolved: Resolved) -> Result<(), String> {
-        let name = resolved.target.name.clone();
+    fn add(&mut self, wanted: Wanted, plan: Arc<Plan>) -> Result<(), String> {
+        let name = wanted.name;
+        let of_target = |error: String| format!("target '{name}': {error}");
+        let protocol = protocol(&plan.settings, wanted.address.host()).map_err(of_target)?;
         let shard = shard_of(&name, self.shards.len());
-        let id = TargetId(self.next_id);
-        self.next_id += 1;
-        let mut series = Vec::with_capacity(SERIES);
-        let (target, address) = (&resolved.target, resolved.address);
-        let config = EndpointConfig {
-            interval: target.interval,
-            timeout: target.timeout,
-            phase_hash: target_hash(&name),
-            ..EndpointConfig::new(address, Protocol::Stamp(Default::default()))
-        };
-        let (of_target, of_endpoint) = match self.intern(shard, &name, &config, &mut series) {
-            Ok(both) => both,
+        let id = TargetId(self.next_id());
+        let mut series = Vec::with_capacity(TARGET_SERIES);
+        let interned = TargetSeries::intern(&self.registry, shard, &name, &mut series)
+            .and_then(|cells| Ok((cells, self.resolvable(shard, &name, &mut series)?)));
+        let (cells, resolvable) = match interned {
+            Ok(interned) => interned,
             Err(error) => {
-                self.release(shard, id, &series)?;
-                return Err(format!("target '{name}': {error}"));
+                self.give_back(shard, &series, |ticket| Command::RemoveTarget { id, ticket })?;
+                return Err(of_target(error.to_string()));
             }
         };
-        self.active.insert(name, Active { id, shard, resolved, series });
-        self.send(shard, Command::AddTarget { id, series: Box::new(of_target) })?;
-        let (config, series) = (Box::new(config), Box::new(of_endpoint));
-        self.send(shard, Command::AddEndpoint { id: EndpointId(id.0), target: id, config, series })
+        let endpoints = [None, None];
+        let address = wanted.address;
+        let active = Active { id, shard, plan, address, protocol, series, resolvable, endpoints };
+        self.active.insert(name.clone(), active);
+        self.send(shard, Command::AddTarget { id, series: Box::new(cells) })?;
+        self.place_all(&name, &wanted.endpoints, wanted.resolvable)
+            .map_err(|error| format!("target '{name}': {error}"))
     }
 
-    fn intern(
+    fn resolvable(
         &self,
         shard: ShardId,
         name: &str,
-        config: &EndpointConfig,
-        ids: &mut Vec<MetricId>,
-    ) -> Result<(TargetSeries, EndpointSeries), SeriesError> {
-        let (address, protocol) = (config.address, config.protocol.label());
-        let labels = EndpointLabels { target: name, address, protocol, group: "default" };
-        let target = TargetSeries::intern(&self.registry, shard, name, ids)?;
-        let endpoint = EndpointSeries::intern(&self.registry, shard, &labels, &config.protocol, ids)?;
-        Ok((target, endpoint))
+        series: &mut Vec<MetricId>,
+    ) -> Result<GaugeCell, SeriesError> {
+        let cell = self.registry.gauge(shard, &catalogue::TARGET_RESOLVABLE, &[name])?;
+        series.push(cell.id());
+        Ok(cell)
+    }
+
+    /// Brings a target that is there to what is wanted of it.
+    fn change(&mut self, wanted: Wanted, plan: Arc<Plan>) -> Result<(), String> {
+        let name = &wanted.name;
+        if self.active.get(name).is_some_and(|active| !active.is(&wanted, &plan)) {
+            self.remove(name)?;
+            return self.add(wanted, plan);
+        }
+        self.place_all(name, &wanted.endpoints, wanted.resolvable)
+            .map_err(|error| format!("target '{name}': {error}"))
+    }
+
+    /// Brings the endpoints of a target to these addresses, at most one of each family.
+    fn place_all(
+        &mut self,
+        name: &str,
+        addresses: &[SocketAddr],
+        resolvable: Option<bool>,
+    ) -> Result<(), String> {
+        let Some(mut active) = self.active.remove(name) else { return Ok(()) };
+        active.resolvable.set_or_clear(resolvable.map(|found| f64::from(u8::from(found))));
+        let mut placed = Ok(());
+        for family in 0..ENDPOINTS_MAX {
+            let address = addresses.iter().copied().find(|address| place(*address) == family);
+            placed = placed.and_then(|()| self.place_one(name, &mut active, family, address));
+        }
+        self.active.insert(name.to_owned(), active);
+        placed
+    }
+
+    fn place_one(
+        &mut self,
+        name: &str,
+        active: &mut Active,
+        family: usize,
+        address: Option<SocketAddr>,
+    ) -> Result<(), String> {
+        match (&mut active.endpoints[family], address) {
+            (None, None) => Ok(()),
+            (Some(held), Some(address)) if held.address == address => Ok(()),
+            (Some(_), None) => match active.endpoints[family].take() {
+                Some(held) => self.remove_endpoint(active.shard, held),
+                None => Ok(()),
+            },
+            (Some(_), Some(address)) => self.move_endpoint(name, active, family, address),
+            (None, Some(address)) => {
+                active.endpoints[family] = Some(self.add_endpoint(name, active, address)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn add_endpoint(&mut self, name: &str, active: &Active, address: SocketAddr) -> Result<Endpoint, String> {
+        let (shard, settings) = (active.shard, &active.plan.settings);
+        let id = EndpointId(self.next_id());
+        let config = EndpointConfig {
+            address,
+            interval: settings.interval,
+            timeout: settings.timeout,
+            window: settings.window,
+            path: endpoint::Path { source: settings.source, dscp: settings.dscp },
+            protocol: active.protocol.clone(),
+            phase_hash: phase(name, address.ip()),
+        };
+        let labels = labels(name, active, address);
+        let mut series = Vec::with_capacity(EndpointSeries::SERIES);
+        let interned = EndpointSeries::intern(&self.registry, shard, &labels, &active.protocol, &mut series);
+        // The one that says where it is comes last.
+        let (cells, info) = match (interned, series.pop()) {
+            (Ok(cells), Some(info)) => (cells, info),
+            (interned, last) => {
+                series.extend(last);
+                self.give_back(shard, &series, |ticket| Command::RemoveEndpoint { id, ticket })?;
+                return Err(interned.err().map_or(String::new(), |error| error.to_string()));
+            }
+        };
+        self.commanded(shard)?.endpoints += 1;
+        let (config, boxed) = (Box::new(config), Box::new(cells));
+        self.send(shard, Command::AddEndpoint { id, target: active.id, config, series: boxed })?;
+        Ok(Endpoint { id, address, series, info })
+    }
+
+    /// Its session, window and counters go on; another gauge says where it is.
+    fn move_endpoint(
+        &mut self,
+        name: &str,
+        active: &mut Active,
+        family: usize,
+        address: SocketAddr,
+    ) -> Result<(), String> {
+        let mut ids = Vec::new();
+        let info = labels(name, active, address)
+            .intern_info(&self.registry, active.shard, &mut ids)
+            .map_err(|error| error.to_string())?;
+        let Some(held) = &mut active.endpoints[family] else { return Ok(()) };
+        let before = std::mem::replace(&mut held.info, info.id());
+        held.address = address;
+        let id = held.id;
+        let ticket = self.registry.retire(active.shard, &[before]).map_err(|error| error.to_string())?;
+        self.send(active.shard, Command::MoveEndpoint { id, address, info, ticket })
+    }
+
+    fn remove_endpoint(&mut self, shard: ShardId, endpoint: Endpoint) -> Result<(), String> {
+        let Endpoint { id, mut series, info, .. } = endpoint;
+        series.push(info);
+        self.commanded(shard)?.endpoints -= 1;
+        self.give_back(shard, &series, |ticket| Command::RemoveEndpoint { id, ticket })
     }
 
     fn remove(&mut self, name: &str) -> Result<(), String> {
-        let Some(Active { id, shard, series, .. }) = self.active.remove(name) else { return Ok(()) };
-        self.release(shard, id, &series)
+        let Some(active) = self.active.remove(name) else { return Ok(()) };
+        let Active { id, shard, series, endpoints, .. } = active;
+        for endpoint in endpoints.into_iter().flatten() {
+            self.remove_endpoint(shard, endpoint)?;
+        }
+        self.give_back(shard, &series, |ticket| Command::RemoveTarget { id, ticket })
     }
 
-    fn release(&mut self, shard: ShardId, id: TargetId, series: &[MetricId]) -> Result<(), String> {
-        let retire = |series: &[MetricId]| self.registry.retire(shard, series);
-        let (of_target, of_endpoint) = series.split_at(TargetSeries::CELLS.min(series.len()));
-        let ticket = retire(of_endpoint).map_err(|error| error.to_string())?;
-        let of_target = retire(of_target).map_err(|error| error.to_string())?;
-        self.send(shard, Command::RemoveEndpoint { id: EndpointId(id.0), ticket })?;
-        self.send(shard, Command::RemoveTarget { id, ticket: of_target })
+    /// Retires series, and has their shard let go of them by a command.
+    fn give_back(
+        &mut self,
+        shard: ShardId,
+        series: &[MetricId],
+        command: impl FnOnce(relayscope_bridge::RetireTicket) -> Command,
+    ) -> Result<(), String> {
+        let ticket = self.registry.retire(shard, series).map_err(|error| error.to_string())?;
+        self.send(shard, command(ticket))
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn commanded(&mut self, shard: ShardId) -> Result<&mut Commanded, String> {
+        self.shards.get_mut(usize::from(shard.0)).ok_or_else(|| format!("shard {} does not exist", shard.0))
     }
 
     /// Queues a command behind those its shard has not taken yet.
     fn send(&mut self, shard: ShardId, command: Command) -> Result<(), String> {
-        let Some(commanded) = self.shards.get_mut(usize::from(shard.0)) else {
-            return Err(format!("shard {} does not exist", shard.0));
-        };
-        commanded.pending.push_back(command);
+        self.commanded(shard)?.pending.push_back(command);
         Ok(())
     }
 
@@ -214,6 +391,21 @@ impl Targets {
             }
         }
         Ok(())
+    }
+
+    /// What failed so far, by source.
+    pub(crate) fn note_failures(&mut self, failures: &[(&'static str, u64)]) {
+        failures.iter().for_each(|(source, total)| self.own.note_failures(source, *total));
+    }
+
+    /// A change that was found out could not be made.
+    pub(crate) fn note_not_applied(&mut self) {
+        self.own.note_not_applied();
+    }
+
+    /// So many targets have the name of another.
+    pub(crate) fn note_left_out(&mut self, targets: usize) {
+        self.own.note_left_out(targets);
     }
 
     /// The first shard whose thread is over though nobody asked it to.
@@ -245,4 +437,29 @@ impl Commanded {
         }
         true
     }
+}
+
+/// Its place among a target's endpoints.
+fn place(address: SocketAddr) -> usize {
+    usize::from(address.is_ipv6())
+}
+
+/// Families of one target are not probed at one moment.
+fn phase(name: &str, ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(_) => target_hash(name),
+        IpAddr::V6(_) => target_hash(&format!("{name}/ipv6")),
+    }
+}
+
+fn labels<'a>(name: &'a str, active: &'a Active, address: SocketAddr) -> EndpointLabels<'a> {
+    EndpointLabels { target: name, address, protocol: active.protocol.label(), group: &active.plan.group }
+}
+
+fn with_plans(wanted: Vec<Wanted>, plans: &Plans) -> Result<Vec<(Wanted, Arc<Plan>)>, String> {
+    let plan = |wanted: Wanted| match plans.plans.get(wanted.settings) {
+        Some(plan) => Ok((wanted, Arc::clone(plan))),
+        None => Err(format!("target '{}' has no settings", wanted.name)),
+    };
+    wanted.into_iter().map(plan).collect()
 }

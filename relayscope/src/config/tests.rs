@@ -1,3 +1,5 @@
+use relayscope_controlplane::discovery::Families;
+
 use super::*;
 
 fn resolve(text: &str, args: &RunArgs) -> Result<Config, String> {
@@ -12,7 +14,7 @@ fn resolve(text: &str, args: &RunArgs) -> Result<Config, String> {
 #[test]
 fn without_anything_it_reflects_and_probes_itself() {
     let config = Source::default().resolve(&RunArgs::default()).unwrap();
-    assert_eq!(config.reflect, ["127.0.0.1:8620".parse().unwrap()]);
+    assert_eq!(config.reflector.listen, ["127.0.0.1:8620".parse().unwrap()]);
     assert_eq!(config.targets[0].name, "self");
     assert_eq!(config.listen.to_string(), "127.0.0.1:9862");
 }
@@ -22,11 +24,17 @@ fn asking_for_either_role_does_not_bring_the_other() {
     let reflect = RunArgs { reflect: vec!["127.0.0.1:1".parse().unwrap()], ..RunArgs::default() };
     assert_eq!(resolve("", &reflect).unwrap().targets, []);
     let probe = RunArgs { probe: vec!["b=127.0.0.1:1".parse().unwrap()], ..RunArgs::default() };
-    assert_eq!(resolve("", &probe).unwrap().reflect, []);
+    assert_eq!(resolve("", &probe).unwrap().reflector.listen, []);
 }
 
-#[test]
-fn what_is_printed_reads_back_as_itself() {
+/// A directory with keys and certificates, and a file that uses every key there is.
+fn everything() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("key", "sixteen octets..\n");
+    write("hex", "000102030405060708090A0b0c0d0e0f1011\n");
+    write("ca.pem", "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n");
+    write("key.pem", "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n");
     let text = r#"
         listen = "[::1]:80"
         metric_prefix = "wzp"
@@ -35,10 +43,25 @@ fn what_is_printed_reads_back_as_itself() {
         ring_capacity = 1024
         drain_interval = "20ms"
         segment = "relay-a"
-        targets_max = 7
+        targets_max = 9
+        watch_interval = "5s"
+        [web]
+        reload = true
+        [dns]
+        resolver = "127.0.0.1"
+        ttl_min = "1s"
+        ttl_max = "1m"
         [probe]
+        protocol = "stamp"
         interval = "250ms"
         timeout = "2s"
+        window = 100
+        dscp = 46
+        buckets = [0.001, 1, 2.5]
+        family = "ipv6"
+        source = "::1"
+        key_file = "key"
+        reflector = "stateless"
         slot = "1ms"
         spin_before_park = "10us"
         [reflector]
@@ -46,21 +69,136 @@ fn what_is_printed_reads_back_as_itself() {
         mode = "stateless"
         sessions_max = 5
         session_idle = "1m"
+        key_file = "key"
+        keys = [{ ssid = 7, file = "hex" }]
+        authenticated_only = true
+        rate_limit = 0
+        quic_listen = ["127.0.0.1"]
+        quic_cert = "ca.pem"
+        quic_key = "key.pem"
+        [[group]]
+        name = "fra"
+        protocol = "quic"
+        source = ""
+        family = "any"
+        server_name = "relay.example.net"
+        alpn = ["h3"]
+        ca_file = "ca.pem"
+        insecure = true
+        buckets = []
+        targets = ["r1=192.0.2.1", "quic://[::1]:8443"]
+        file_sd = ["relays/*.json", "/srv/x.yaml"]
+        http_sd = "http://127.0.0.1:8080/targets"
+        refresh = "10s"
+        dns_srv = ["_quic._udp.example.net"]
+        dns = ["all.example.net"]
+        self = "r1"
+        full_mesh_max = 3
+        peers_per_relay = 2
+        [[group]]
+        name = "turn"
+        protocol = "stun"
         [[target]]
         name = "b \"quoted\" \\ name"
         address = "relay.example.net:99"
         interval = "5s"
         timeout = "3s"
+        key_file = ""
+        [[target]]
+        name = "t"
+        address = "turn.example.net"
+        group = "turn"
+        dscp = 0
+        [[target]]
+        name = "w"
+        address = "tcp://192.0.2.9:80"
+        source = ""
+        family = "ipv4"
     "#;
-    let config = resolve(text, &RunArgs::default()).unwrap();
-    assert_eq!(resolve(&config.to_toml(), &RunArgs::default()).unwrap(), config);
-    assert_eq!((config.targets[0].interval, config.reflector_sessions_max), (5_000 * MS, 5));
+    (directory, text.to_owned())
+}
+
+#[test]
+fn what_is_printed_reads_back_as_itself() {
+    let (directory, text) = everything();
+    let path = directory.path().join("relayscope.toml");
+    std::fs::write(&path, &text).unwrap();
+    let read = |path: &Path| load(Some(path)).unwrap().resolve(&RunArgs::default()).unwrap();
+    let config = read(&path);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = elsewhere.path().join("copy.toml");
+    std::fs::write(&copy, config.to_toml()).unwrap();
+    assert_eq!(read(&copy), config);
+
+    let [probe, fra, turn] = &config.groups[..] else { panic!("three groups: {:?}", config.groups) };
+    let targets: Vec<_> = config.targets.iter().map(|target| (target.name.as_str(), target.group)).collect();
+    assert_eq!(
+        targets,
+        [("b \"quoted\" \\ name", 0), ("t", 2), ("w", 0), ("r1", 1), ("quic://[::1]:8443", 1)]
+    );
+    let addresses: Vec<_> = config.targets.iter().map(|target| target.address.to_string()).collect();
+    assert_eq!(
+        addresses,
+        ["relay.example.net:99", "turn.example.net:3478", "192.0.2.9:80", "192.0.2.1:443", "[::1]:8443"]
+    );
+    assert_eq!(*probe.settings.key.as_ref().unwrap().octets, *b"sixteen octets..");
+    assert_eq!(config.reflector.keys[1].key.octets.len(), 18);
+    assert_eq!((config.reflector.keys[0].ssid, config.reflector.keys[1].ssid), (None, Some(7)));
+    assert_eq!(config.targets[0].settings.key, None, "taken back");
+    assert_eq!(config.targets[0].settings.interval, 5_000 * MS);
+    assert_eq!((fra.settings.interval, fra.settings.dscp), (250 * MS, 46), "inherited");
+    assert_eq!((fra.settings.key.as_ref(), fra.buckets.len(), probe.buckets.len()), (None, 0, 3));
+    assert_eq!(turn.settings.families, Families::Ipv6, "inherited");
+    assert!(!config.to_toml().contains("sixteen"), "no key is printed");
+    assert!(!format!("{config:?}").contains("sixteen") && !format!("{config:?}").contains("115, 105"));
+}
+
+#[test]
+fn the_files_named_are_watched_and_secrets_for_all_to_read_are_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (directory, text) = everything();
+    let path = directory.path().join("relayscope.toml");
+    std::fs::write(&path, &text).unwrap();
+    let config = load(Some(&path)).unwrap().resolve(&RunArgs::default()).unwrap();
+    let names = |paths: &[PathBuf]| -> Vec<String> {
+        paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    };
+    assert_eq!(names(&config.files()), ["ca.pem", "hex", "key", "key.pem"]);
+    for (name, mode) in [("key", 0o600), ("hex", 0o400), ("key.pem", 0o640), ("ca.pem", 0o644)] {
+        let path = directory.path().join(name);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let warned =
+        format!("{}/key.pem may be read by others (mode 640); chmod 600 it", directory.path().display());
+    assert_eq!(config.warnings(), [warned]);
+}
+
+#[test]
+fn a_key_file_holds_16_to_64_octets_or_hex_digits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    let read = |octets: &[u8]| {
+        std::fs::write(&path, octets).unwrap();
+        super::files::KeyFile::read(path.clone()).map(|key| key.octets.to_vec())
+    };
+    assert_eq!(read(b"sixteen octets..\n").unwrap(), b"sixteen octets..");
+    assert_eq!(read(b"sixteen octets.\n\n").unwrap(), b"sixteen octets.\n", "one newline alone");
+    assert_eq!(read(b" 30313233343536373839414243444546 \n").unwrap(), b"0123456789ABCDEF");
+    for octets in [&b"fifteen octets."[..], &[7; 65], b""] {
+        let error = read(octets).unwrap_err();
+        let right = format!(
+            "a key of {} octets is invalid; expected 16 to 64 octets, or twice as many hex digits",
+            octets.len()
+        );
+        assert!(error.ends_with(&right), "{error}");
+    }
 }
 
 #[test]
 fn an_empty_file_asks_for_nothing() {
     let config = resolve("", &RunArgs::default()).unwrap();
-    assert_eq!((config.reflect, config.targets), (vec![], vec![]));
+    assert_eq!((config.reflector.listen, config.targets), (vec![], vec![]));
 }
 
 #[test]
@@ -126,6 +264,95 @@ fn errors_name_file_key_value_and_what_is_right() {
         (
             "[[target]]\nname = \"b\"\naddress = \"b\"\n[[target]]\nname = \"b\"\naddress = \"c\"",
             "FILE: target.name: b is invalid; expected a name of its own for each target",
+        ),
+        (
+            "watch_interval = \"1ms\"",
+            "FILE: watch_interval: \"1ms\" is invalid; expected a time from 100ms to 1h, such as \"2s\"",
+        ),
+        (
+            "[dns]\nttl_min = \"2h\"",
+            "FILE: dns.ttl_min: \"2h\" is invalid; expected a time from 100ms to 1h, such as \"5s\"",
+        ),
+        (
+            "[dns]\nttl_min = \"2s\"\nttl_max = \"1s\"",
+            "FILE: dns.ttl_max: 1s is invalid; expected at least ttl_min, 2s",
+        ),
+        (
+            "[probe]\nprotocol = \"icmp\"",
+            "FILE: probe.protocol: protocol 'icmp' is not known; expected stamp, stun, quic or tcp",
+        ),
+        ("[probe]\nwindow = 1", "FILE: probe.window: 1 is invalid; expected 2..=1024"),
+        ("[probe]\ndscp = 64", "FILE: probe.dscp: 64 is invalid; expected 0..=63"),
+        (
+            "[probe]\nsource = \"eth0\"",
+            "FILE: probe.source: eth0 is invalid; expected an address of this host such as 192.0.2.1, or \"\"",
+        ),
+        (
+            "[probe]\nfamily = \"ipv6\"\nsource = \"127.0.0.1\"",
+            "FILE: probe.source: 127.0.0.1 is invalid; expected an address of the family probed",
+        ),
+        ("[probe]\nfamily = \"inet\"", "FILE: probe.family: inet is invalid; expected any, ipv4 or ipv6"),
+        (
+            "[probe]\nbuckets = [2, 1]",
+            "FILE: probe.buckets: [2.0, 1.0] is invalid; expected at most 64 ascending numbers of seconds above 0, such as [0.001, 0.01, 0.1]",
+        ),
+        ("[probe]\ninsecure = true", "FILE: probe.insecure: is of no use to protocol stamp; expected quic"),
+        (
+            "[probe]\nprotocol = \"tcp\"\nreflector = \"auto\"",
+            "FILE: probe.reflector: is of no use to protocol tcp; expected stamp",
+        ),
+        (
+            "[probe]\nkey_file = \"/nonexistent\"",
+            "FILE: probe.key_file: cannot read /nonexistent: No such file or directory (os error 2)",
+        ),
+        (
+            "[reflector]\nkeys = [{ ssid = 0, file = \"k\" }]",
+            "FILE: reflector.keys: ssid: 0 is invalid; expected 1..=65535, or none",
+        ),
+        (
+            "[reflector]\nauthenticated_only = true",
+            "FILE: reflector.authenticated_only: true is invalid; expected false, or keys to go by",
+        ),
+        ("[reflector]\nrate_limit = -1", "FILE: reflector.rate_limit: -1 is invalid; expected 0..=10000000"),
+        (
+            "[[group]]\nname = \"default\"",
+            "FILE: group.name: default is invalid; expected a name of its own for each group; default is the group of [probe]",
+        ),
+        (
+            "[[group]]\nname = \"g\"\nfile_sd = [\"x.toml\"]",
+            "FILE: group 'g': file_sd: file pattern 'x.toml' is invalid; expected a path to .json, .yaml or .yml with * in its last part only",
+        ),
+        (
+            "[[group]]\nname = \"g\"\nhttp_sd = \"https://x\"",
+            "FILE: group 'g': http_sd: 'https://x' is invalid; expected http://HOST:PORT/PATH",
+        ),
+        (
+            "[[group]]\nname = \"g\"\ndns_srv = [\"a b\"]",
+            "FILE: group 'g': dns_srv: a b is invalid; expected a name such as _stamp._udp.example.net",
+        ),
+        (
+            "[[group]]\nname = \"g\"\nprotocol = \"tcp\"\ndns = [\"a\"]",
+            "FILE: group 'g': dns: 'a' is no address with a port; expected HOST:PORT or [IPV6]:PORT",
+        ),
+        (
+            "[[group]]\nname = \"g\"\npeers_per_relay = 2",
+            "FILE: group 'g': self: is missing; expected this relay's own name, for full_mesh_max and peers_per_relay",
+        ),
+        (
+            "[[group]]\nname = \"g\"\ntargets = [\"stun://a\"]",
+            "FILE: group 'g': targets: stun://a is invalid; expected stamp:// or none, as the group's protocol",
+        ),
+        (
+            "[[group]]\nname = \"g\"\ntargets = [\"a\", \"a\"]",
+            "FILE: group 'g': targets: a is invalid; expected a name of its own for each target",
+        ),
+        (
+            "[[target]]\nname = \"b\"\naddress = \"b\"\ngroup = \"x\"",
+            "FILE: target 'b': group: x is invalid; expected the name of a [[group]], or none",
+        ),
+        (
+            "[[target]]\nname = \"b\"\naddress = \"stun://b\"\nprotocol = \"tcp\"",
+            "FILE: target 'b': address: stun://b is invalid; expected tcp:// or none, as protocol says",
         ),
         (
             "targets_max = 1\n[[target]]\nname = \"b\"\naddress = \"b\"\n[[target]]\nname = \"c\"\naddress = \"c\"",

@@ -1,0 +1,99 @@
+//! What the configuration names by its path: keys and certificates.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Octets of a key: a shorter one is guessed more easily than the tag it makes, a longer one is hashed
+/// first (RFC 2104) and gains nothing.
+const KEY_LEN_MIN: usize = 16;
+const KEY_LEN_MAX: usize = 64;
+/// Certificates of many roots fit.
+const PEM_LEN_MAX: u64 = 4 << 20;
+/// Twice as many hex digits as octets, and some white space.
+const KEY_FILE_LEN_MAX: u64 = 1024;
+
+/// A key of authenticated STAMP and where it stands. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct KeyFile {
+    pub(crate) path: PathBuf,
+    pub(crate) octets: Arc<[u8]>,
+}
+
+impl KeyFile {
+    /// Reads 16 to 64 octets, or twice as many hex digits; a newline at the end does not count.
+    pub(super) fn read(path: PathBuf) -> Result<Self, String> {
+        let octets = read(&path, KEY_FILE_LEN_MAX)?;
+        let octets = octets.strip_suffix(b"\n").unwrap_or(&octets);
+        let octets = hex(octets.trim_ascii()).unwrap_or_else(|| octets.to_vec());
+        if !(KEY_LEN_MIN..=KEY_LEN_MAX).contains(&octets.len()) {
+            return Err(format!(
+                "{}: a key of {} octets is invalid; expected {KEY_LEN_MIN} to {KEY_LEN_MAX} octets, or twice as many hex digits",
+                path.display(),
+                octets.len()
+            ));
+        }
+        Ok(Self { path, octets: octets.into() })
+    }
+}
+
+impl fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A PEM file and where it stands. `Debug` does not show it: it may be a private key.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct PemFile {
+    pub(crate) path: PathBuf,
+    pub(crate) text: Arc<str>,
+}
+
+impl PemFile {
+    /// Reads a file that has a block of `what`, such as `CERTIFICATE`.
+    pub(super) fn read(path: PathBuf, what: &str) -> Result<Self, String> {
+        let octets = read(&path, PEM_LEN_MAX)?;
+        let text = String::from_utf8(octets).unwrap_or_default();
+        let begins = |line: &str| {
+            line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{what}-----"))
+        };
+        if !text.lines().any(begins) {
+            return Err(format!("{}: there is no {what} in it; expected PEM", path.display()));
+        }
+        Ok(Self { path, text: text.into() })
+    }
+}
+
+impl fmt::Debug for PemFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PemFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What is wrong with a secret's file that does not keep anyone from using it.
+pub(super) fn warning(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o077 != 0)
+        .then(|| format!("{} may be read by others (mode {mode:03o}); chmod 600 it", path.display()))
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let mut octets = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut octets));
+    match read {
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        Ok(length) if length as u64 > most => Err(format!("{} is larger than {most} bytes", path.display())),
+        Ok(_) => Ok(octets),
+    }
+}
+
+/// `None` where these are not hex digits in pairs.
+fn hex(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |octet: u8| char::from(octet).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, []) = text.as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
