@@ -23,7 +23,8 @@ pub(crate) fn bad_input() {
         (&["run", "--listen", "nowhere"], "'nowhere' is no address; expected IP:PORT such as 127.0.0.1:9862"),
         (&["--reflect", "1.2.3.4:x"], "'1.2.3.4:x' is no address; expected IP:PORT such as 127.0.0.1:8620"),
         (&["--probe", "b=a b"], "'a b' is no address; expected HOST, HOST:PORT or [IPV6]:PORT"),
-        (&["--probe", "b=quic://h"], "protocol 'quic' is not supported; expected stamp"),
+        (&["--probe", "b=ftp://h"], "protocol 'ftp' is not known; expected stamp, stun, quic or tcp"),
+        (&["probe", "tcp://h"], "'h' is no address with a port; expected HOST:PORT or [IPV6]:PORT"),
         (&["--probe", "b=1.1.1.1", "--probe", "b=1.1.1.2"], "--probe b: named twice"),
         (&["--cores", "99"], "core 99 is not available; this process may use 0"),
         (&["--cores", "zero"], "--cores: core list 'zero' is invalid; expected numbers below 1024"),
@@ -76,6 +77,10 @@ pub(crate) fn check_and_print() {
     let (status, said, _) = run(relayscope().arg("check-config").arg(&file));
     assert!(status.success());
     assert!(said.ends_with(": valid, 1 targets, 0 reflectors"), "{said}");
+    assert!(
+        printed.contains("protocol = \"stamp\"\n") && printed.contains("group = \"default\"\n"),
+        "{printed}"
+    );
     let (_, again, _) = run(relayscope().arg("print-config").arg("--config").arg(&file));
     assert_eq!(again, printed);
 }

@@ -7,6 +7,7 @@
 mod autopsy;
 mod cli;
 mod clock;
+mod discovery;
 mod hostile;
 mod mesh;
 mod namespaces;
@@ -53,6 +54,14 @@ fn main() {
     add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
     add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
     add("a_reload_there_is_no_room_for_keeps_the_targets", None, reload::no_room);
+    add("a_reload_over_http_is_in_force_when_it_is_answered", None, reload::over_http);
+    add("a_reload_over_http_is_refused_unless_allowed", None, reload::over_http_is_off);
+    add("a_file_that_changes_is_reloaded_without_a_signal", None, reload::files_change);
+    add("a_groups_series_follow_it_and_its_targets_begin_anew_when_they_must", None, reload::groups_change);
+    add("lists_in_files_bring_targets_and_take_them", None, discovery::lists_in_files);
+    add("lists_over_http_bring_targets_and_survive_failures", None, discovery::lists_over_http);
+    add("a_name_that_moves_takes_its_target_along_and_one_that_fails_stays", None, discovery::names_move);
+    add("both_families_of_a_name_are_one_target", None, discovery::both_families_and_services);
     add("a_flood_at_a_probing_socket_is_counted_and_is_not_loss", None, hostile::flood);
     add("a_log_nobody_reads_does_not_end_the_relay", None, mesh::log_is_gone);
     add("losses_imposed_come_back_packet_for_packet", None, truth::losses);

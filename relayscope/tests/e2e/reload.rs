@@ -10,11 +10,29 @@ use crate::relay::{Relay, loopback, wait_for};
 const RELOADED: &str = "relay_config_last_reload_successful";
 
 fn write(file: &Path, ip: IpAddr, targets: &[&str]) {
-    let mut text = format!("[reflector]\nlisten = [\"{ip}:8620\"]\n[probe]\ninterval = \"100ms\"\n");
+    write_with(file, ip, targets, "");
+}
+
+fn write_with(file: &Path, ip: IpAddr, targets: &[&str], more: &str) {
+    let mut text = format!("{more}\n[reflector]\nlisten = [\"{ip}:8620\"]\n[probe]\ninterval = \"100ms\"\n");
     for target in targets {
         text += &format!("[[target]]\nname = \"{target}\"\naddress = \"{ip}:8620\"\n");
     }
-    std::fs::write(file, text).unwrap();
+    // Whole at any moment: the file may be read just now.
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, file).unwrap();
+}
+
+/// The status and the body.
+fn post(relay: &Relay, method: &str) -> (u16, String) {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let url = format!("http://{}/-/reload", relay.http);
+    let mut response = match method {
+        "POST" => agent.post(url).send_empty().unwrap(),
+        _ => agent.get(url).call().unwrap(),
+    };
+    (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
 }
 
 pub(crate) fn targets_change() {
@@ -93,4 +111,106 @@ pub(crate) fn no_room() {
     });
     relay.wait_state("t0", "up");
     relay.wait_state("t19", "up");
+}
+
+pub(crate) fn over_http() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    // So rare a look that nothing but the request can be what reloads.
+    let seldom = "watch_interval = \"1h\"\n[web]\nreload = true\n";
+    write_with(&file, ip, &["kept", "gone"], seldom);
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    let kept = "relay_probe_received_total{target=\"kept\",family=\"ipv4\"}";
+    let before = relay.wait_sample(kept, 3.0);
+
+    write_with(&file, ip, &["kept", "new"], seldom);
+    assert_eq!(post(&relay, "POST"), (200, "reloaded: 2 targets\n".to_owned()));
+    let mesh = relay.get("/mesh");
+    assert!(mesh.contains("new") && !mesh.contains("gone"), "in force when it is answered: {mesh}");
+    assert!(relay.sample(kept).unwrap() >= before);
+
+    std::fs::write(&file, "[probe]\ninterval = \"never\"\n").unwrap();
+    let (status, said) = post(&relay, "POST");
+    assert_eq!(status, 400);
+    assert!(said.contains("relayscope.toml: probe.interval: \"never\" is invalid"), "{said}");
+    wait_for("the refusal to show", || (relay.sample(RELOADED) == Some(0.0)).then_some(()));
+    let received = relay.sample(kept).unwrap();
+    relay.wait_sample(kept, received + 3.0);
+    assert_eq!(post(&relay, "GET").0, 405);
+}
+
+pub(crate) fn over_http_is_off() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    write(&file, ip, &["kept"]);
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    let (status, said) = post(&relay, "POST");
+    assert_eq!(status, 403);
+    assert_eq!(said, "reload over HTTP is off; set reload = true in [web], or send SIGHUP\n");
+    assert_eq!(post(&relay, "GET").0, 405);
+}
+
+/// Without a signal: the file itself changes, and then a list it names.
+pub(crate) fn files_change() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    let often = "watch_interval = \"100ms\"";
+    write_with(&file, ip, &["kept", "gone"], often);
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    let kept = "relay_probe_received_total{target=\"kept\",family=\"ipv4\"}";
+    let before = relay.wait_sample(kept, 3.0);
+    relay.wait_state("gone", "up");
+    write_with(&file, ip, &["kept", "new"], often);
+    relay.wait_state("new", "up");
+    wait_for("the series of the removed target to disappear", || {
+        (!relay.get("/metrics").contains("target=\"gone\"")).then_some(())
+    });
+    assert!(relay.sample(kept).unwrap() >= before);
+
+    std::fs::write(&file, "[probe]\ninterval = \"never\"\n").unwrap();
+    wait_for("the refusal", || (relay.sample(RELOADED) == Some(0.0)).then_some(()));
+    write_with(&file, ip, &["kept"], often);
+    wait_for("the file to be good again", || (relay.sample(RELOADED) == Some(1.0)).then_some(()));
+    assert!(!relay.get("/metrics").contains("target=\"new\""));
+}
+
+/// What concerns a group's series alone, and what concerns its targets.
+pub(crate) fn groups_change() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    let write = |window: u32, buckets: &str| {
+        write_with(
+            &file,
+            ip,
+            &[],
+            &format!(
+                "[[group]]\nname = \"g\"\ninterval = \"100ms\"\nwindow = {window}\nbuckets = {buckets}\n\
+                 targets = [\"a={ip}:8620\"]\n"
+            ),
+        );
+    };
+    let group = |window: u32, buckets: &str| {
+        format!(
+            "relay_group_info{{group=\"g\",protocol=\"stamp\",interval=\"100ms\",timeout=\"1s\",\
+             window=\"{window}\",buckets=\"{buckets}\",dscp=\"0\"}}"
+        )
+    };
+    write(10, "[0.001, 0.5]");
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    let received = "relay_probe_received_total{target=\"a\",family=\"ipv4\"}";
+    relay.wait_sample(received, 10.0);
+    assert_eq!(relay.sample(&group(10, "0.001,0.5")), Some(1.0));
+    let at = format!("address=\"{ip}:8620\",family=\"ipv4\",protocol=\"stamp\",group=\"g\"");
+    assert_eq!(relay.sample(&format!("relay_target_info{{target=\"a\",{at}}}")), Some(1.0));
+
+    write(10, "[0.25]");
+    relay.process.signal(Signal::SIGHUP);
+    wait_for("the other buckets", || relay.sample(&group(10, "0.25")));
+    assert_eq!(relay.sample(&group(10, "0.001,0.5")), None);
+    assert!(relay.sample(received).unwrap() >= 10.0, "what is counted goes on");
+
+    write(20, "[0.25]");
+    relay.process.signal(Signal::SIGHUP);
+    wait_for("the other window", || relay.sample(&group(20, "0.25")));
+    assert!(relay.sample(received).is_none_or(|count| count < 10.0), "other settings begin anew");
 }
