@@ -23,7 +23,7 @@ use relayscope_dataplane::prober::SESSIONS_MAX;
 use relayscope_dataplane::runtime::Runtime;
 
 pub(crate) use self::groups::{Group, Plan, Plans, Target};
-pub(crate) use self::reflector::Reflector;
+pub(crate) use self::reflector::{QuicIdentity, Reflector};
 pub(crate) use self::settings::Settings;
 
 use self::document::time_text;

@@ -1,9 +1,7 @@
 //! The data plane of the binary: what it needs of the host, its shards, and its targets.
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use relayscope_bridge::catalogue::RUNTIME_INFO;
 use relayscope_bridge::{
@@ -11,7 +9,8 @@ use relayscope_bridge::{
 };
 use relayscope_controlplane::discovery::Discovery;
 use relayscope_dataplane::driver::control::{Executor, ShardHandle, spawn_chosen};
-use relayscope_dataplane::driver::udp::{BindError, UdpPort};
+use relayscope_dataplane::driver::listen::Listeners;
+use relayscope_dataplane::driver::udp::UdpPort;
 use relayscope_dataplane::placement::{
     available_cores, check_available, control_core, default_cores, format_cores,
 };
@@ -22,13 +21,11 @@ use relayscope_dataplane::telemetry::{EndpointSeries, ShardSeries};
 
 use crate::config::{Config, Plans};
 use crate::failure::Failure;
+use crate::listen::listen;
 use crate::own_series::OWN_SERIES;
 use crate::reload::Parts;
 use crate::targets::{ENDPOINTS_MAX, TARGET_SERIES, Targets, lock};
 
-/// How long a port of a relay that just ended may stay busy.
-const BUSY_PATIENCE: Duration = Duration::from_secs(1);
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// Targets named at start; of more only the number is said.
 const TARGETS_ANNOUNCED_MAX: usize = 10;
 
@@ -60,18 +57,17 @@ impl Cores {
 pub(crate) struct Prepared {
     discovery: Discovery,
     plans: Plans,
-    reflectors: Vec<UdpPort>,
+    /// What each shard listens on.
+    listeners: Vec<Listeners>,
 }
 
 impl Prepared {
-    pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
+    pub(crate) fn new(config: &Config, shards: usize) -> Result<Self, Failure> {
         let (wanted, plans) = config.discovery();
         plans.check().map_err(Failure::Usage)?;
         let mut discovery = Discovery::new(wanted);
         discovery.read_files();
-        let bind = |address: &SocketAddr| bind_patiently(*address).map_err(Failure::host);
-        let reflectors = config.reflector.listen.iter().map(bind).collect::<Result<_, _>>()?;
-        Ok(Self { discovery, plans, reflectors })
+        Ok(Self { discovery, plans, listeners: listen(&config.reflector, shards)? })
     }
 }
 
@@ -120,6 +116,7 @@ pub(crate) struct DataPlane {
     targets: Arc<Mutex<Targets>>,
     runtime: Choice,
     reflecting: Vec<SocketAddr>,
+    responding: Vec<SocketAddr>,
     probing: usize,
 }
 
@@ -134,11 +131,16 @@ impl DataPlane {
         publishers: Vec<Publisher>,
         registry: SeriesRegistry,
     ) -> Result<(Self, Parts), Failure> {
-        let Prepared { discovery, plans, reflectors } = prepared;
-        let reflecting = reflectors.iter().map(UdpPort::local_address).collect();
+        let Prepared { discovery, plans, listeners } = prepared;
+        // All shards have the same.
+        let (mut reflecting, mut responding) = (Vec::new(), Vec::new());
+        if let Some(Listeners { stamp, quic }) = listeners.first() {
+            reflecting.extend(stamp.iter().map(UdpPort::local_address));
+            responding.extend(quic.iter().map(|listener| listener.port().local_address()));
+        }
         let (wanted, _) = discovery.wanted().map_err(Failure::usage)?;
         let probing = wanted.len();
-        let shards = start_shards(config, &cores.shards, &mut runtime, publishers, reflectors, &registry)?;
+        let shards = start_shards(config, &cores.shards, &mut runtime, publishers, listeners, &registry)?;
         if let Some(refusal) = runtime.refusal() {
             tracing::warn!("shards run on {}: {refusal}", runtime.backend().label());
         }
@@ -146,7 +148,7 @@ impl DataPlane {
         targets.apply(wanted, &plans).map_err(Failure::Host)?;
         let targets = Arc::new(Mutex::new(targets));
         let parts = Parts { registry, targets: Arc::clone(&targets), discovery, plans };
-        Ok((Self { targets, runtime, reflecting, probing }, parts))
+        Ok((Self { targets, runtime, reflecting, responding, probing }, parts))
     }
 
     /// Stops every shard and waits for it.
@@ -159,6 +161,9 @@ impl DataPlane {
         let mut text = format!("shards run on {}\n", self.runtime);
         for address in &self.reflecting {
             text += &format!("reflecting STAMP on {address}\n");
+        }
+        for address in &self.responding {
+            text += &format!("answering QUIC on {address}\n");
         }
         for target in config.targets.iter().take(TARGETS_ANNOUNCED_MAX) {
             let settings = &target.settings;
@@ -182,35 +187,19 @@ pub(crate) fn cores_text(cores: &Cores) -> String {
     format!("shards on cores {}", format_cores(&cores.shards))
 }
 
-/// The kernel lets go of an ended shard's sockets some milliseconds after the process is gone: a restart
-/// must not fail for that.
-fn bind_patiently(address: SocketAddr) -> Result<UdpPort, BindError> {
-    let deadline = Instant::now() + BUSY_PATIENCE;
-    loop {
-        match UdpPort::bind(address) {
-            Err(error) if error.source.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            bound => return bound,
-        }
-    }
-}
-
 fn start_shards(
     config: &Config,
     cores: &[usize],
     runtime: &mut Choice,
     publishers: Vec<Publisher>,
-    reflectors: Vec<UdpPort>,
+    listeners: Vec<Listeners>,
     registry: &SeriesRegistry,
 ) -> Result<Vec<ShardHandle>, Failure> {
-    let own_ports: Vec<u16> = reflectors.iter().map(|port| port.local_address().port()).collect();
-    let mut shares: Vec<Vec<UdpPort>> = cores.iter().map(|_| Vec::new()).collect();
-    for (i, port) in reflectors.into_iter().enumerate() {
-        shares[i % cores.len()].push(port);
-    }
+    let stamp = listeners.first().into_iter().flat_map(|of| &of.stamp);
+    let own_ports: Vec<u16> = stamp.map(|port| port.local_address().port()).collect();
+    let keys = config.reflector.hmac_keys();
     let mut shards = Vec::new();
-    for ((publisher, core), ports) in publishers.into_iter().zip(cores).zip(shares) {
+    for ((publisher, core), ports) in publishers.into_iter().zip(cores).zip(listeners) {
         let id = publisher.shard();
         let series = ShardSeries::intern(registry, id).map_err(Failure::host)?;
         let reflector = Reflector::new(ReflectorConfig {
@@ -218,7 +207,9 @@ fn start_shards(
             sessions_max: config.reflector.sessions_max,
             session_idle: config.reflector.session_idle,
             own_ports: own_ports.clone(),
-            ..ReflectorConfig::default()
+            keys: keys.clone(),
+            authenticated_only: config.reflector.authenticated_only,
+            rate_per_source: config.reflector.rate_limit,
         });
         let shard = Shard::new(config.slot, reflector, publisher, series);
         let executor = Executor { shard: id, core: *core, spin_before_park: config.spin_before_park };

@@ -7,6 +7,7 @@ mod config;
 mod controlplane;
 mod dataplane;
 mod failure;
+mod listen;
 mod mesh_status;
 mod moment;
 mod output;

@@ -1,13 +1,15 @@
 //! From the settings of a target to what the data plane is told to probe with.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use relayscope_dataplane::endpoint::{Protocol, Stamp};
 use relayscope_dataplane::probe::quic::{Client, ClientOptions, Verification, native_roots};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use relayscope_dataplane::responder::Identity;
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::Settings;
+use crate::config::{QuicIdentity, Settings};
 use crate::target;
 
 /// What a target at `host` is probed with.
@@ -16,10 +18,10 @@ use crate::target;
 /// A sentence that says what is wrong with its settings.
 pub(crate) fn protocol(settings: &Settings, host: &str) -> Result<Protocol, String> {
     match settings.protocol {
-        target::Protocol::Stamp if settings.key.is_some() => {
-            Err("key_file is given, but authenticated STAMP is not built in".to_owned())
+        target::Protocol::Stamp => {
+            let key = settings.key.as_ref().map(|key| Arc::clone(&key.key));
+            Ok(Protocol::Stamp(Stamp { key, reflector: settings.reflector }))
         }
-        target::Protocol::Stamp => Ok(Protocol::Stamp(Stamp { reflector: settings.reflector })),
         target::Protocol::Stun => Ok(Protocol::Stun),
         target::Protocol::Tcp => Ok(Protocol::Tcp),
         target::Protocol::Quic => quic(settings, host),
@@ -39,6 +41,23 @@ fn quic(settings: &Settings, host: &str) -> Result<Protocol, String> {
         idle: defaults.idle,
     };
     Client::new(options).map(|client| Protocol::Quic(Arc::new(client))).map_err(|error| error.to_string())
+}
+
+/// Who answers QUIC probes: as configured, or a certificate made now for `names`, signed by itself.
+///
+/// # Errors
+/// A sentence that names the file, or says why none can be made.
+pub(crate) fn identity(configured: Option<&QuicIdentity>, names: &[String]) -> Result<Identity, String> {
+    let Some(QuicIdentity { certificates, key }) = configured else {
+        return Identity::self_signed(names).map_err(|error| error.to_string());
+    };
+    let wrong = |path: &Path, error: pem::Error| format!("{}: {error}", path.display());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates.text.as_bytes()).collect();
+    let key_der = PrivateKeyDer::from_pem_slice(key.text.as_bytes());
+    Ok(Identity::new(
+        chain.map_err(|error| wrong(&certificates.path, error))?,
+        key_der.map_err(|error| wrong(&key.path, error))?,
+    ))
 }
 
 fn verification(settings: &Settings) -> Result<Verification, String> {

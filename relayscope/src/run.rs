@@ -28,7 +28,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let runtime = dataplane::choose_runtime(&config, &cores)?;
     // Before anything that takes its time: a signal must never find the default action.
     let supervisor = Supervisor::new()?;
-    let prepared = Prepared::new(&config)?;
+    let prepared = Prepared::new(&config, cores.shards.len())?;
     let listener = controlplane::listen(config.listen)?;
     let http = listener.local_addr().unwrap_or(config.listen);
 
@@ -66,7 +66,7 @@ pub(crate) fn run_dataplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let runtime = dataplane::choose_runtime(&config, &cores)?;
     let supervisor = Supervisor::new()?;
-    let prepared = Prepared::new(&config)?;
+    let prepared = Prepared::new(&config, cores.shards.len())?;
     // Nobody here reads: control planes do, in processes of their own.
     let Hub { publishers, registry, .. } = dataplane::make_hub(&config, cores.shards.len())?;
     warn_if_written_back(&config);

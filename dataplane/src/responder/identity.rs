@@ -30,6 +30,13 @@ pub enum IdentityError {
     Unusable(String),
 }
 
+/// One identity for the responders of all shards.
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+}
+
 impl Identity {
     /// An identity from a chain, its own certificate first, and the key to that (DER).
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {

@@ -306,8 +306,8 @@ mode = {mode}
 sessions_max = {sessions}
 # A session without a packet for this long is forgotten: 1s to 1day. Default 15m.
 session_idle = {idle}
-# Packets per second answered to one source address, more are dropped and counted: 0..={RATE_LIMIT_MAX}, 0 for no
-# limit. Default {RATE_LIMIT_DEFAULT}.
+# Packets per second answered to one source, an IPv4 address or an IPv6 /64, with a burst of as many; more are
+# dropped and counted: 0..={RATE_LIMIT_MAX}, 0 for no limit. Sources on this host have none. Default {RATE_LIMIT_DEFAULT}.
 rate_limit = {rate}
 # Keys of authenticated senders: files as key_file of [probe], with the ssid of the session it is for, 1..=65535, or
 # without one for all others; key_file = \"...\" is short for one of these. Default [].

@@ -7,20 +7,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Octets of a key: a shorter one is guessed more easily than the tag it makes, a longer one is hashed
-/// first (RFC 2104) and gains nothing.
-const KEY_LEN_MIN: usize = 16;
-const KEY_LEN_MAX: usize = 64;
+use relayscope_dataplane::key::HmacKey;
+
 /// Certificates of many roots fit.
 const PEM_LEN_MAX: u64 = 4 << 20;
 /// Twice as many hex digits as octets, and some white space.
 const KEY_FILE_LEN_MAX: u64 = 1024;
 
-/// A key of authenticated STAMP and where it stands. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
+/// A key of authenticated STAMP and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyFile {
     pub(crate) path: PathBuf,
-    pub(crate) octets: Arc<[u8]>,
+    pub(crate) key: Arc<HmacKey>,
 }
 
 impl KeyFile {
@@ -28,21 +26,9 @@ impl KeyFile {
     pub(super) fn read(path: PathBuf) -> Result<Self, String> {
         let octets = read(&path, KEY_FILE_LEN_MAX)?;
         let octets = octets.strip_suffix(b"\n").unwrap_or(&octets);
-        let octets = hex(octets.trim_ascii()).unwrap_or_else(|| octets.to_vec());
-        if !(KEY_LEN_MIN..=KEY_LEN_MAX).contains(&octets.len()) {
-            return Err(format!(
-                "{}: a key of {} octets is invalid; expected {KEY_LEN_MIN} to {KEY_LEN_MAX} octets, or twice as many hex digits",
-                path.display(),
-                octets.len()
-            ));
-        }
-        Ok(Self { path, octets: octets.into() })
-    }
-}
-
-impl fmt::Debug for KeyFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyFile").field("path", &self.path).finish_non_exhaustive()
+        let key =
+            HmacKey::from_file_octets(octets).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self { path, key: Arc::new(key) })
     }
 }
 
@@ -89,11 +75,4 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
         Ok(length) if length as u64 > most => Err(format!("{} is larger than {most} bytes", path.display())),
         Ok(_) => Ok(octets),
     }
-}
-
-/// `None` where these are not hex digits in pairs.
-fn hex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |octet: u8| char::from(octet).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, []) = text.as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }

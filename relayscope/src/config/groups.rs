@@ -7,6 +7,7 @@ use std::time::Duration;
 use relayscope_controlplane::discovery::{
     self, Bounds, DiscoveryConfig, HostPort, Member, Select, check_pattern, check_url, parse_name,
 };
+use relayscope_dataplane::placement::rendezvous::choose_peers;
 
 use super::document::time_text;
 use super::sections::{Given, GroupSection, TargetSection};
@@ -345,16 +346,5 @@ fn discovered((index, group): (usize, &Group)) -> discovery::Group {
 
 /// This relay's peers among the members, itself left out.
 fn select(mesh: Mesh) -> Select {
-    Select::new(move |names| {
-        let others = names.iter().enumerate().filter(|(_, name)| **name != mesh.own);
-        let (places, peers): (Vec<usize>, Vec<String>) =
-            others.map(|(place, name)| (place, name.clone())).unzip();
-        let chosen = choose_peers(&mesh.own, &peers, mesh.full_mesh_max, mesh.peers_per_relay);
-        chosen.into_iter().filter_map(|peer| places.get(peer).copied()).collect()
-    })
-}
-
-/// Stands in for the placement's own until that is there: everybody.
-fn choose_peers(_own: &str, peers: &[String], _full_mesh_max: usize, _k: usize) -> Vec<usize> {
-    (0..peers.len()).collect()
+    Select::new(move |names| choose_peers(&mesh.own, names, mesh.full_mesh_max, mesh.peers_per_relay))
 }

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use relayscope_dataplane::key::Keys;
 use relayscope_dataplane::reflector::Mode;
 
 use super::files::{KeyFile, PemFile};
@@ -29,7 +31,7 @@ pub(crate) struct Reflector {
     pub(crate) keys: Vec<ReflectorKey>,
     pub(crate) authenticated_only: bool,
     /// Packets per second of one source; 0 is no limit.
-    pub(crate) rate_limit: usize,
+    pub(crate) rate_limit: u32,
     pub(crate) quic_listen: Vec<SocketAddr>,
     /// `None` is a certificate made at start, signed by itself.
     pub(crate) quic_identity: Option<QuicIdentity>,
@@ -53,6 +55,16 @@ impl Reflector {
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         let certificates = self.quic_identity.iter().map(|identity| identity.certificates.path.as_path());
         self.secrets().chain(certificates)
+    }
+
+    /// The keys, as the data plane takes them.
+    pub(crate) fn hmac_keys(&self) -> Keys {
+        let others = self.keys.iter().find(|key| key.ssid.is_none());
+        let keys = others.map_or_else(Keys::default, |key| Keys::one(Arc::clone(&key.key.key)));
+        self.keys.iter().fold(keys, |keys, key| match key.ssid {
+            Some(ssid) => keys.with(ssid, Arc::clone(&key.key.key)),
+            None => keys,
+        })
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Path> {
@@ -85,13 +97,7 @@ impl Source {
             )?,
             keys: self.keys()?,
             authenticated_only: self.authenticated_only()?,
-            rate_limit: self.size(
-                "reflector.rate_limit",
-                section.rate_limit,
-                RATE_LIMIT_DEFAULT,
-                0,
-                RATE_LIMIT_MAX,
-            )?,
+            rate_limit: self.rate_limit()?,
             quic_listen: match &section.quic_listen {
                 None => Vec::new(),
                 Some(listen) => self.addresses("reflector.quic_listen", listen, RESPONDER_PORT)?,
@@ -119,6 +125,13 @@ impl Source {
             Some((_, address)) => Err(self.wrong(key, address, "each address once")),
             None => Ok(addresses),
         }
+    }
+
+    fn rate_limit(&self) -> Result<u32, Failure> {
+        let given = self.file.reflector.rate_limit;
+        let rate = self.size("reflector.rate_limit", given, RATE_LIMIT_DEFAULT, 0, RATE_LIMIT_MAX)?;
+        // It fits, being that small.
+        Ok(u32::try_from(rate).unwrap_or(u32::MAX))
     }
 
     fn mode(&self) -> Result<Mode, Failure> {

@@ -4,6 +4,7 @@
 //! why on stderr, and is counted as skipped by the runner. `scripts/test` installs all peers.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod authenticated;
 mod autopsy;
 mod cli;
 mod clock;
@@ -99,6 +100,10 @@ fn main() {
     add("aioquic_answers_quic_probes", Some(Peer::Aioquic), servers::aioquic);
     add("a_reflector_that_knows_44_octets_only_is_probed", None, servers::plain_44_octets);
     add("a_tcp_listener_is_probed", None, servers::tcp_listener);
+    add("stamp_suite_reflects_our_probes_with_a_key", Some(Peer::StampSuite), authenticated::as_reflector);
+    add("stamp_suite_probes_our_reflector_with_a_key", Some(Peer::StampSuite), authenticated::as_sender);
+    add("a_probe_that_comes_twice_is_answered_once", None, authenticated::what_comes_twice);
+    add("two_relays_with_a_key_and_a_stranger_without", None, authenticated::two_relays);
     add("bad_input_ends_with_one_line_and_code_2", None, cli::bad_input);
     add("a_busy_port_names_the_port", None, cli::busy_port);
     add("check_config_and_print_config_agree", None, cli::check_and_print);
