@@ -233,3 +233,33 @@ fn members(addresses: impl Iterator<Item = HostPort>) -> Vec<Member> {
         |address: HostPort| Member { name: address.to_string(), address, settings: None, families: None };
     addresses.into_iter().map(member).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_of_the_hosts_file_is_not_asked_for() {
+        let mut hosts = Hosts::default();
+        hosts.read_hosts_conf(&b"192.0.2.1 relay-b relay-b.test\n2001:db8::1 relay-b\n"[..]).unwrap();
+        // Without a server: whatever is asked for fails.
+        let resolver =
+            Resolver { server: Err("no server".to_owned()), hosts: Arc::new(hosts), hosts_stamp: None };
+        let answer = |name: &'static str, families| {
+            let resolver = resolver.clone();
+            async move {
+                match resolver.host(name, families).await {
+                    Answer::Host { v4, v6, .. } => (v4, v6),
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let v4 = Addresses::Found(vec![Ipv4Addr::new(192, 0, 2, 1)]);
+        let v6 = Addresses::Found(vec!["2001:db8::1".parse().unwrap()]);
+        assert_eq!(answer("relay-b", Families::Any).await, (v4.clone(), v6.clone()));
+        assert_eq!(answer("relay-b", Families::Ipv6).await, (Addresses::None, v6));
+        assert_eq!(answer("relay-b.test", Families::Any).await, (v4, Addresses::None));
+        let failed = Addresses::Failed("no server".to_owned());
+        assert_eq!(answer("relay-c", Families::Ipv4).await, (failed, Addresses::None));
+    }
+}

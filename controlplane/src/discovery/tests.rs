@@ -180,17 +180,6 @@ async fn a_family_that_is_not_wanted_is_not_asked_for() {
     assert!(discovery.failures().all(|(_, failures)| failures == 0));
 }
 
-#[tokio::test]
-async fn names_of_etc_hosts_are_not_asked_for() {
-    // A server that says no to everything: what is found is from the file.
-    let dns = DnsServer::start();
-    dns.break_down("localhost");
-    let group =
-        Group { fixed: vec![member("me", "localhost")], families: Families::Ipv4, ..Group::default() };
-    let mut discovery = Discovery::new(dns.config(vec![group]));
-    expect(&mut discovery, &[target("me", &["127.0.0.1:8620"], true)]).await;
-}
-
 /// Serves one body after the other, the last one for ever; an empty one is a 500.
 fn serve_lists(bodies: &'static [&'static str]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
