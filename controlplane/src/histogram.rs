@@ -1,9 +1,10 @@
-//! Distributions in base-2 exponential buckets, from which every other form is derived exactly.
+//! Distributions in base-2 exponential buckets, from which every other form is derived.
 //!
 //! The scale is that of Prometheus native histograms at schema 3: eight buckets per octave, each
 //! 9 % wider than the one before. Bucket `i` holds `bound(i - 1) < value <= bound(i)` with
 //! `bound(8 * e + j) = 2^e * 2^(j / 8)`: upper bounds are inclusive, and every eighth is a power of
-//! two. Classic `le` buckets at powers of two are therefore sums of whole buckets, not estimates.
+//! two. Classic `le` buckets at powers of two are therefore sums of whole buckets, not estimates; those at other
+//! bounds are estimates within one bucket, see [`Cut`].
 
 use std::ops::RangeInclusive;
 
@@ -132,15 +133,20 @@ impl ExponentialHistogram {
         (self.first..).zip(self.buckets.iter().copied())
     }
 
-    /// How many values are at most 2^e, for each exponent `e` in order. Exact within -32..=32.
-    pub fn cumulative(&self, exponents: RangeInclusive<i32>) -> impl Iterator<Item = u64> {
+    /// How many values are at most the bound of each cut, for cuts in ascending order. Never more for a lesser
+    /// bound, and never less than before when more values came; see [`Cut`] for how exact.
+    pub fn cumulative<'a>(
+        &'a self,
+        cuts: impl IntoIterator<Item = Cut> + 'a,
+    ) -> impl Iterator<Item = u64> + 'a {
         let mut rest = self.buckets().peekable();
         let mut below = self.zero;
-        exponents.map(move |exponent| {
-            while let Some((_, count)) = rest.next_if(|&(index, _)| index <= exponent * PER_OCTAVE) {
+        cuts.into_iter().map(move |cut| {
+            while let Some((_, count)) = rest.next_if(|&(index, _)| index < cut.index) {
                 below += count;
             }
-            below
+            let within = rest.peek().filter(|&&(index, _)| index == cut.index && cut.share > 0.0);
+            below + within.map_or(0, |&(_, count)| (count as f64 * cut.share) as u64)
         })
     }
 
@@ -180,6 +186,51 @@ impl ExponentialHistogram {
             self.buckets.resize(offset + 1, 0);
         }
         &mut self.buckets[offset]
+    }
+}
+
+/// Where a histogram is cut in two: at a bound.
+///
+/// Every bound `2^(i / 8)` within 2^-32..=2^32, so every power of two, lies between two buckets: what is counted
+/// below it is exact. Any other lies within a bucket, of which the share below it on its logarithmic scale is
+/// counted, rounded down, as [`quantile`](ExponentialHistogram::quantile) interpolates. The error is less than
+/// that bucket's count: what is said of 0.1 s lies between what is true of 0.0964 s and of 0.1051 s. Outside the
+/// range a bound is as its end, though below it only zeros are counted.
+///
+/// ```
+/// use relayscope_controlplane::{Cut, ExponentialHistogram};
+///
+/// let mut rtt = ExponentialHistogram::default();
+/// for milliseconds in 1..=200 {
+///     rtt.record(f64::from(milliseconds) * 1e-3)?;
+/// }
+/// let counts: Vec<_> = rtt.cumulative([0.1, 0.125].map(Cut::at)).collect();
+/// // Of 97..=105 ms, which share a bucket, the share below 100 ms is estimated.
+/// assert_eq!(counts, [99, 125]);
+/// # Ok::<(), relayscope_controlplane::Refusal>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cut {
+    /// The buckets before this one are below.
+    index: i32,
+    /// What part of this one is: 0..1.
+    share: f64,
+}
+
+impl Cut {
+    /// At `bound`, which is finite and above 0.
+    pub fn at(bound: f64) -> Self {
+        let index = index_of(bound);
+        if index >= INDEX_OVERFLOW || bound == self::bound(index) {
+            return Self { index: (index + 1).min(INDEX_OVERFLOW), share: 0.0 };
+        }
+        if index == INDEX_MIN {
+            // It has no lower end to measure from.
+            return Self { index, share: 0.0 };
+        }
+        let (lower, upper) = (self::bound(index - 1), self::bound(index));
+        let share = (bound / lower).log2() / (upper / lower).log2();
+        Self { index, share: if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 } }
     }
 }
 
@@ -309,8 +360,11 @@ mod tests {
     fn values_beyond_the_range_count_at_its_ends_in_bounded_memory() {
         let histogram = of(&[f64::MIN_POSITIVE / 4.0, 1e-300, 1e300, f64::MAX, 2f64.powi(32)]);
         assert_eq!(histogram.buckets.len(), BUCKETS_MAX);
-        assert_eq!(histogram.cumulative(-32..=-32).collect::<Vec<_>>(), [2]);
-        assert_eq!(histogram.cumulative(32..=32).collect::<Vec<_>>(), [3]);
+        let counts = |bounds: &[f64]| {
+            histogram.cumulative(bounds.iter().copied().map(Cut::at).collect::<Vec<_>>()).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&[f64::MIN_POSITIVE, 2f64.powi(-32)]), [0, 2]);
+        assert_eq!(counts(&[2f64.powi(32), 1e200, f64::MAX]), [3, 3, 3]);
         assert_eq!(histogram.quantile(0.0), Some(2f64.powi(-32)));
         assert_eq!(histogram.quantile(1.0), Some(2f64.powi(32)));
     }
@@ -346,13 +400,45 @@ mod tests {
         #[test]
         fn cumulative_counts_are_exact(values in proptest::collection::vec(value(), 0..200)) {
             let histogram = of(&values);
-            let got: Vec<u64> = histogram.cumulative(-32..=32).collect();
+            let cuts = (-32..=32).map(|exponent| Cut::at(power_of_two(exponent)));
+            let got: Vec<u64> = histogram.cumulative(cuts).collect();
             for (exponent, got) in (-32..=32).zip(got) {
                 let naive = values.iter().filter(|&&v| v <= 2f64.powi(exponent)).count() as u64;
                 prop_assert_eq!(got, naive, "le 2^{}", exponent);
             }
             prop_assert_eq!(histogram.count(), values.len() as u64);
             prop_assert!(histogram.buckets.len() <= BUCKETS_MAX);
+        }
+
+        #[test]
+        fn counts_below_any_bound_lie_between_those_below_its_buckets_ends(
+            values in proptest::collection::vec(value(), 0..200),
+            mut bounds in proptest::collection::vec((-31.9..31.9f64).prop_map(f64::exp2), 1..20),
+        ) {
+            bounds.sort_by(f64::total_cmp);
+            let histogram = of(&values);
+            let got: Vec<u64> = histogram.cumulative(bounds.iter().copied().map(Cut::at)).collect();
+            prop_assert!(got.is_sorted(), "{:?}", got);
+            for (at, got) in bounds.iter().zip(got) {
+                let naive = |limit: f64| values.iter().filter(|&&v| v <= limit).count() as u64;
+                let index = index_of(*at);
+                prop_assert!(naive(bound(index - 1)) <= got && got <= naive(bound(index)), "le {}: {}", at, got);
+            }
+        }
+
+        #[test]
+        fn counts_below_a_bound_never_fall(
+            values in proptest::collection::vec((-3.0..3.0f64).prop_map(f64::exp2), 1..100),
+            at in (-3.0..3.0f64).prop_map(f64::exp2),
+        ) {
+            let mut histogram = ExponentialHistogram::default();
+            let mut before = 0;
+            for value in values {
+                histogram.record(value).unwrap();
+                let now = histogram.cumulative([Cut::at(at)]).next().unwrap();
+                prop_assert!(before <= now && now <= histogram.count());
+                before = now;
+            }
         }
 
         #[test]

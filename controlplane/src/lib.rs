@@ -61,7 +61,7 @@ mod source;
 pub use clock::Now;
 pub use drain::{DrainPanicked, DrainThread};
 pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
-pub use histogram::{ExponentialHistogram, Refusal};
+pub use histogram::{Cut, ExponentialHistogram, Refusal};
 pub use http::{Limits, ReloadRequest, ServerPanicked, ServerThread, router, serve};
 pub use mesh::{Mesh, MeshRow, MeshState};
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};

@@ -100,7 +100,7 @@ type Numbers = [Option<(MetricId, u64)>; NUMBERS.len()];
 ///     let reading = roster.readings(series).next().unwrap();
 ///     assert_eq!((reading.target.name.as_str(), reading.up), ("b", Some(true)));
 /// });
-/// # Ok::<(), relayscope_bridge::SeriesError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Roster {

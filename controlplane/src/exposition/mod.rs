@@ -8,6 +8,7 @@
 //! What is absent is left out: a gauge without a value, a gauge of a silent shard, a family without
 //! samples together with its header. Counters of a silent shard stay: they are still true.
 
+mod buckets;
 mod series;
 mod state;
 mod text;
@@ -41,13 +42,15 @@ pub(crate) struct Sources<'a> {
 pub(crate) struct Exposition {
     prefix: String,
     plan: Option<Plan>,
+    /// The last group whose buckets were said to make no sense.
+    malformed_buckets: Option<String>,
     /// Length of the last body, to allocate the next one at once.
     last_len: usize,
 }
 
 impl Exposition {
     pub(crate) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), plan: None, last_len: 0 }
+        Self { prefix: prefix.to_owned(), plan: None, malformed_buckets: None, last_len: 0 }
     }
 
     /// Renders one body. O(series).
@@ -98,7 +101,14 @@ impl Exposition {
 
     fn plan(&mut self, series: &SeriesView<'_>) -> &Plan {
         let current = self.plan.take().filter(|plan| !plan.is_outdated(series));
-        self.plan.insert(current.unwrap_or_else(|| Plan::new(series, &self.prefix)))
+        let plan = self.plan.insert(current.unwrap_or_else(|| Plan::new(series, &self.prefix)));
+        if let Some(group) = plan.malformed_buckets()
+            && self.malformed_buckets.as_deref() != Some(group)
+        {
+            tracing::warn!(group, "the group's buckets make no sense; its targets have the default ones");
+            self.malformed_buckets = Some(group.to_owned());
+        }
+        plan
     }
 }
 

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, HashSet};
 use relayscope_bridge::catalogue::{self, Family};
 use relayscope_bridge::{MetricId, MetricKind, SeriesRef, SeriesView, ShardId};
 
+use super::buckets::{Buckets, GroupBuckets};
 use super::text::{Number, header, is_label_name, is_metric_name, label_pairs, write_number};
 use crate::aggregate::Aggregate;
-use crate::histogram::{ExponentialHistogram, classic_exponents, power_of_two};
+use crate::histogram::ExponentialHistogram;
 
 /// The families of the catalogue rendered here. An application's own are all rendered here.
 pub(crate) static FAMILIES: &[&Family] = &[
@@ -93,6 +94,9 @@ pub(crate) struct Plan {
     generation: u64,
     families: Vec<PlannedFamily>,
     left_out: usize,
+    /// The bounds that groups have of their own.
+    group_buckets: Vec<Buckets>,
+    malformed_buckets: Option<String>,
 }
 
 struct PlannedFamily {
@@ -101,6 +105,8 @@ struct PlannedFamily {
     header: String,
     /// Whether no other family's samples have this one's names.
     name_is_free: bool,
+    /// Of a histogram.
+    buckets: Option<Buckets>,
     /// Sorted by labels.
     lines: Vec<Line>,
 }
@@ -110,6 +116,8 @@ struct Line {
     text: Box<str>,
     /// One for each shard that writes the series.
     ids: Vec<MetricId>,
+    /// A place in [`Plan::group_buckets`]; `None` for the family's.
+    buckets: Option<u16>,
 }
 
 impl Plan {
@@ -118,6 +126,7 @@ impl Plan {
         let mut by_name: BTreeMap<&'static str, PlannedFamily> = BTreeMap::new();
         let mut refused: HashSet<&'static str> = HashSet::new();
         let mut taken = TakenNames::of_catalogue(prefix);
+        let buckets = GroupBuckets::read(series);
         for SeriesRef { id, family, values, .. } in series.series() {
             // What state.rs renders from it instead.
             if *family == catalogue::TARGET_INFO {
@@ -132,14 +141,20 @@ impl Plan {
                 refused.insert(family.name);
                 continue;
             }
-            planned.push(id, family, values);
+            planned.push(id, family, values, buckets.of(family, values));
         }
         let mut families: Vec<_> =
             by_name.into_values().filter(|planned| !planned.lines.is_empty()).collect();
         for planned in &mut families {
             planned.settle();
         }
-        Self { generation: series.generation(), families, left_out: refused.len() }
+        Self {
+            generation: series.generation(),
+            families,
+            left_out: refused.len(),
+            malformed_buckets: buckets.malformed().map(str::to_owned),
+            group_buckets: buckets.into_lists(),
+        }
     }
 
     /// Whether the registry changed since.
@@ -152,6 +167,11 @@ impl Plan {
         self.left_out
     }
 
+    /// A group whose buckets make no sense.
+    pub(crate) fn malformed_buckets(&self) -> Option<&str> {
+        self.malformed_buckets.as_deref()
+    }
+
     /// The full names of all planned families.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.families.iter().map(|planned| planned.name.as_str())
@@ -160,14 +180,14 @@ impl Plan {
     /// Writes `family`, if it has series.
     pub(crate) fn write(&self, out: &mut Vec<u8>, family: &Family, values: &Values<'_>) {
         if let Some(planned) = self.families.iter().find(|planned| *planned.family == *family) {
-            planned.write(out, values);
+            planned.write(out, values, &self.group_buckets);
         }
     }
 
     /// Writes the families that are not in the catalogue, by name.
     pub(crate) fn write_others(&self, out: &mut Vec<u8>, values: &Values<'_>) {
         for planned in self.families.iter().filter(|planned| !is_in_catalogue(planned.family)) {
-            planned.write(out, values);
+            planned.write(out, values, &self.group_buckets);
         }
     }
 }
@@ -207,7 +227,14 @@ fn sample_names(name: String, family: &Family) -> impl Iterator<Item = String> +
 impl PlannedFamily {
     fn new(family: &'static Family, prefix: &str) -> Self {
         let name = family.full_name(prefix);
-        Self { family, header: header(&name, family), name, name_is_free: true, lines: Vec::new() }
+        Self {
+            family,
+            header: header(&name, family),
+            name,
+            name_is_free: true,
+            buckets: (family.kind == MetricKind::Histogram).then(|| Buckets::of_family(family)),
+            lines: Vec::new(),
+        }
     }
 
     /// Whether series of `family` are of this one: an application may use one name with several sets of
@@ -218,14 +245,14 @@ impl PlannedFamily {
                 && (self.family.kind, self.family.prefixed) == (family.kind, family.prefixed)
     }
 
-    fn push(&mut self, id: MetricId, family: &Family, values: &[String]) {
+    fn push(&mut self, id: MetricId, family: &Family, values: &[String], buckets: Option<u16>) {
         let pairs = label_pairs(family.labels, values);
         let text = match (self.family.kind, pairs.is_empty()) {
             (MetricKind::Histogram, _) => pairs,
             (_, true) => format!("{} ", self.name),
             (_, false) => format!("{}{{{pairs}}} ", self.name),
         };
-        self.lines.push(Line { text: text.into_boxed_str(), ids: vec![id] });
+        self.lines.push(Line { text: text.into_boxed_str(), ids: vec![id], buckets });
     }
 
     /// Puts the lines in order, one for each set of labels.
@@ -240,14 +267,14 @@ impl PlannedFamily {
         });
     }
 
-    fn write(&self, out: &mut Vec<u8>, values: &Values<'_>) {
+    fn write(&self, out: &mut Vec<u8>, values: &Values<'_>, of_groups: &[Buckets]) {
         let start = out.len();
         out.extend_from_slice(self.header.as_bytes());
         let opened = out.len();
         match self.family.kind {
             MetricKind::Counter => self.write_lines(out, |line| values.total(line)),
             MetricKind::Gauge => self.write_lines(out, |line| values.gauge(line)),
-            MetricKind::Histogram => self.write_histograms(out, values.aggregate),
+            MetricKind::Histogram => self.write_histograms(out, values.aggregate, of_groups),
         }
         if out.len() == opened {
             out.truncate(start);
@@ -263,18 +290,19 @@ impl PlannedFamily {
         }
     }
 
-    fn write_histograms(&self, out: &mut Vec<u8>, aggregate: &Aggregate) {
+    fn write_histograms(&self, out: &mut Vec<u8>, aggregate: &Aggregate, of_groups: &[Buckets]) {
         let empty = ExponentialHistogram::default();
-        let bounds = bucket_bounds(self.family);
         for line in &self.lines {
+            let of_group = line.buckets.and_then(|place| of_groups.get(usize::from(place)));
+            let Some(buckets) = of_group.or(self.buckets.as_ref()) else { continue };
             let mut shards = line.ids.iter().filter_map(|id| aggregate.histogram(*id));
             let first = shards.next().unwrap_or(&empty);
             match shards.next() {
-                None => self.write_histogram(out, &line.text, &bounds, first),
+                None => self.write_histogram(out, &line.text, buckets, first),
                 Some(second) => {
                     let mut merged = first.clone();
                     [second].into_iter().chain(shards).for_each(|other| merged.merge(other));
-                    self.write_histogram(out, &line.text, &bounds, &merged);
+                    self.write_histogram(out, &line.text, buckets, &merged);
                 }
             }
         }
@@ -284,7 +312,7 @@ impl PlannedFamily {
         &self,
         out: &mut Vec<u8>,
         labels: &str,
-        bounds: &[String],
+        buckets: &Buckets,
         histogram: &ExponentialHistogram,
     ) {
         let comma = if labels.is_empty() { "" } else { "," };
@@ -293,9 +321,9 @@ impl PlannedFamily {
             write_number(out, number);
             out.push(b'\n');
         };
-        let below = histogram.cumulative(classic_exponents(self.family.unit));
-        for (bound, below) in bounds.iter().zip(below) {
-            let parts = [&self.name, "_bucket{", labels, comma, "le=\"", bound, "\"} "];
+        let below = histogram.cumulative(buckets.iter().map(|bucket| bucket.cut));
+        for (bucket, below) in buckets.iter().zip(below) {
+            let parts = [&self.name, "_bucket{", labels, comma, "le=\"", &bucket.le, "\"} "];
             line(&parts, below.into());
         }
         let count = Number::from(histogram.count());
@@ -304,15 +332,6 @@ impl PlannedFamily {
         line(&[&self.name, "_sum", open, labels, close], histogram.sum().into());
         line(&[&self.name, "_count", open, labels, close], count);
     }
-}
-
-fn bucket_bounds(family: &Family) -> Vec<String> {
-    let bound = |exponent| {
-        let mut text = Vec::new();
-        write_number(&mut text, power_of_two(exponent).into());
-        String::from_utf8_lossy(&text).into_owned()
-    };
-    classic_exponents(family.unit).map(bound).collect()
 }
 
 /// A family that would spoil the scrape, or that is rendered from elsewhere, is not rendered here.

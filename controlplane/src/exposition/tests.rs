@@ -148,6 +148,84 @@ fn a_histogram_is_rendered_with_exact_classic_buckets() {
     assert!((sum.unwrap().parse::<f64>().unwrap() - 20.500_250_1).abs() < 1e-9);
 }
 
+/// A group's series, which the data plane never writes but for its value.
+fn group(registry: &SeriesRegistry, name: &str, buckets: &str) {
+    set(registry, ZERO, &catalogue::GROUP_INFO, &[name, "stamp", "1s", "1s", "60", buckets, "0"], 1.0);
+}
+
+#[test]
+fn round_trip_times_have_the_buckets_of_the_targets_group() {
+    let (mut publishers, registry, plane) = two_shards();
+    group(&registry, "edge", "0.001 0.25 1");
+    group(&registry, "plain", "");
+    group(&registry, "broken", "0.25 0.001");
+    for (target, family, of) in [
+        ("b", "ipv4", "edge"),
+        ("b", "ipv6", "edge"),
+        ("c", "ipv4", "plain"),
+        ("d", "ipv4", "broken"),
+        ("e", "ipv4", "unknown"),
+    ] {
+        let address = if family == "ipv4" { "127.0.0.1:1" } else { "[::1]:1" };
+        let info = [target, address, family, "stamp", of];
+        registry.gauge(ZERO, &catalogue::TARGET_INFO, &info).unwrap();
+        let rtt = registry.stream(ZERO, &catalogue::PROBE_RTT_SECONDS, &[target, family]).unwrap();
+        for seconds in [0.000_25, 0.25, 0.250_000_1, 20.0] {
+            publishers[0].record(observation(rtt, seconds));
+        }
+    }
+    let handshake = registry.stream(ZERO, &catalogue::PROBE_HANDSHAKE_SECONDS, &["b", "ipv4"]).unwrap();
+    publishers[0].record(observation(handshake, 0.25));
+    let text = scrape(&plane, at(10));
+    let buckets = |name: &str, target: &str| {
+        let of_target = |line: &&str| line.starts_with(&format!("relay_{name}_seconds_bucket{{{target}"));
+        text.lines().filter(of_target).map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let expected = "\
+relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"0.001\"} 1
+relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"0.25\"} 2
+relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"1\"} 3
+relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"+Inf\"} 4
+";
+    assert_eq!(buckets("probe_rtt", "target=\"b\",family=\"ipv6\""), expected);
+    let counts = ["b", "c", "d", "e"]
+        .map(|name| buckets("probe_rtt", &format!("target=\"{name}\",family=\"ipv4\"")).lines().count());
+    assert_eq!(counts, [4, 23, 23, 23]);
+    assert_eq!(buckets("probe_handshake", "target=\"b\"").lines().count(), 23, "of another family");
+}
+
+#[test]
+fn a_targets_buckets_follow_its_group() {
+    let (_publishers, registry, plane) = two_shards();
+    group(&registry, "edge", "0.001 0.25");
+    registry.stream(ZERO, &catalogue::PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
+    let info = ["b", "127.0.0.1:1", "ipv4", "stamp", "edge"];
+    let cell = registry.gauge(ZERO, &catalogue::TARGET_INFO, &info).unwrap();
+    let count = |text: &str| text.matches("relay_probe_rtt_seconds_bucket{").count();
+    assert_eq!(count(&scrape(&plane, at(10))), 3);
+    registry.retire(ZERO, &[cell.id()]).unwrap();
+    assert_eq!(count(&scrape(&plane, at(10))), 23);
+}
+
+#[test]
+fn groups_runtimes_and_whether_names_resolve_are_read_from_their_cells() {
+    let (_publishers, registry, plane) = two_shards();
+    group(&registry, "edge", "0.001 0.25");
+    set(&registry, ZERO, &catalogue::RUNTIME_INFO, &["poll", "io_uring is refused: EPERM"], 1.0);
+    set(&registry, ZERO, &catalogue::TARGET_RESOLVABLE, &["b"], 0.0);
+    let text = scrape(&plane, at(10));
+    let group = "relay_group_info{group=\"edge\",protocol=\"stamp\",interval=\"1s\",timeout=\"1s\",\
+                 window=\"60\",buckets=\"0.001 0.25\",dscp=\"0\"} 1\n";
+    for line in [
+        group,
+        "relay_runtime_info{backend=\"poll\",reason=\"io_uring is refused: EPERM\"} 1\n",
+        "relay_target_resolvable{target=\"b\"} 0\n",
+        "relay_mesh_targets 1\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+}
+
 #[test]
 fn a_series_added_between_scrapes_appears_in_its_place() {
     let (_publishers, registry, plane) = two_shards();
