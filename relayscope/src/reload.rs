@@ -247,7 +247,13 @@ impl Reload {
         };
         let (now, before) = (comparable(config).to_toml(), comparable(&self.started_with).to_toml());
         let changed = now.lines().zip(before.lines()).filter(|(now, before)| now != before);
-        changed.filter_map(|(line, _)| Some(line.split_once(" = ")?.0.to_owned())).collect()
+        let mut keys: Vec<_> =
+            changed.filter_map(|(line, _)| Some(line.split_once(" = ")?.0.to_owned())).collect();
+        // The same paths may hold other keys.
+        if keys.is_empty() && config.reflector != self.started_with.reflector {
+            keys.push("the reflector's key files".to_owned());
+        }
+        keys
     }
 }
 
