@@ -3,7 +3,7 @@
 
 use std::io;
 
-use io_uring::{IoUring, Probe};
+use io_uring::{IoUring, Probe, opcode};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What glommio asks of RLIMIT_MEMLOCK for one executor.
@@ -13,6 +13,33 @@ const FILES_BASE: u64 = 128;
 const FILES_PER_SHARD: u64 = 32;
 /// Entries of the ring made to see whether one can be made.
 const PROBE_RING_DEPTH: u32 = 8;
+
+/// What glommio wants of io_uring. It ends the process where one is missing, so it must not be asked there.
+const OPERATIONS: [u8; 23] = [
+    opcode::Nop::CODE,
+    opcode::Readv::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::ReadFixed::CODE,
+    opcode::WriteFixed::CODE,
+    opcode::PollAdd::CODE,
+    opcode::PollRemove::CODE,
+    opcode::SendMsg::CODE,
+    opcode::RecvMsg::CODE,
+    opcode::Timeout::CODE,
+    opcode::TimeoutRemove::CODE,
+    opcode::Accept::CODE,
+    opcode::LinkTimeout::CODE,
+    opcode::Connect::CODE,
+    opcode::Fallocate::CODE,
+    opcode::OpenAt::CODE,
+    opcode::Close::CODE,
+    opcode::Statx::CODE,
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::Send::CODE,
+    opcode::Recv::CODE,
+];
 
 /// Why shards cannot run here.
 #[derive(Debug, thiserror::Error)]
@@ -88,9 +115,13 @@ pub fn check_io_uring(shards: usize) -> Result<(), PreflightError> {
 
 fn try_ring() -> io::Result<()> {
     let ring = IoUring::new(PROBE_RING_DEPTH)?;
-    ring.submitter().register_probe(&mut Probe::new())?;
+    let mut known = Probe::new();
+    ring.submitter().register_probe(&mut known)?;
     ring.submitter().submit()?;
-    Ok(())
+    if OPERATIONS.iter().all(|operation| known.is_supported(*operation)) {
+        return Ok(());
+    }
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 
 /// Holds the limit of open files against what `shards` need on any backend; the soft limit is raised

@@ -19,11 +19,10 @@ use tempfile::TempDir;
 use crate::relay::{Process, Relay, loopback, relayscope, run, wait_for};
 
 /// What keeps a relay from io_uring.
-#[derive(Clone, Copy)]
 enum Obstacle {
     None,
-    /// A seccomp profile that does this at these system calls, with at least this as the first argument.
-    Seccomp(&'static [i64], u64, fn() -> SeccompAction),
+    /// A seccomp profile that does this at these system calls, where their first argument is so.
+    Seccomp(&'static [i64], (SeccompCmpOp, u64), fn() -> SeccompAction),
     /// 64 KiB of locked memory.
     Memlock,
 }
@@ -31,13 +30,16 @@ enum Obstacle {
 const SETUP: [i64; 1] = [libc::SYS_io_uring_setup];
 const USE: [i64; 2] = [libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 const IO_URING: [i64; 3] = [SETUP[0], USE[0], USE[1]];
-const EPERM: Obstacle = Obstacle::Seccomp(&IO_URING, 0, || errno(libc::EPERM));
-const ENOSYS: Obstacle = Obstacle::Seccomp(&IO_URING, 0, || errno(libc::ENOSYS));
-const DEADLY: Obstacle = Obstacle::Seccomp(&IO_URING, 0, || SeccompAction::KillProcess);
+const ANY: (SeccompCmpOp, u64) = (SeccompCmpOp::Ge, 0);
+const EPERM: Obstacle = Obstacle::Seccomp(&IO_URING, ANY, || errno(libc::EPERM));
+const ENOSYS: Obstacle = Obstacle::Seccomp(&IO_URING, ANY, || errno(libc::ENOSYS));
+const DEADLY: Obstacle = Obstacle::Seccomp(&IO_URING, ANY, || SeccompAction::KillProcess);
 /// A ring can be made, and not be used.
-const USELESS: Obstacle = Obstacle::Seccomp(&USE, 0, || errno(libc::EPERM));
-/// Small rings can be made, and those that glommio needs cannot.
-const SHALLOW: Obstacle = Obstacle::Seccomp(&SETUP, 64, || errno(libc::ENOMEM));
+const USELESS: Obstacle = Obstacle::Seccomp(&USE, ANY, || errno(libc::EPERM));
+/// Small rings can be made, and those that glommio needs cannot: it reports an error.
+const SHALLOW: Obstacle = Obstacle::Seccomp(&SETUP, (SeccompCmpOp::Ge, 64), || errno(libc::ENOMEM));
+/// Rings can be made, but none as small as that by which glommio finds out what it can use: it panics.
+const DEEP: Obstacle = Obstacle::Seccomp(&SETUP, (SeccompCmpOp::Lt, 8), || errno(libc::ENOMEM));
 
 /// Each with the reason that is exported for it, and what is said of it, remedy included.
 const REFUSALS: [(Obstacle, &str, [&str; 2]); 4] = [
@@ -61,7 +63,7 @@ const REFUSALS: [(Obstacle, &str, [&str; 2]); 4] = [
 
 impl Obstacle {
     /// `relayscope`, with the obstacle in its way if it is one that a shell can put there.
-    fn relayscope(self) -> Command {
+    fn relayscope(&self) -> Command {
         if !matches!(self, Self::Memlock) {
             return relayscope();
         }
@@ -73,9 +75,9 @@ impl Obstacle {
 
     /// Does `start` where what is started inherits the obstacle. A seccomp filter is of one thread and of
     /// what that starts, so it goes with the thread.
-    fn around<T: Send>(self, start: impl FnOnce() -> T + Send) -> T {
-        let Self::Seccomp(calls, least, action) = self else { return start() };
-        let filter = refusal(calls, least, action());
+    fn around<T: Send>(&self, start: impl FnOnce() -> T + Send) -> T {
+        let Self::Seccomp(calls, when, action) = self else { return start() };
+        let filter = refusal(calls, when, action());
         std::thread::scope(|scope| {
             let filtered = scope.spawn(|| {
                 apply_filter(&filter).unwrap();
@@ -90,9 +92,10 @@ fn errno(errno: i32) -> SeccompAction {
     SeccompAction::Errno(errno.cast_unsigned())
 }
 
-fn refusal(calls: &[i64], least: u64, action: SeccompAction) -> BpfProgram {
-    let with = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ge, least).unwrap();
-    let rule = SeccompRule::new(vec![with]).unwrap();
+fn refusal(calls: &[i64], when: &(SeccompCmpOp, u64), action: SeccompAction) -> BpfProgram {
+    let (operator, argument) = when;
+    let first = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator.clone(), *argument).unwrap();
+    let rule = SeccompRule::new(vec![first]).unwrap();
     let rules = calls.iter().map(|call| (*call, vec![rule.clone()]));
     let arch = std::env::consts::ARCH.try_into().unwrap();
     SeccompFilter::new(rules.collect(), SeccompAction::Allow, action, arch).unwrap().try_into().unwrap()
@@ -108,7 +111,7 @@ fn file(runtime: &str) -> (TempDir, PathBuf) {
 }
 
 /// A relay on `ip` that probes itself, its stderr piped.
-fn start(obstacle: Obstacle, runtime: &str, ip: IpAddr) -> (TempDir, Relay) {
+fn start(obstacle: &Obstacle, runtime: &str, ip: IpAddr) -> (TempDir, Relay) {
     let (directory, path) = file(runtime);
     let (http, reflect) = (SocketAddr::new(ip, 9862), format!("{ip}:8620"));
     let mut command = obstacle.relayscope();
@@ -153,7 +156,7 @@ fn drain(relay: &mut Relay) -> String {
 }
 
 pub(crate) fn auto_runs_on_poll() {
-    for (obstacle, reason, said) in REFUSALS {
+    for (obstacle, reason, said) in &REFUSALS {
         let (_file, mut relay) = start(obstacle, "auto", loopback());
         relay.process.line("what shards run on", |line| {
             (line == format!("shards run on poll ({reason})")).then_some(())
@@ -168,28 +171,29 @@ pub(crate) fn auto_runs_on_poll() {
 }
 
 pub(crate) fn auto_survives_glommio() {
-    let (_file, mut relay) = start(SHALLOW, "auto", loopback());
-    check_measures(&relay);
-    assert_eq!(runtime_info(&relay), [info("poll", "executor")]);
-    let log = drain(&mut relay);
-    let told = log.lines().find(|line| line.contains("shards run on poll: ")).unwrap();
-    assert!(
-        told.contains("shard 0 cannot start on core ") && told.contains("raise RLIMIT_MEMLOCK"),
-        "{told}"
-    );
+    for obstacle in [SHALLOW, DEEP] {
+        let (_file, mut relay) = start(&obstacle, "auto", loopback());
+        check_measures(&relay);
+        assert_eq!(runtime_info(&relay), [info("poll", "executor")]);
+        let log = drain(&mut relay);
+        let told = log.lines().find(|line| line.contains("shards run on poll: ")).unwrap();
+        let said = ["shard 0 cannot start on core ", "raise RLIMIT_MEMLOCK"];
+        assert!(said.iter().all(|said| told.contains(said)), "{told}");
 
-    let (_file, path) = file("glommio");
-    let ip = loopback();
-    let mut command = relayscope();
-    command.arg("run").arg("--config").arg(path).args(["--listen", &format!("{ip}:9862")]);
-    let (status, _, stderr) = SHALLOW.around(|| run(&mut command));
-    let last = stderr.lines().last().unwrap();
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    assert!(last.starts_with("relayscope: shard 0 cannot start on core "), "{stderr}");
+        let (_file, path) = file("glommio");
+        let ip = loopback();
+        let mut command = relayscope();
+        command.arg("run").arg("--config").arg(path).args(["--listen", &format!("{ip}:9862")]);
+        let (status, _, stderr) = obstacle.around(|| run(&mut command));
+        assert_eq!(status.code(), Some(1), "{stderr}");
+        // After what the panic printed, if it was one.
+        let last = stderr.lines().last().unwrap();
+        assert!(last.starts_with("relayscope: shard 0 cannot start on core "), "{stderr}");
+    }
 }
 
 pub(crate) fn auto_runs_on_glommio() {
-    let (_file, mut relay) = start(Obstacle::None, "auto", loopback());
+    let (_file, mut relay) = start(&Obstacle::None, "auto", loopback());
     check_measures(&relay);
     assert_eq!(runtime_info(&relay), [info("glommio", "available")]);
     let log = drain(&mut relay);
@@ -197,7 +201,7 @@ pub(crate) fn auto_runs_on_glommio() {
 }
 
 pub(crate) fn glommio_is_strict() {
-    for (obstacle, _, said) in REFUSALS {
+    for (obstacle, _, said) in &REFUSALS {
         let (_file, path) = file("glommio");
         let ip = loopback();
         let mut command = obstacle.relayscope();
@@ -207,7 +211,7 @@ pub(crate) fn glommio_is_strict() {
         assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
         assert!(said.iter().all(|said| stderr.contains(said)), "{stderr}");
     }
-    let (_file, relay) = start(Obstacle::None, "glommio", loopback());
+    let (_file, relay) = start(&Obstacle::None, "glommio", loopback());
     assert_eq!(runtime_info(&relay), [info("glommio", "configured")]);
 }
 
@@ -220,7 +224,7 @@ pub(crate) fn poll_never_asks_for_io_uring() {
     let (status, ..) = DEADLY.around(|| run(&mut asks));
     assert_eq!(status.signal(), Some(Signal::SIGSYS as i32), "who asks is killed: {status}");
 
-    let (_file, mut relay) = start(DEADLY, "poll", loopback());
+    let (_file, mut relay) = start(&DEADLY, "poll", loopback());
     check_measures(&relay);
     assert_eq!(runtime_info(&relay), [info("poll", "configured")]);
     let log = drain(&mut relay);
