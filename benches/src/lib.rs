@@ -7,13 +7,16 @@
 //! - [`contender`]: what is measured: a writer, its reader, and their account.
 //! - [`rounds`]: how: pinned, timed, interleaved.
 //! - [`packet_loop`], [`beside`]: a relay's loop with time taken per packet, and what runs beside it.
-//! - [`binary`]: the program as users run it.
+//! - [`binary`], [`process`]: the program as users run it, and what it and others cost.
+//! - [`http`]: just enough to ask them.
 //! - [`report`]: medians, a table for people, `RATIO` lines for scripts.
 #![forbid(unsafe_code)]
 
 pub mod beside;
 pub mod binary;
 pub mod contender;
+pub mod http;
 pub mod packet_loop;
+pub mod process;
 pub mod report;
 pub mod rounds;
