@@ -339,6 +339,16 @@ mod tests {
     }
 
     #[test]
+    fn of_the_bucket_a_bound_falls_in_the_part_below_it_is_counted() {
+        // Eight in one bucket, which ends at 1 and 2^(1/8); on its scale 2^(1/16) is half way.
+        let histogram = of(&[[1.01; 8], [1.5; 8]].concat());
+        let counts =
+            |bounds: &[f64]| histogram.cumulative(bounds.iter().copied().map(Cut::at)).collect::<Vec<_>>();
+        let eighths = |eighths: f64| 2f64.powf(eighths / 8.0);
+        assert_eq!(counts(&[1.0, eighths(0.26), eighths(0.51), BOUNDS[1], 2.0]), [0, 2, 4, 8, 16]);
+    }
+
+    #[test]
     fn nan_infinite_and_negative_values_are_refused_and_change_nothing() {
         let mut histogram = of(&[0.25]);
         let before = histogram.clone();

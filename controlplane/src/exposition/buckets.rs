@@ -128,7 +128,27 @@ impl<'a> GroupBuckets<'a> {
 
 #[cfg(test)]
 mod tests {
+    use relayscope_bridge::{Hub, HubConfig, ShardId, hub};
+
     use super::*;
+
+    #[test]
+    fn a_group_without_a_list_has_the_default_and_one_whose_list_makes_no_sense_is_told() {
+        let Hub { registry, collector, .. } = hub(HubConfig::default()).unwrap();
+        let group = |name: &str, list: &str| {
+            let values = [name, "stamp", "1s", "1s", "60", list, "0"];
+            registry.gauge(ShardId(0), &catalogue::GROUP_INFO, &values).unwrap();
+        };
+        group("plain", "");
+        group("edge", "0.1 1");
+        let malformed =
+            || collector.directory().read(|series| GroupBuckets::read(series).malformed().map(str::to_owned));
+        assert_eq!(malformed(), None);
+        group("broken", "1 0.1");
+        assert_eq!(malformed().as_deref(), Some("broken"));
+        let lists = collector.directory().read(|series| GroupBuckets::read(series).into_lists());
+        assert_eq!(lists, [Buckets::parse("0.1 1").unwrap()]);
+    }
 
     fn bounds(list: &str) -> Option<Vec<String>> {
         let buckets = Buckets::parse(list)?;
