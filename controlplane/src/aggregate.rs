@@ -80,18 +80,26 @@ impl Aggregate {
             if self.generation == Some(series.generation()) {
                 return;
             }
-            let mut old = std::mem::take(&mut self.columns);
+            // In order of id. What stands is looked at and not moved: as a rule that is all but a few.
+            let mut next = 0;
             for live in series.series() {
-                self.columns.resize_with(live.id.index() + 1, Column::default);
-                let kept = old.get_mut(live.id.index()).map(std::mem::take);
-                self.columns[live.id.index()] =
-                    kept.filter(|column| column.incarnation == live.incarnation).unwrap_or(Column {
+                let index = live.id.index();
+                if index >= self.columns.len() {
+                    self.columns.resize_with(index + 1, Column::default);
+                }
+                self.columns[next..index].fill_with(Column::default);
+                next = index + 1;
+                let column = &mut self.columns[index];
+                if column.incarnation != live.incarnation {
+                    *column = Column {
                         incarnation: live.incarnation,
                         shard: live.shard,
                         since: live.since,
                         value: Value::of_kind(live.family.kind),
-                    });
+                    };
+                }
             }
+            self.columns.truncate(next);
             self.generation = Some(series.generation());
         });
     }
