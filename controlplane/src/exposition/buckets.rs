@@ -110,10 +110,15 @@ impl<'a> GroupBuckets<'a> {
     }
 
     /// The place in [`into_lists`](Self::into_lists) of the bounds for a series; `None` for its family's own.
-    pub(crate) fn of(&self, family: &Family, values: &[String]) -> Option<u16> {
-        let [target, address_family] = values else { return None };
-        let is_rtt = ptr::eq(family, &catalogue::PROBE_RTT_SECONDS);
+    pub(crate) fn of(&self, series: &SeriesRef<'_>) -> Option<u16> {
+        let [target, address_family] = series.values else { return None };
+        let is_rtt = ptr::eq(series.family, &catalogue::PROBE_RTT_SECONDS);
         is_rtt.then(|| self.by_endpoint.get(&[target.as_str(), address_family.as_str()]).copied())?
+    }
+
+    /// Whether every series has its family's own.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_endpoint.is_empty()
     }
 
     /// A group whose list makes no sense: its targets have the family's own.

@@ -9,6 +9,7 @@
 //! samples together with its header. Counters of a silent shard stay: they are still true.
 
 mod buckets;
+mod changes;
 mod series;
 mod state;
 mod text;
@@ -100,7 +101,7 @@ impl Exposition {
     }
 
     fn plan(&mut self, series: &SeriesView<'_>) -> &Plan {
-        let current = self.plan.take().filter(|plan| !plan.is_outdated(series));
+        let current = self.plan.take().and_then(|plan| plan.followed(series));
         let plan = self.plan.insert(current.unwrap_or_else(|| Plan::new(series, &self.prefix)));
         if let Some(group) = plan.malformed_buckets()
             && self.malformed_buckets.as_deref() != Some(group)

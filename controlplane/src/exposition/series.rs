@@ -1,14 +1,17 @@
 //! Families whose series the registry holds, an application's own among them.
 //!
 //! What does not change from one scrape to the next, headers, names and escaped labels, is laid out
-//! once in a [`Plan`] and copied from there. A plan stands until the registry's generation moves on.
+//! once in a [`Plan`] and copied from there. When the registry's generation moves on, the plan takes in what
+//! came and went.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ptr;
 
 use relayscope_bridge::catalogue::{self, Family};
 use relayscope_bridge::{MetricId, MetricKind, SeriesRef, SeriesView, ShardId};
 
 use super::buckets::{Buckets, GroupBuckets};
+use super::changes::Known;
 use super::text::{Number, header, is_label_name, is_metric_name, label_pairs, write_number};
 use crate::aggregate::Aggregate;
 use crate::histogram::ExponentialHistogram;
@@ -92,6 +95,9 @@ impl Values<'_> {
 /// The layout of every family whose series the registry holds.
 pub(crate) struct Plan {
     generation: u64,
+    /// The series it lays out.
+    known: Known,
+    /// Sorted by the family's name.
     families: Vec<PlannedFamily>,
     left_out: usize,
     /// The bounds that groups have of their own.
@@ -126,10 +132,9 @@ impl Plan {
         let mut by_name: BTreeMap<&'static str, PlannedFamily> = BTreeMap::new();
         let mut refused: HashSet<&'static str> = HashSet::new();
         let mut taken = TakenNames::of_catalogue(prefix);
-        let buckets = GroupBuckets::read(series);
-        for SeriesRef { id, family, values, .. } in series.series() {
-            // What state.rs renders from it instead.
-            if *family == catalogue::TARGET_INFO {
+        let mut known = Known::default();
+        for SeriesRef { id, family, values, .. } in known.follow(series).came {
+            if is_of_state(family) {
                 continue;
             }
             let planned = by_name.entry(family.name).or_insert_with(|| {
@@ -141,25 +146,83 @@ impl Plan {
                 refused.insert(family.name);
                 continue;
             }
-            planned.push(id, family, values, buckets.of(family, values));
+            planned.push(id, family, values);
         }
         let mut families: Vec<_> =
             by_name.into_values().filter(|planned| !planned.lines.is_empty()).collect();
         for planned in &mut families {
             planned.settle();
         }
-        Self {
+        let mut plan = Self {
             generation: series.generation(),
+            known,
             families,
             left_out: refused.len(),
-            malformed_buckets: buckets.malformed().map(str::to_owned),
-            group_buckets: buckets.into_lists(),
-        }
+            group_buckets: Vec::new(),
+            malformed_buckets: None,
+        };
+        plan.assign_buckets(series);
+        plan
     }
 
-    /// Whether the registry changed since.
-    pub(crate) fn is_outdated(&self, series: &SeriesView<'_>) -> bool {
-        self.generation != series.generation()
+    /// The plan with what came and went since taken in; `None` where all must be laid out anew, because names may
+    /// be given to others: families were left out, or one comes that is none of the plan's. O(1) while the registry
+    /// stands still; else O(series), though with little to do for each that stands.
+    pub(crate) fn followed(mut self, series: &SeriesView<'_>) -> Option<Self> {
+        if self.generation == series.generation() {
+            return Some(self);
+        }
+        if self.left_out > 0 {
+            return None;
+        }
+        let changes = self.known.follow(series);
+        let mut touched = changes.families;
+        self.families.iter_mut().filter(|planned| touched.contains(planned.family.name)).for_each(
+            |planned| {
+                planned.lines.retain_mut(|line| {
+                    line.ids.retain(|id| !changes.gone.contains(id));
+                    !line.ids.is_empty()
+                });
+            },
+        );
+        for SeriesRef { id, family, values, .. } in changes.came {
+            if is_of_state(family) {
+                continue;
+            }
+            let place =
+                self.families.binary_search_by(|planned| planned.family.name.cmp(family.name)).ok()?;
+            let planned = &mut self.families[place];
+            if *planned.family != *family {
+                return None;
+            }
+            planned.push(id, family, values);
+            touched.insert(family.name);
+        }
+        self.families.retain(|planned| !planned.lines.is_empty());
+        self.families
+            .iter_mut()
+            .filter(|planned| touched.contains(planned.family.name))
+            .for_each(PlannedFamily::settle);
+        self.assign_buckets(series);
+        self.generation = series.generation();
+        Some(self)
+    }
+
+    /// Which lines have their group's buckets. O(series).
+    fn assign_buckets(&mut self, series: &SeriesView<'_>) {
+        let buckets = GroupBuckets::read(series);
+        let mut places = HashMap::new();
+        if !buckets.is_empty() {
+            let place = |series: SeriesRef<'_>| Some((series.id, buckets.of(&series)?));
+            places.extend(series.series().filter_map(place));
+        }
+        let rtts =
+            self.families.iter_mut().filter(|planned| ptr::eq(planned.family, &catalogue::PROBE_RTT_SECONDS));
+        for line in rtts.flat_map(|planned| &mut planned.lines) {
+            line.buckets = line.ids.first().and_then(|id| places.get(id).copied());
+        }
+        self.malformed_buckets = buckets.malformed().map(str::to_owned);
+        self.group_buckets = buckets.into_lists();
     }
 
     /// Families left out, wholly or in part: malformed, or unlike another of the same name.
@@ -245,14 +308,14 @@ impl PlannedFamily {
                 && (self.family.kind, self.family.prefixed) == (family.kind, family.prefixed)
     }
 
-    fn push(&mut self, id: MetricId, family: &Family, values: &[String], buckets: Option<u16>) {
+    fn push(&mut self, id: MetricId, family: &Family, values: &[String]) {
         let pairs = label_pairs(family.labels, values);
         let text = match (self.family.kind, pairs.is_empty()) {
             (MetricKind::Histogram, _) => pairs,
             (_, true) => format!("{} ", self.name),
             (_, false) => format!("{}{{{pairs}}} ", self.name),
         };
-        self.lines.push(Line { text: text.into_boxed_str(), ids: vec![id], buckets });
+        self.lines.push(Line { text: text.into_boxed_str(), ids: vec![id], buckets: None });
     }
 
     /// Puts the lines in order, one for each set of labels.
@@ -334,6 +397,11 @@ impl PlannedFamily {
     }
 }
 
+/// Whether state.rs renders the family from what the series are, not from their cells.
+fn is_of_state(family: &Family) -> bool {
+    ptr::eq(family, &catalogue::TARGET_INFO)
+}
+
 /// A family that would spoil the scrape, or that is rendered from elsewhere, is not rendered here.
 fn is_renderable(family: &'static Family, name: &str) -> bool {
     let reserved = |label: &&str| family.kind == MetricKind::Histogram && *label == "le";
@@ -346,4 +414,87 @@ fn is_renderable(family: &'static Family, name: &str) -> bool {
 
 fn is_in_catalogue(family: &Family) -> bool {
     catalogue::ALL.iter().any(|f| f.name == family.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use relayscope_bridge::{Hub, HubConfig, hub};
+
+    use super::*;
+
+    static OWN: Family =
+        Family::new("own_total", MetricKind::Counter, catalogue::Unit::None, &["room"], "Own.");
+    static OTHER: Family = Family { labels: &["kind"], ..OWN };
+    static BAD: Family = Family { name: "bad-name", ..OWN };
+
+    type Laid = (usize, Vec<(String, Vec<(String, Vec<MetricId>, Option<u16>)>)>);
+
+    fn laid(plan: &Plan) -> Laid {
+        let line = |line: &Line| {
+            let mut ids = line.ids.clone();
+            ids.sort_unstable_by_key(|id| id.0);
+            (line.text.to_string(), ids, line.buckets)
+        };
+        let family = |planned: &PlannedFamily| {
+            (planned.name.clone(), planned.lines.iter().map(line).collect::<Vec<_>>())
+        };
+        (plan.left_out, plan.families.iter().map(family).collect())
+    }
+
+    proptest! {
+        /// Each step makes a series, or retires it if it is there.
+        #[test]
+        fn a_plan_that_followed_is_as_one_laid_out_anew(
+            steps in proptest::collection::vec((0..9usize, 0..2u16, 0..3usize, any::<bool>()), 1..40),
+        ) {
+            let sizes = HubConfig { shards: 2, ..HubConfig::default() };
+            let Hub { mut publishers, registry, collector, .. } = hub(sizes).unwrap();
+            let mut live: HashMap<(usize, u16, usize), MetricId> = HashMap::new();
+            let mut plan: Option<Plan> = None;
+            for (what, shard, name, is_looked_at) in steps {
+                let (key, name) = ((what, shard, name), ["a", "b", "c"][name]);
+                let id = ShardId(shard);
+                let interned = match live.remove(&key) {
+                    Some(gone) => {
+                        let ticket = registry.retire(id, &[gone]);
+                        if let Ok(ticket) = ticket {
+                            publishers[usize::from(shard)].acknowledge(ticket);
+                        } else {
+                            live.insert(key, gone);
+                        }
+                        None
+                    }
+                    None => match what {
+                        0 => registry.counter(id, &catalogue::PROBE_SENT, &[name, "ipv4"]).ok().map(|c| c.id()),
+                        1 => registry.gauge(id, &catalogue::PROBE_UP, &[name]).ok().map(|c| c.id()),
+                        2 => registry.stream(id, &catalogue::PROBE_RTT_SECONDS, &[name, "ipv4"]).ok(),
+                        3 => {
+                            let info = [name, "127.0.0.1:1", "ipv4", "stamp", "edge"];
+                            registry.gauge(id, &catalogue::TARGET_INFO, &info).ok().map(|c| c.id())
+                        }
+                        4 => {
+                            let group = ["edge", "stamp", "1s", "1s", "60", ["1 2", "3", ""][key.2], "0"];
+                            registry.gauge(id, &catalogue::GROUP_INFO, &group).ok().map(|c| c.id())
+                        }
+                        5 => registry.counter(id, &OWN, &[name]).ok().map(|c| c.id()),
+                        6 => registry.counter(id, &OTHER, &[name]).ok().map(|c| c.id()),
+                        7 => registry.counter(id, &BAD, &[name]).ok().map(|c| c.id()),
+                        _ => registry.counter(id, &catalogue::PROBE_LOST, &[name, "ipv6"]).ok().map(|c| c.id()),
+                    },
+                };
+                live.extend(interned.map(|id| (key, id)));
+                if is_looked_at {
+                    collector.directory().read(|series| {
+                        let anew = Plan::new(series, "relay");
+                        let followed = plan.take().and_then(|plan| plan.followed(series));
+                        let followed = followed.unwrap_or_else(|| Plan::new(series, "relay"));
+                        prop_assert_eq!(laid(&followed), laid(&anew));
+                        plan = Some(followed);
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+    }
 }
