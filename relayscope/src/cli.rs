@@ -163,8 +163,20 @@ pub(crate) struct ProbeArgs {
     /// Time to wait for a reply.
     #[arg(short = 'W', value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     pub(crate) timeout: Duration,
-    /// QUIC: take any certificate.
+    /// A JSON object per line instead of text.
     #[arg(long)]
+    pub(crate) json: bool,
+    /// STAMP: authenticate with the key in this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// QUIC: trust the certificates in this file, in place of what the system trusts.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// QUIC: the name the certificate is for, in place of the host's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server_name: Option<String>,
+    /// QUIC: take any certificate.
+    #[arg(long, conflicts_with = "ca_file")]
     pub(crate) insecure: bool,
 }
 

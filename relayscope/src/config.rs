@@ -22,6 +22,7 @@ use relayscope_dataplane::placement::{CoresError, parse_cores};
 use relayscope_dataplane::prober::SESSIONS_MAX;
 use relayscope_dataplane::runtime::Runtime;
 
+pub(crate) use self::files::{KeyFile, PemFile};
 pub(crate) use self::groups::{Group, Plan, Plans, Target};
 pub(crate) use self::reflector::{QuicIdentity, Reflector};
 pub(crate) use self::settings::Settings;

@@ -154,7 +154,7 @@ impl UdpPort {
         mut handle: impl FnMut(Now, &ArrivalClock, Datagram<'_>, &Replies<'_>),
     ) -> io::Result<Readout> {
         let replies = Replies { socket: self.socket.as_fd() };
-        let now = clock::now();
+        let now = clock::look();
         if self.drained {
             self.arrivals.look(now);
         }

@@ -23,7 +23,7 @@ pub(crate) struct KeyFile {
 
 impl KeyFile {
     /// Reads 16 to 64 octets, or twice as many hex digits; a newline at the end does not count.
-    pub(super) fn read(path: PathBuf) -> Result<Self, String> {
+    pub(crate) fn read(path: PathBuf) -> Result<Self, String> {
         let octets = read(&path, KEY_FILE_LEN_MAX)?;
         let octets = octets.strip_suffix(b"\n").unwrap_or(&octets);
         let key =
@@ -41,7 +41,7 @@ pub(crate) struct PemFile {
 
 impl PemFile {
     /// Reads a file that has a block of `what`, such as `CERTIFICATE`.
-    pub(super) fn read(path: PathBuf, what: &str) -> Result<Self, String> {
+    pub(crate) fn read(path: PathBuf, what: &str) -> Result<Self, String> {
         let octets = read(&path, PEM_LEN_MAX)?;
         let text = String::from_utf8(octets).unwrap_or_default();
         let begins = |line: &str| {

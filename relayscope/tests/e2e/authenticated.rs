@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -27,8 +28,12 @@ struct Files {
 impl Files {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("key"), KEY).unwrap();
-        std::fs::write(directory.path().join("other"), OTHER_KEY).unwrap();
+        for (name, key) in [("key", KEY), ("other", OTHER_KEY)] {
+            let path = directory.path().join(name);
+            std::fs::write(&path, key).unwrap();
+            // stamp-suite takes no key that others may read.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+        }
         Self { directory }
     }
 
