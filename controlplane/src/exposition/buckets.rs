@@ -31,10 +31,10 @@ impl Buckets {
         Self(classic_exponents(family.unit).map(|exponent| Bucket::at(power_of_two(exponent))).collect())
     }
 
-    /// Of a list such as `0.001 0.01 0.1`: at most 64 ascending numbers above 0. `None` for any other.
+    /// Of a list such as `0.001,0.01` or `0.001 0.01`: at most 64 ascending numbers above 0. `None` for any other.
     fn parse(list: &str) -> Option<Self> {
         let bounds: Vec<f64> =
-            list.split(' ').take(BOUNDS_MAX + 1).map(str::parse).collect::<Result<_, _>>().ok()?;
+            list.split([',', ' ']).take(BOUNDS_MAX + 1).map(str::parse).collect::<Result<_, _>>().ok()?;
         let is_sound = bounds.len() <= BOUNDS_MAX
             && bounds.iter().all(|bound| bound.is_finite() && *bound > 0.0)
             && bounds.is_sorted_by(|a, b| a < b);
@@ -166,7 +166,8 @@ mod tests {
             bounds("0.0010 1e-2 0.1 1.0"),
             Some(["0.001", "0.01", "0.1", "1"].map(str::to_owned).into())
         );
-        for bad in ["0.1 0.01", "0.1 0.1", "0 1", "-1 1", "0.1  0.2", "0.1,0.2", "inf", "1 NaN", "x", " "] {
+        assert_eq!(bounds("0.25,0.5"), bounds("0.25 0.5"));
+        for bad in ["0.1 0.01", "0.1 0.1", "0 1", "-1 1", "0.1  0.2", "0.1, 0.2", "inf", "1 NaN", "x", " "] {
             assert_eq!(bounds(bad), None, "{bad:?}");
         }
         let many = |count: usize| (1..=count).map(|bound| bound.to_string()).collect::<Vec<_>>().join(" ");

@@ -200,12 +200,20 @@ pub(crate) fn groups_change() {
     let received = "relay_probe_received_total{target=\"a\",family=\"ipv4\"}";
     relay.wait_sample(received, 10.0);
     assert_eq!(relay.sample(&group(10, "0.001,0.5")), Some(1.0));
+    let buckets = || {
+        let scrape = relay.get("/metrics");
+        let of_a = "relay_probe_rtt_seconds_bucket{target=\"a\",family=\"ipv4\",le=\"";
+        let ends = scrape.lines().filter_map(|line| line.strip_prefix(of_a)?.split('"').next());
+        ends.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(buckets(), ["0.001", "0.5", "+Inf"]);
     let at = format!("address=\"{ip}:8620\",family=\"ipv4\",protocol=\"stamp\",group=\"g\"");
     assert_eq!(relay.sample(&format!("relay_target_info{{target=\"a\",{at}}}")), Some(1.0));
 
     write(10, "[0.25]");
     relay.process.signal(Signal::SIGHUP);
     wait_for("the other buckets", || relay.sample(&group(10, "0.25")));
+    assert_eq!(buckets(), ["0.25", "+Inf"]);
     assert_eq!(relay.sample(&group(10, "0.001,0.5")), None);
     assert!(relay.sample(received).unwrap() >= 10.0, "what is counted goes on");
 
