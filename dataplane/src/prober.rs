@@ -4,13 +4,18 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::clock::{Arrival, Monotonic, Now};
+use crate::clock::{Arrival, Monotonic, Now, nanos};
 use crate::endpoint::{EndpointConfig, Path};
 use crate::probe::{Payload, ProbeEvent, Refusal, SendError, Session};
 use crate::schedule::{EntryKey, Schedule, SlotQueue};
 use crate::stall::Stalls;
 use crate::wire::{stamp, stamp_auth};
 
+/// Probes that share a slot at most, as long as the slots can be made shorter: so many replies at once fit
+/// the receive buffer of a stock host twice over.
+const PROBES_PER_SLOT_MAX: u64 = 128;
+/// Shorter slots spare nobody anything.
+const SLOT_MIN: Duration = Duration::from_millis(1);
 /// Most sessions of one shard: SSIDs tell them apart and are 16 bits wide, 0 taken out.
 pub const SESSIONS_MAX: usize = 65_535;
 
@@ -83,7 +88,12 @@ pub struct SessionsFull;
 /// then sleep until [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct Prober {
+    /// As configured.
+    slot_max: Duration,
+    /// As short as the number of probes makes it.
     slot: Duration,
+    /// Probes in a million seconds.
+    rate: u64,
     schedule: Schedule,
     sessions: Vec<Option<Slot>>,
     free: Vec<u32>,
@@ -102,15 +112,20 @@ struct Slot {
     address: SocketAddr,
     path: Path,
     session: Session,
+    /// Probes in a million seconds.
+    rate: u64,
     /// Tells this session from one that had the key before.
     generation: u32,
 }
 
 impl Prober {
-    /// A prober without targets, whose probes and deadlines share wakes in slots of this length.
+    /// A prober without targets, whose probes and deadlines share wakes in slots of this length; of a shorter
+    /// one once more than 128 probes would share one.
     pub fn new(slot: Duration) -> Self {
         Self {
+            slot_max: slot,
             slot,
+            rate: 0,
             schedule: Schedule::new(slot),
             sessions: Vec::new(),
             free: Vec::new(),
@@ -135,10 +150,19 @@ impl Prober {
         self.next_generation = generation.wrapping_add(1);
         let (address, path) = (config.address, config.path);
         let session = Session::new(config, ssid);
-        self.sessions[key as usize] = Some(Slot { address, path, session, generation });
+        let rate = 1_000_000_000_000_000 / nanos(config.interval).max(1);
+        self.sessions[key as usize] = Some(Slot { address, path, session, rate, generation });
+        self.set_rate(self.rate + rate);
         self.by_address.entry(address).or_default().push(key);
         self.schedule.add(now, EntryKey { key, generation }, config.interval, config.phase_hash);
         Ok(SessionKey(key))
+    }
+
+    fn set_rate(&mut self, rate: u64) {
+        self.rate = rate;
+        let slot_ns = PROBES_PER_SLOT_MAX * 1_000_000_000_000_000 / rate.max(1);
+        self.slot = Duration::from_nanos(slot_ns).max(SLOT_MIN).min(self.slot_max);
+        self.schedule.set_slot(self.slot);
     }
 
     fn free_key(&mut self) -> Result<u32, SessionsFull> {
@@ -158,6 +182,7 @@ impl Prober {
         let Some(slot) = self.sessions.get_mut(key.index()).and_then(Option::take) else { return };
         self.in_flight[key.index()] = 0;
         self.free.push(key.0);
+        self.set_rate(self.rate - slot.rate);
         self.leave_address(key, slot.address);
     }
 
@@ -184,7 +209,7 @@ impl Prober {
         }
     }
 
-    /// How long its slots are.
+    /// How long its slots are now.
     pub fn slot(&self) -> Duration {
         self.slot
     }

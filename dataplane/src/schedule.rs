@@ -1,8 +1,9 @@
 //! When to probe whom: isochronous, spread, coalesced into slots.
 //!
 //! Each entry is due at `phase + k * interval` on the monotonic clock, for whole `k` and a phase kept
-//! for life. Phases come from a hash, so that a thousand targets do not fire at once, and are rounded
-//! to the slot, so that those which fire together cost one wake. A late wake never moves the phase.
+//! for life. Phases come from a hash, so that a thousand targets do not fire at once. What is due within
+//! one slot fires at its end, so that it costs one wake. A late wake never moves the phase, and neither
+//! does another length of the slots.
 //!
 //! What is due in one slot lies side by side in memory. A shard wakes with cold caches; a heap of all
 //! targets would cost it ten cache misses per probe where this costs one per slot.
@@ -114,11 +115,15 @@ impl Schedule {
         Self { slot, entries: SlotQueue::new() }
     }
 
+    /// From now on entries fire in slots of this length; each from when it is planned next.
+    pub fn set_slot(&mut self, slot: Duration) {
+        self.slot = slot;
+    }
+
     /// Adds an entry, first due within one interval after `now`. `hash` spreads the phases.
     pub fn add(&mut self, now: Monotonic, key: EntryKey, interval: Duration, hash: u64) {
         let interval_ns = nanos(interval).max(1);
-        let slot_ns = nanos(self.slot).clamp(1, interval_ns);
-        let phase = (hash % interval_ns) / slot_ns * slot_ns;
+        let phase = hash % interval_ns;
         // The first moment after now that is congruent to the phase.
         let elapsed = (now.0 % interval_ns + interval_ns - phase) % interval_ns;
         let due_ns = now.0.saturating_add(interval_ns - elapsed);
@@ -194,7 +199,7 @@ mod tests {
     #[test]
     fn a_slow_wake_never_moves_the_phase_and_missed_slots_are_counted() {
         let mut schedule = Schedule::new(SLOT);
-        schedule.add(Monotonic(0), entry(1), SECOND, 250_000_000);
+        schedule.add(Monotonic(0), entry(1), SECOND, 249_000_000);
         assert_eq!(schedule.next_due(), Some(Monotonic(250_000_000)));
         let late = schedule.pop_due(Monotonic(250_000_000 + 3_400_000_000), all).unwrap();
         assert_eq!((late.missed, late.lag), (3, Duration::from_millis(3_400)));
@@ -211,13 +216,23 @@ mod tests {
     }
 
     #[test]
-    fn phases_fall_on_slots_so_that_wakes_are_shared() {
+    fn what_is_due_in_one_slot_shares_a_wake_at_its_end() {
         let mut schedule = Schedule::new(SLOT);
         schedule.add(Monotonic(1), entry(1), SECOND, 123_456_789);
         schedule.add(Monotonic(2), entry(2), SECOND, 129_999_999);
-        assert_eq!(schedule.next_due(), Some(Monotonic(120_000_000)));
-        assert!(schedule.pop_due(Monotonic(120_000_000), all).is_some());
-        assert!(schedule.pop_due(Monotonic(120_000_000), all).is_some());
+        assert_eq!(schedule.next_due(), Some(Monotonic(130_000_000)));
+        assert!(schedule.pop_due(Monotonic(130_000_000), all).is_some());
+        assert!(schedule.pop_due(Monotonic(130_000_000), all).is_some());
+    }
+
+    #[test]
+    fn another_length_of_the_slots_moves_no_phase() {
+        let mut schedule = Schedule::new(50 * SLOT);
+        schedule.add(Monotonic(0), entry(1), SECOND, 123_000_000);
+        assert_eq!(schedule.next_due(), Some(Monotonic(500_000_000)));
+        schedule.set_slot(Duration::from_millis(1));
+        assert!(schedule.pop_due(Monotonic(500_000_000), all).is_some());
+        assert_eq!(schedule.next_due(), Some(Monotonic(1_123_000_000)));
     }
 
     #[test]

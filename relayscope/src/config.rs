@@ -146,7 +146,7 @@ impl Source {
             dns_resolver: self.dns_resolver()?,
             dns_ttl_min: ttl_min,
             dns_ttl_max: ttl_max,
-            slot: self.time("probe.slot", slot, 20 * MS, Duration::from_micros(100), 1_000 * MS)?,
+            slot: self.time("probe.slot", slot, 50 * MS, Duration::from_micros(100), 1_000 * MS)?,
             spin_before_park: self.time(
                 "probe.spin_before_park",
                 spin,

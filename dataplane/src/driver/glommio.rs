@@ -45,7 +45,9 @@ pub(super) fn start(executor: Executor, mounted: MountedShard) -> Result<Executo
             // A flag alone; what is handed over goes through the queue.
             is_up.store(true, Ordering::Relaxed);
             if let Some(mounted) = take(taken).await {
-                mounted.run().await;
+                // Nobody else lives here: what is due is done without a wait in between, which costs as much
+                // as fifty probes.
+                mounted.run_for(TURN_MAX).await;
             }
         });
     let thread = match spawned {
@@ -103,6 +105,11 @@ impl MountedShard {
     /// # Panics
     /// When polled outside of a glommio executor.
     pub async fn run(self) {
+        self.run_for(Duration::ZERO).await;
+    }
+
+    /// As [`run`](Self::run), but waits only once nothing is to be done, or after this time.
+    async fn run_for(self, turns_max: Duration) {
         let Self { driver, waits, ends } = self;
         ends.note_started();
         let running = Rc::new(Running { driver: RefCell::new(driver), ends });
@@ -115,7 +122,7 @@ impl MountedShard {
             })
             .collect();
         while !running.ends.is_asked_to_stop() {
-            let pause = running.driver.borrow_mut().turn();
+            let pause = running.driver.borrow_mut().turns(turns_max);
             sleep(pause.max(GIVE_WAY)).await;
         }
         for reader in readers {

@@ -215,13 +215,13 @@ impl<'a> Sockets<'a> {
         }
     }
 
-    fn probe_quic(&mut self, now: Now, session: &mut Session, sequence: u32) -> Result<(), SendError> {
+    /// Sends a probe over the connection. Returns T1.
+    fn probe_quic(&mut self, now: Now, session: &mut Session, sequence: u32) -> Result<Monotonic, SendError> {
         let quic = self.quic.as_mut().ok_or(SendError::NotConnected)?;
         quic.prober.probe(now.monotonic, QUIC_KEY, sequence).map_err(|_| SendError::NotConnected)?;
-        if let Some((sequence, at)) = self.send_quic() {
-            session.note_sent_at(sequence, at);
-        }
-        Ok(())
+        let Some((sequence, at)) = self.send_quic() else { return Ok(now.monotonic) };
+        session.note_sent_at(sequence, at);
+        Ok(at)
     }
 
     fn settle_quic(&mut self, now: Now, session: &mut Session, event: &mut impl FnMut(ProbeEvent)) {
@@ -249,12 +249,13 @@ impl<'a> Sockets<'a> {
         let now = clock::now();
         let probe = session.transmit(now, event);
         let EndpointConfig { address, path, .. } = *self.endpoint;
+        let mut left_at = now.monotonic;
         let result = match probe.payload {
             Payload::Datagram(packet) => self.port.send(&packet, address, path),
-            Payload::Quic => self.probe_quic(now, session, probe.sequence),
+            Payload::Quic => self.probe_quic(now, session, probe.sequence).map(|at| left_at = at),
             Payload::Connect => self.connects.begin(now, probe.sequence, address, path, probe.deadline),
         };
-        let took = clock::monotonic().since(now.monotonic);
+        let took = clock::monotonic().since(left_at);
         session.handle_sent(probe.sequence, took, result, event);
         (probe.sequence, probe.deadline)
     }

@@ -124,53 +124,80 @@ impl ShardDriver {
         planned.since(now)
     }
 
+    /// As [`turn`](Self::turn), again and again while there is more to do, for about `most`; all sockets are
+    /// served in between.
+    pub fn turns(&mut self, most: Duration) -> Duration {
+        let began = clock::monotonic();
+        loop {
+            let pause = self.turn();
+            if !pause.is_zero() || clock::monotonic().since(began) >= most {
+                return pause;
+            }
+            for socket in 0..self.waking.len() {
+                // About an earlier send, as those are that a wait would tell of.
+                self.handle_readable(socket).ok();
+            }
+        }
+    }
+
     /// Sends some of what is due. Returns whether there may be more.
     fn send_due(&mut self, due_by: Monotonic) -> bool {
         for _ in 0..SENDS_PER_TURN_MAX {
             // Each probe is stamped with a clock read just before its send.
             let now = clock::now();
             let Some(transmit) = self.shard.poll_transmit(due_by, now) else { return false };
-            let result = self.send(now, &transmit);
-            let took = clock::monotonic().since(now.monotonic);
+            let sent = self.send(now, &transmit);
+            let left_at = sent.unwrap_or(now.monotonic);
+            let took = clock::monotonic().since(left_at);
+            let result = sent.map(|_| ());
             self.shard.handle_sent(now, transmit.probe, took, result);
         }
         true
     }
 
-    fn send(&mut self, now: Now, transmit: &Transmit) -> Result<(), SendError> {
+    /// Sends a probe. Returns T1.
+    fn send(&mut self, now: Now, transmit: &Transmit) -> Result<Monotonic, SendError> {
         let Transmit { destination, path, deadline, .. } = *transmit;
         match transmit.payload {
             Payload::Quic => {
                 self.shard.begin_quic(now, transmit.probe)?;
-                self.send_quic();
-                Ok(())
+                Ok(self.send_quic().unwrap_or(now.monotonic))
             }
-            Payload::Connect => self.connects.begin(now, transmit.probe, destination, path, deadline),
+            Payload::Connect => {
+                self.connects.begin(now, transmit.probe, destination, path, deadline)?;
+                // The kernel times it, from the first packet on.
+                Ok(clock::monotonic())
+            }
             Payload::Datagram(packet) => {
                 let probe_port = self.probes.get_mut(usize::from(destination.is_ipv6()));
                 let ProbePort { port, sent, .. } = probe_port.ok_or(SendError::Unreachable)?;
                 *sent = true;
-                port.send(&packet, destination, path)
+                port.send(&packet, destination, path)?;
+                Ok(now.monotonic)
             }
         }
     }
 
     /// Sends all that QUIC probes have to send. What the kernel does not take is lost on its way, which
-    /// QUIC bears.
-    fn send_quic(&mut self) {
+    /// QUIC bears. Returns T1 of the last probe among it.
+    fn send_quic(&mut self) -> Option<Monotonic> {
         let Self { shard, waking, packet, .. } = self;
+        let mut newest = None;
         for _ in 0..QUIC_PACKETS_PER_TURN_MAX {
-            let Some(transmit) = shard.poll_quic_transmit(clock::now(), packet) else { return };
+            let Some(transmit) = shard.poll_quic_transmit(clock::now(), packet) else { break };
             let ipv6 = transmit.destination.is_ipv6();
             let port = waking.iter_mut().find(|waking| {
                 matches!(waking.role, Role::QuicProbes) && waking.port.local_address().is_ipv6() == ipv6
             });
             let octets = &packet[..transmit.len];
             if let Some(probe) = transmit.probe {
-                shard.note_quic_sent(clock::monotonic(), probe);
+                let now = clock::monotonic();
+                shard.note_quic_sent(now, probe);
+                newest = Some(now);
             }
             port.map(|waking| waking.port.send(octets, transmit.destination, transmit.path).ok());
         }
+        newest
     }
 
     fn handle_quic_timeout(&mut self, now: Now) {

@@ -109,7 +109,8 @@ ttl_max = {ttl_max}
             &format!(
                 "
 [probe]
-# Probes due in the same slot share one wake of their shard: 100us to 1s. Default 20ms.
+# Probes due in the same slot share one wake of their shard; slots are shorter where more than 128 probes would
+# share one: 100us to 1s. Default 50ms.
 slot = {slot}
 # How long a shard polls before it sleeps; costs a core what it says: 0s to 1s. Default 0s.
 spin_before_park = {spin}
