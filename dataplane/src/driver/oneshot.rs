@@ -158,9 +158,11 @@ impl<'a> Sockets<'a> {
             let now = clock::now();
             let refused = self.read_quic(now);
             let Some(quic) = &mut self.quic else { return Ok(true) };
-            // Asked for a probe, it connects first.
-            quic.prober.probe(now.monotonic, QUIC_KEY, 0).ok();
             let connected = quic.prober.mode(QUIC_KEY).is_some();
+            if !connected {
+                // Asked for a probe, it connects first: the answer is that it cannot yet.
+                quic.prober.probe(now.monotonic, QUIC_KEY, 0).ok();
+            }
             while let Some((_, event)) = quic.prober.poll_event() {
                 match event {
                     Event::Connected { handshake, .. } => report(ProbeEvent::Connected { handshake }),
