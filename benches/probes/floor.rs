@@ -1,5 +1,5 @@
 //! What the kernel takes for a probe, whoever sends it: `sendto` and `recvfrom` on one socket, nothing
-//! recorded, against an echo on the other core whose CPU is not counted.
+//! recorded, against an echo in another thread whose CPU is not counted.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,14 +13,17 @@ use relayscope_benches::process::{cpu_of_this_thread, on_core};
 const PACKET_LEN: usize = 44;
 /// Sent before the echoes are read: enough that the sender seldom sleeps, which would be counted.
 const BURST: u32 = 64;
+const SENDER_CORE: usize = 1;
+const ECHO_CORE: usize = 0;
 const ECHO_POLL: Duration = Duration::from_millis(50);
 /// As long as the shard's slots.
 const SLOT: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Microseconds of CPU per round trip, flat out.
+/// Microseconds of CPU per round trip, flat out. The echo is on the same core: nothing wakes another core
+/// and nobody contends for the socket, so this is the least there is.
 pub(crate) fn flat_out(round_trips: u32) -> f64 {
-    against_echo(|socket, echo| {
+    against_echo(SENDER_CORE, |socket, echo| {
         let mut packet = [0; PACKET_LEN];
         for _ in 0..round_trips / BURST {
             for _ in 0..BURST {
@@ -36,10 +39,11 @@ pub(crate) fn flat_out(round_trips: u32) -> f64 {
 }
 
 /// The same, at a pace: one wake every 20 ms, which reads what came since the last and sends its share.
+/// The echo is on the other core, as our reflector is.
 pub(crate) fn paced(per_second: u32, time: Duration) -> f64 {
     let wakes = u32::try_from(time.as_nanos() / SLOT.as_nanos()).unwrap();
     let per_wake = per_second / 50;
-    against_echo(|socket, echo| {
+    against_echo(ECHO_CORE, |socket, echo| {
         socket.set_nonblocking(true).unwrap();
         let (began, mut received, mut packet) = (Instant::now(), 0, [0; PACKET_LEN]);
         for wake in 0..=wakes {
@@ -60,8 +64,8 @@ pub(crate) fn paced(per_second: u32, time: Duration) -> f64 {
     })
 }
 
-/// CPU per round trip of what `send` does on core 1, and says how many there were.
-fn against_echo(send: impl FnOnce(&UdpSocket, SocketAddr) -> u32) -> f64 {
+/// CPU per round trip of what `send` does on its core, and says how many there were.
+fn against_echo(echo_core: usize, send: impl FnOnce(&UdpSocket, SocketAddr) -> u32) -> f64 {
     let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
     echo.set_read_timeout(Some(ECHO_POLL)).unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -69,7 +73,7 @@ fn against_echo(send: impl FnOnce(&UdpSocket, SocketAddr) -> u32) -> f64 {
     let address = echo.local_addr().unwrap();
     let stop = AtomicBool::new(false);
     scope(|scope| {
-        on_core(0, || {
+        on_core(echo_core, || {
             scope.spawn(|| {
                 let mut packet = [0; PACKET_LEN];
                 while !stop.load(Ordering::Relaxed) {
@@ -79,7 +83,7 @@ fn against_echo(send: impl FnOnce(&UdpSocket, SocketAddr) -> u32) -> f64 {
                 }
             })
         });
-        on_core(1, || {
+        on_core(SENDER_CORE, || {
             let before = cpu_of_this_thread();
             let round_trips = send(&socket, address);
             let cpu = cpu_of_this_thread() - before;

@@ -34,6 +34,7 @@ use std::time::Duration;
 use relayscope_benches::binary::build_relayscope;
 use relayscope_benches::process::Service;
 
+use crate::fping::Fping;
 use crate::load::{Load, Outcome, REFLECTOR_PORT};
 use crate::ours::Ours;
 use crate::reflections::Reflected;
@@ -41,6 +42,8 @@ use crate::report::{Table, print_ratio, print_reflections};
 
 /// From so many targets on only ours and fping are measured.
 const MANY: u32 = 2000;
+/// From so many targets on smokeping_prober is measured once in a run.
+const SMOKEPING_SLOW: u32 = 500;
 const IDLE_TARGETS: u32 = 10;
 const FLOOR_ROUND_TRIPS: u32 = 200_000;
 const REFLECTOR_HTTP: &str = "127.0.0.1:19863";
@@ -51,16 +54,19 @@ fn main() {
     let window = Duration::from_secs(number("RELAYSCOPE_PROBE_SECONDS", if quick { 4 } else { 8 }));
     let sizes = if quick { "1000,10000" } else { "100,1000,10000" };
     let sizes = std::env::var("RELAYSCOPE_PROBE_SIZES").unwrap_or_else(|_| sizes.to_owned());
-    let sizes: Vec<u32> = sizes.split(',').map(|size| size.parse().unwrap()).collect();
+    let sizes: Vec<u32> =
+        sizes.split(',').filter(|size| !size.is_empty()).map(|size| size.parse().unwrap()).collect();
     let relayscope = build_relayscope();
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let mut bench = Bench {
         ours: Ours { relayscope: &relayscope, directory: directory.path() },
         directory: directory.path(),
         skipped: BTreeSet::new(),
+        unfit: BTreeSet::new(),
+        patience: Duration::from_secs(if quick { 5 } else { 120 }),
     };
 
-    let table = |targets| Table { targets, rows: Vec::new(), floors: Vec::new() };
+    let table = |targets| Table { targets, rows: Vec::new(), floors: Vec::new(), fping: None };
     let mut tables: Vec<_> = sizes.into_iter().map(table).collect();
     let (mut idle, mut reflected) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
@@ -84,6 +90,7 @@ fn main() {
     println!();
     print_ratio("idle_shard_share_of_a_core", idle.iter().map(|(shard, _)| *shard).collect());
     print_ratio("idle_process_share_of_a_core", idle.iter().map(|(_, process)| *process).collect());
+    bench.unfit.iter().for_each(|what| println!("NOTE {what}"));
     for name in &bench.skipped {
         eprintln!("SKIPPED {name}: not installed; no ratio");
     }
@@ -97,9 +104,13 @@ struct Bench<'a> {
     ours: Ours<'a>,
     directory: &'a Path,
     skipped: BTreeSet<&'static str>,
+    /// What could not be measured, or not as often as the others.
+    unfit: BTreeSet<String>,
+    /// With smokeping_prober's start.
+    patience: Duration,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
     /// Answers STAMP on every loopback address, from core 0.
     fn reflector(&self) -> Service {
         let listen = format!("0.0.0.0:{REFLECTOR_PORT}");
@@ -109,19 +120,54 @@ impl Bench<'_> {
     }
 
     /// One round at one number of targets.
-    fn probe(&mut self, load: Load, table: &mut Table) {
+    fn probe(&mut self, load: Load, table: &mut Table<'a>) {
         table.floors.push((floor::flat_out(FLOOR_ROUND_TRIPS), floor::paced(load.targets, load.window / 2)));
         self.note(&mut table.rows, "relayscope", Some(self.ours.run(load)));
-        self.note(&mut table.rows, "fping", fping::measure(load, self.directory));
+        self.fping(load, table);
         if load.targets < MANY {
             self.note(&mut table.rows, "irtt", irtt::measure(load));
             self.note(&mut table.rows, "stamp-suite", stamp_suite::measure(load));
             self.note(&mut table.rows, "blackbox_exporter", blackbox::measure(load, self.directory));
-            self.note(&mut table.rows, "smokeping_prober", smokeping::measure(load, self.directory));
+            self.smokeping(load, table);
         }
         for (name, rounds) in &table.rows {
             let Some(Outcome { cpu_us, lost, .. }) = rounds.last() else { continue };
             eprintln!("  {:5} {name:<18} {cpu_us:8.2} us per probe, {lost:.0} lost", load.targets);
+        }
+    }
+
+    /// As it keeps up, and where that is not evenly spread, that too.
+    fn fping(&mut self, load: Load, table: &mut Table<'a>) {
+        if table.fping.is_none() {
+            table.fping = Fping::that_keeps_up(load, self.directory);
+        }
+        self.note(&mut table.rows, "fping", table.fping.as_ref().and_then(Fping::measure));
+        if load.targets >= MANY {
+            self.note(&mut table.rows, "fping-spread", Fping::spread(load, self.directory).measure());
+        }
+    }
+
+    /// With hundreds of targets it takes most of a minute to start: once is enough then, and in a quick run
+    /// it is given up soon.
+    fn smokeping(&mut self, load: Load, table: &mut Table<'a>) {
+        const NAME: &str = "smokeping_prober";
+        if load.targets >= SMOKEPING_SLOW && !self.unfit.is_empty() {
+            return;
+        }
+        match smokeping::measure(load, self.directory, self.patience) {
+            Some(Err(why)) => {
+                self.unfit.insert(format!("{NAME} with {} targets {why}", load.targets));
+            }
+            Some(Ok(outcome)) => {
+                if load.targets >= SMOKEPING_SLOW {
+                    self.unfit.insert(format!(
+                        "{NAME} with {} targets was measured once, not in every round",
+                        load.targets
+                    ));
+                }
+                self.note(&mut table.rows, NAME, Some(outcome));
+            }
+            None => self.note::<Outcome>(&mut table.rows, NAME, None),
         }
     }
 

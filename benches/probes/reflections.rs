@@ -1,18 +1,21 @@
-//! Reflectors under a flood: one sender on core 1 keeps so many requests outstanding, the same sender for
-//! all; the reflector is on core 0.
+//! Reflectors under a flood: one sender on core 1, the same for all, keeps so many requests outstanding and
+//! never sleeps; the reflector is on core 0.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use relayscope_benches::process::{Service, cpu_of_this_thread, on_core};
+use relayscope_benches::process::{Service, on_core};
 
 use crate::load::IRTT_PORT;
 use crate::{irtt, stamp_suite};
 
-/// Requests outstanding: enough that neither side waits for the other, few enough for any receive buffer.
-const OUTSTANDING: u32 = 64;
+/// Requests outstanding: enough that the reflector need not wait, few enough for a stock receive buffer.
+pub(crate) const OUTSTANDING: u32 = 192;
+/// More are sent once so many are left, and then all that are missing at once: the reflector works meanwhile.
+/// Topped up one by one it would sleep and be woken for each, and waking it is what the sender would do.
+const REFILL_AT: u32 = OUTSTANDING / 2;
 /// After this long without an answer what is outstanding is lost.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How long irtt may take to open a session.
@@ -31,9 +34,8 @@ const DATAGRAM_MAX: usize = 2048;
 pub(crate) struct Reflected {
     pub(crate) per_second: f64,
     pub(crate) cpu_us: f64,
-    /// Of the reflector's core; what is left was the sender's to use.
+    /// Of the reflector's core. Where it is not all, the sender is what limits.
     pub(crate) busy: f64,
-    pub(crate) sender_cpu_us: f64,
     pub(crate) lost: u64,
     pub(crate) note: &'static str,
 }
@@ -113,23 +115,21 @@ fn flood<N: Fn(u32, &mut [u8])>(
     reflector: SocketAddr,
     mut flood: Flood<N>,
 ) -> Reflected {
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_nonblocking(true).unwrap();
     on_core(1, || {
         let (mut next, mut lost) = (0, 0);
         answered(socket, reflector, &mut flood, WARM, (&mut next, &mut lost));
         lost = 0;
-        let (cpu, own, began) = (service.cpu(), cpu_of_this_thread(), Instant::now());
+        let (cpu, began) = (service.cpu(), Instant::now());
         let time = flood.time;
         let answers = answered(socket, reflector, &mut flood, time, (&mut next, &mut lost));
         let elapsed = began.elapsed().as_secs_f64();
         let cpu = (service.cpu() - cpu).as_secs_f64();
-        let own = (cpu_of_this_thread() - own).as_secs_f64();
         assert!(answers > 0.0, "the reflector answers");
         Reflected {
             per_second: answers / elapsed,
             cpu_us: cpu * 1e6 / answers,
             busy: cpu / elapsed,
-            sender_cpu_us: own * 1e6 / answers,
             lost,
             note: flood.note,
         }
@@ -145,10 +145,16 @@ fn answered<N: Fn(u32, &mut [u8])>(
     (next, lost): (&mut u32, &mut u64),
 ) -> f64 {
     let (began, mut answers, mut outstanding) = (Instant::now(), 0.0, 0);
-    let mut octets = [0; DATAGRAM_MAX];
+    let (mut answered_at, mut octets) = (began, [0; DATAGRAM_MAX]);
     loop {
-        let over = began.elapsed() >= time;
-        while !over && outstanding < OUTSTANDING {
+        let now = Instant::now();
+        if now.duration_since(answered_at) > PATIENCE {
+            *lost += u64::from(std::mem::take(&mut outstanding));
+            answered_at = now;
+        }
+        let over = now.duration_since(began) >= time;
+        let refill = if over || outstanding > REFILL_AT { 0 } else { OUTSTANDING - outstanding };
+        for _ in 0..refill {
             (flood.number)(*next, &mut flood.request);
             socket.send_to(&flood.request, reflector).unwrap();
             *next = next.wrapping_add(1);
@@ -157,15 +163,11 @@ fn answered<N: Fn(u32, &mut [u8])>(
         if outstanding == 0 {
             return answers;
         }
-        // A quarter of them before it sends again: both sides work in batches, as they would between
-        // hosts.
-        for _ in 0..outstanding.min(OUTSTANDING / 4) {
-            if socket.recv_from(&mut octets).is_err() {
-                *lost += u64::from(std::mem::take(&mut outstanding));
-                break;
-            }
+        // One that was given up may still come.
+        while socket.recv_from(&mut octets).is_ok() {
             answers += 1.0;
-            outstanding -= 1;
+            outstanding = u32::saturating_sub(outstanding, 1);
+            answered_at = now;
         }
     }
 }

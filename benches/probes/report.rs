@@ -2,18 +2,21 @@
 
 use relayscope_benches::report::Spread;
 
+use crate::fping::Fping;
 use crate::load::Outcome;
-use crate::reflections::Reflected;
+use crate::reflections::{OUTSTANDING, Reflected};
 
 /// What was measured at one number of targets: per contender, its rounds.
-pub(crate) struct Table {
+pub(crate) struct Table<'a> {
     pub(crate) targets: u32,
     pub(crate) rows: Vec<(&'static str, Vec<Outcome>)>,
     /// The kernel's floor flat out, and at the pace of this load, by round.
     pub(crate) floors: Vec<(f64, f64)>,
+    /// As it keeps up with so many, once that was found out.
+    pub(crate) fping: Option<Fping<'a>>,
 }
 
-impl Table {
+impl Table<'_> {
     pub(crate) fn print(&self) {
         println!("\n{} targets, one probe a second each", self.targets);
         println!(
@@ -84,20 +87,16 @@ impl Table {
 }
 
 pub(crate) fn print_reflections(rows: &[(&'static str, Vec<Reflected>)]) {
-    println!("\nreflections under a flood, 64 requests outstanding");
-    println!(
-        "  {:<18} {:>10} {:>8} {:>10} {:>6}  {:>11}",
-        "", "per second", "us each", "core busy", "lost", "sender's us"
-    );
+    println!("\nreflections under a flood, {OUTSTANDING} requests outstanding");
+    println!("  {:<18} {:>10} {:>8} {:>10} {:>6}", "", "per second", "us each", "core busy", "lost");
     for (name, rounds) in rows.iter().filter(|(_, rounds)| !rounds.is_empty()) {
         let median = |pick: fn(&Reflected) -> f64| Spread::of(rounds.iter().map(pick).collect()).median;
         println!(
-            "  {name:<18} {:>10.0} {:>8.2} {:>8.0} % {:>6}  {:>11.2}  {}",
+            "  {name:<18} {:>10.0} {:>8.2} {:>8.0} % {:>6}  {}",
             median(|r| r.per_second),
             median(|r| r.cpu_us),
             median(|r| r.busy) * 100.0,
             rounds.iter().map(|r| r.lost).sum::<u64>(),
-            median(|r| r.sender_cpu_us),
             rounds[0].note,
         );
     }

@@ -1,7 +1,7 @@
 //! smokeping_prober: one process, ICMP, a histogram per target.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
@@ -13,14 +13,15 @@ use relayscope_benches::process::Service;
 use crate::load::{Load, Outcome, Rtt, per_probe, watch};
 
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19_865);
-/// It starts its pingers over one interval; then all run.
-const WARM: Duration = Duration::from_secs(4);
+const POLL: Duration = Duration::from_millis(50);
+const WARM: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_millis(300);
 /// Bounds of its buckets grow by this, from 4 us to 4 s: as fine as its quantiles are read.
 const BUCKET_GROWTH: f64 = 1.25;
 
-/// `None` where it is not installed.
-pub(crate) fn measure(load: Load, directory: &Path) -> Option<Outcome> {
+/// `None` where it is not installed; what is wrong where it does not serve within `patience`: it does so
+/// once all its pingers are started, and those already slow it down.
+pub(crate) fn measure(load: Load, directory: &Path, patience: Duration) -> Option<Result<Outcome, String>> {
     let config = directory.join("smokeping.yml");
     let mut text = "targets:\n- interval: 1s\n  network: ip4\n  protocol: icmp\n  hosts:\n".to_owned();
     load.addresses().for_each(|ip| writeln!(text, "  - {ip}").unwrap());
@@ -32,6 +33,16 @@ pub(crate) fn measure(load: Load, directory: &Path) -> Option<Outcome> {
     command.arg(format!("--config.file={}", config.display())).arg("--privileged");
     command.arg(format!("--buckets={}", buckets.join(",")));
     let prober = Service::start(command.arg(format!("--web.listen-address={HTTP}")))?;
+    let deadline = Instant::now() + patience;
+    while TcpStream::connect(HTTP).is_err() {
+        if Instant::now() > deadline {
+            return Some(Err(format!(
+                "did not serve within {patience:?} of its start, {:?} of CPU",
+                prober.cpu()
+            )));
+        }
+        sleep(POLL);
+    }
     sleep(WARM);
     let start_cpu = prober.cpu();
     let (first, asked_at) = (get(HTTP, "/metrics").unwrap(), Instant::now());
@@ -48,7 +59,7 @@ pub(crate) fn measure(load: Load, directory: &Path) -> Option<Outcome> {
     let in_window = in_window / elapsed.as_secs_f64() * load.window.as_secs_f64();
     // One per target may be in flight.
     let lost = (sent - answered - f64::from(load.targets)).max(0.0);
-    Some(Outcome {
+    Some(Ok(Outcome {
         cpu_us: per_probe(cpu, in_window),
         start_cpu,
         sent,
@@ -57,7 +68,7 @@ pub(crate) fn measure(load: Load, directory: &Path) -> Option<Outcome> {
         rtt: rtt(&last),
         resident_kib,
         note: "ICMP; one per target taken as in flight".to_owned(),
-    })
+    }))
 }
 
 /// From all targets' histograms added up, interpolated within a bucket.

@@ -53,7 +53,7 @@ pub(crate) fn measure(load: Load) -> Option<Outcome> {
         kept_up: sent / due,
         rtt,
         resident_kib,
-        note: "RTT is the median of targets' medians".to_owned(),
+        note: "all in one burst a second; RTT is the median of targets' medians".to_owned(),
     })
 }
 
