@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// How long irtt may take to open a session.
 const OPENING_MAX: Duration = Duration::from_secs(2);
 const WARM: Duration = Duration::from_millis(500);
-const START: Duration = Duration::from_millis(700);
+const START_MAX: Duration = Duration::from_secs(10);
+/// Its client's opening is passed on once.
+const IRTT_START: Duration = Duration::from_secs(1);
 const STAMP_PORT: u16 = 18_622;
 const HTTP: &str = "127.0.0.1:19866";
 /// Octets 0..4 of a STAMP request are its sequence number.
@@ -53,14 +55,13 @@ pub(crate) fn ours(relayscope: &str, time: Duration) -> Reflected {
 /// `None` where it is not installed.
 pub(crate) fn stamp_suite(time: Duration) -> Option<Reflected> {
     let service = on_core(0, || stamp_suite::reflect(STAMP_PORT))?;
-    sleep(START);
     Some(flood_stamp(&service, time, "stateless, its default"))
 }
 
 /// `None` where it is not installed.
 pub(crate) fn irtt(time: Duration) -> Option<Reflected> {
     let service = on_core(0, irtt::serve)?;
-    sleep(START);
+    sleep(IRTT_START);
     let (socket, request) = irtt_session()?;
     let server = SocketAddr::from((Ipv4Addr::LOCALHOST, IRTT_PORT));
     let sequence_at = |n: u32, request: &mut [u8]| {
@@ -115,6 +116,7 @@ fn flood<N: Fn(u32, &mut [u8])>(
     reflector: SocketAddr,
     mut flood: Flood<N>,
 ) -> Reflected {
+    wait_until_it_answers(socket, reflector, &flood.request);
     socket.set_nonblocking(true).unwrap();
     on_core(1, || {
         let (mut next, mut lost) = (0, 0);
@@ -134,6 +136,15 @@ fn flood<N: Fn(u32, &mut [u8])>(
             note: flood.note,
         }
     })
+}
+
+fn wait_until_it_answers(socket: &UdpSocket, reflector: SocketAddr, request: &[u8]) {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let deadline = Instant::now() + START_MAX;
+    let mut octets = [0; DATAGRAM_MAX];
+    while socket.send_to(request, reflector).is_err() || socket.recv_from(&mut octets).is_err() {
+        assert!(Instant::now() < deadline, "no answer from {reflector} within {START_MAX:?}");
+    }
 }
 
 /// Floods for so long; how many answers that brought. What is outstanding at the end is read too.
