@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 use std::thread::{scope, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relayscope_benches::process::Service;
 
@@ -11,6 +11,9 @@ use crate::load::{IRTT_PORT, Load, Outcome, Rtt, per_probe, watch};
 /// Most processes at once. For more targets than that each probes so much faster.
 const PROCESSES_MAX: u32 = 100;
 const WARM: Duration = Duration::from_secs(2);
+/// Their starts are spread over this, and take at most that.
+const SPREAD_OVER: Duration = Duration::from_secs(1);
+const START_MAX: Duration = Duration::from_secs(4);
 /// How long it goes on after the window.
 const COOL: Duration = Duration::from_secs(1);
 const END_MAX: Duration = Duration::from_secs(30);
@@ -25,21 +28,18 @@ pub(crate) fn serve() -> Option<Service> {
 pub(crate) fn measure(load: Load) -> Option<Outcome> {
     let processes = load.targets.min(PROCESSES_MAX);
     let interval = Duration::from_secs(1) * processes / load.targets;
-    let start_over = Duration::from_secs(1);
-    let duration = start_over + WARM + load.window + COOL;
-    let mut clients = Vec::new();
+    let end = Instant::now() + START_MAX + WARM + load.window + COOL;
+    let (mut clients, mut due) = (Vec::new(), 0.0);
     for ip in load.addresses().take(processes as usize) {
+        // All end together, whenever they began.
+        let duration = end.saturating_duration_since(Instant::now());
+        due += duration.as_secs_f64() / interval.as_secs_f64();
         let mut client = Command::new("irtt");
-        client.args(["client", "-Q", "-o", "-", "--wait=1s"]);
-        client.args([
-            "-i",
-            &format!("{}us", interval.as_micros()),
-            "-d",
-            &format!("{}ms", duration.as_millis()),
-        ]);
-        client.arg(format!("{ip}:{IRTT_PORT}")).stdout(Stdio::piped()).stderr(Stdio::null());
-        clients.push(Service::start_with_output(client.stdin(Stdio::null()))?);
-        sleep(start_over / processes);
+        client.args(["client", "-Q", "-o", "-", "--wait=1s", "-i", &format!("{}us", interval.as_micros())]);
+        client.args(["-d", &format!("{}ms", duration.as_millis()), &format!("{ip}:{IRTT_PORT}")]);
+        client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        clients.push(Service::start_with_output(&mut client)?);
+        sleep(SPREAD_OVER / processes);
     }
     let outputs: Vec<_> = clients.iter_mut().map(Service::stdout).collect();
     let reports: Vec<String>;
@@ -64,7 +64,6 @@ pub(crate) fn measure(load: Load) -> Option<Outcome> {
         received += number("packets_received");
         rtts.extend(single_rtts(report));
     }
-    let due = f64::from(load.targets) * duration.as_secs_f64();
     let pace = if load.targets == processes { String::new() } else { format!(" at {interval:?} each") };
     Some(Outcome {
         cpu_us: per_probe(cpu, load.probes() * (sent / due).min(1.0)),
