@@ -102,6 +102,9 @@ pub struct Prober {
     /// Probes in flight by key: tells without a look at the session that a deadline is void.
     in_flight: Vec<u32>,
     stalls: Stalls,
+    /// Where this process answers, and the stalls of what is probed there: those above, and more.
+    own_addresses: Vec<SocketAddr>,
+    own_stalls: Stalls,
     next_generation: u32,
     /// When to look for the replies to what was sent since the last look.
     read_due: Option<Monotonic>,
@@ -133,6 +136,8 @@ impl Prober {
             deadlines: SlotQueue::new(),
             in_flight: Vec::new(),
             stalls: Stalls::default(),
+            own_addresses: Vec::new(),
+            own_stalls: Stalls::default(),
             next_generation: 0,
             read_due: None,
         }
@@ -223,10 +228,24 @@ impl Prober {
     /// is unanswered say nothing.
     pub fn handle_blind(&mut self, from: Monotonic, to: Monotonic) {
         self.stalls.note(from, to);
+        self.own_stalls.note(from, to);
+    }
+
+    /// Where this process answers probes itself. An address that stands for any of a family's is taken for those
+    /// of loopback: of which others are this host's nobody tells.
+    pub fn set_own_addresses(&mut self, addresses: Vec<SocketAddr>) {
+        self.own_addresses = addresses;
+    }
+
+    /// Requests at an own address may have been dropped between these moments for want of room: as
+    /// [`handle_blind`](Self::handle_blind), for probes of this host's own to there. That is no path's loss.
+    pub fn handle_own_blind(&mut self, from: Monotonic, to: Monotonic) {
+        self.own_stalls.note(from, to);
     }
 
     /// Notes when we woke against when we had asked to. Returns how late that was, if it was a stall.
     pub fn handle_wake(&mut self, planned: Monotonic, now: Monotonic) -> Option<Duration> {
+        self.own_stalls.handle_wake(planned, now);
         self.stalls.handle_wake(planned, now)
     }
 
@@ -359,7 +378,9 @@ impl Prober {
             }
             let Some(slot) = slot_of(&mut self.sessions, &probe) else { continue };
             let mut event = tell(probe.key, in_flight, event);
-            slot.session.handle_deadline(probe.sequence, &self.stalls, &mut event);
+            let is_own = self.own_addresses.iter().any(|own| is_at(slot.address, *own));
+            let stalls = if is_own { &self.own_stalls } else { &self.stalls };
+            slot.session.handle_deadline(probe.sequence, stalls, &mut event);
         }
     }
 
@@ -433,6 +454,14 @@ fn tell<'a, F: FnMut(SessionKey, ProbeEvent)>(
         }
         event(key, happened);
     }
+}
+
+/// Whether what is sent to an address comes in at a socket bound to `bound`.
+fn is_at(address: SocketAddr, bound: SocketAddr) -> bool {
+    let any = bound.ip().is_unspecified()
+        && bound.is_ipv4() == address.is_ipv4()
+        && (address.ip().is_loopback() || address.ip().is_unspecified());
+    address.port() == bound.port() && (any || address.ip() == bound.ip())
 }
 
 fn slot_of<'a>(sessions: &'a mut [Option<Slot>], probe: &ProbeId) -> Option<&'a mut Slot> {

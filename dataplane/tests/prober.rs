@@ -221,6 +221,24 @@ fn what_was_dropped_at_our_own_socket_is_neither_loss_nor_down() {
 }
 
 #[test]
+fn what_was_dropped_where_we_answer_is_no_loss_of_our_own_probes_there_and_excuses_no_other() {
+    let own = "127.0.0.1:862";
+    for (bound, is_own) in [(own, true), ("0.0.0.0:862", true), ("127.0.0.1:863", false), ("[::]:862", false)]
+    {
+        let mut network = Network::new(|sequence| if sequence == 2 { vec![] } else { vec![ms(20)] });
+        network.prober.set_own_addresses(vec![bound.parse().unwrap()]);
+        network.add(own, 1000, 500);
+        network.add("192.0.2.9:862", 1000, 500);
+        network.run_until(4_100);
+        network.prober.handle_own_blind(Monotonic(3_000 * MS), Monotonic(4_060 * MS));
+        network.run_until(5_900);
+        let discarded = network.count(|event| matches!(event, ProbeEvent::Discarded { sequence: 2 }));
+        let expected = if is_own { (1, 1) } else { (0, 2) };
+        assert_eq!((discarded, network.lost()), expected, "bound to {bound}");
+    }
+}
+
+#[test]
 fn a_reply_that_waited_out_our_stall_in_the_socket_keeps_its_rtt() {
     let mut network = Network::new(|_| vec![ms(20)]);
     network.add("192.0.2.9:862", 1000, 500);

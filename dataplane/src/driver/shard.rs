@@ -35,6 +35,8 @@ struct ProbePort {
 struct WakingPort {
     port: UdpPort,
     role: Role,
+    /// When it was last read to the end.
+    read_at: Monotonic,
 }
 
 /// What a waking socket is for.
@@ -72,14 +74,17 @@ impl ShardDriver {
     ) -> Result<Self, BindError> {
         let (anchor, now) = clock::anchor();
         shard.enable_quic(anchor, now);
-        let reflectors = listeners.stamp.into_iter().map(|port| WakingPort { port, role: Role::Reflector });
+        let waking = |port, role| WakingPort { port, role, read_at: now };
+        let reflectors = listeners.stamp.into_iter().map(|port| waking(port, Role::Reflector));
         let responders = listeners
             .quic
             .into_iter()
-            .map(|QuicListener { port, responder }| WakingPort { port, role: Role::Responder(responder) });
+            .map(|QuicListener { port, responder }| waking(port, Role::Responder(responder)));
+        let answering: Vec<_> = reflectors.chain(responders).collect();
+        shard.set_own_addresses(answering.iter().map(|waking| waking.port.local_address()).collect());
         let quic = std::iter::once(UdpPort::ephemeral(false)?).chain(UdpPort::ephemeral(true).ok());
-        let quic = quic.map(|port| WakingPort { port, role: Role::QuicProbes });
-        let waking = reflectors.chain(responders).chain(quic).collect();
+        let quic = quic.map(|port| waking(port, Role::QuicProbes));
+        let waking = answering.into_iter().chain(quic).collect();
         let ports = std::iter::once(UdpPort::ephemeral(false)?).chain(UdpPort::ephemeral(true).ok());
         let probes = ports.map(|port| ProbePort { port, sent: false, read_at: Monotonic(0) }).collect();
         let connects = Connects::new();
@@ -203,7 +208,7 @@ impl ShardDriver {
     fn handle_quic_timeout(&mut self, now: Now) {
         self.shard.handle_quic_timeout(now);
         self.send_quic();
-        for WakingPort { port, role } in &mut self.waking {
+        for WakingPort { port, role, .. } in &mut self.waking {
             if let Role::Responder(responder) = role {
                 responder.handle_timeout(now.monotonic);
                 answer_quic(responder, &port.replies(), &mut self.packet);
@@ -236,23 +241,36 @@ impl ShardDriver {
     /// # Errors
     /// What the socket reports: about an earlier send, so there is nothing to do for it.
     pub fn handle_readable(&mut self, socket: usize) -> io::Result<()> {
-        let Some(WakingPort { port, role }) = self.waking.get_mut(socket) else { return Ok(()) };
-        match role {
-            Role::Reflector => reflect(&mut self.shard, port),
-            Role::Responder(responder) => respond(&mut self.shard, responder, port, &mut self.packet),
-            Role::QuicProbes => {
-                let read = read_quic(&mut self.shard, port);
-                self.send_quic();
-                read
+        let Some(WakingPort { port, role, read_at }) = self.waking.get_mut(socket) else { return Ok(()) };
+        let (shard, began) = (&mut self.shard, clock::monotonic());
+        let read = match role {
+            Role::Reflector => reflect(shard, port),
+            Role::Responder(responder) => respond(shard, responder, port, &mut self.packet),
+            Role::QuicProbes => read_quic(shard, port),
+        };
+        let is_ours = matches!(role, Role::QuicProbes);
+        if let Ok(Readout { more, dropped }) = read {
+            shard.handle_overflow(dropped.into());
+            match (dropped, is_ours) {
+                (0, _) => {}
+                (_, true) => shard.handle_blind(*read_at, clock::monotonic()),
+                (_, false) => shard.handle_own_blind(*read_at, clock::monotonic()),
+            }
+            if !more {
+                *read_at = began;
             }
         }
+        if is_ours {
+            self.send_quic();
+        }
+        read.map(|_| ())
     }
 }
 
 /// Answers what is there at a reflector.
-fn reflect(shard: &mut Shard, port: &mut UdpPort) -> io::Result<()> {
+fn reflect(shard: &mut Shard, port: &mut UdpPort) -> io::Result<Readout> {
     let local = port.local_address();
-    let readout = port.read(|now, _, datagram, replies| {
+    port.read(|now, _, datagram, replies| {
         let ancillary = datagram.ancillary;
         let request = Request {
             source: datagram.source,
@@ -268,13 +286,11 @@ fn reflect(shard: &mut Shard, port: &mut UdpPort) -> io::Result<()> {
             clock::now,
             |reply| replies.send(reply, request.source, from),
         );
-    })?;
-    shard.handle_overflow(readout.dropped.into());
-    Ok(())
+    })
 }
 
 /// Takes in what came for QUIC probes.
-fn read_quic(shard: &mut Shard, port: &mut UdpPort) -> io::Result<()> {
+fn read_quic(shard: &mut Shard, port: &mut UdpPort) -> io::Result<Readout> {
     let read = port.read(|now, arrivals, datagram, _| {
         let arrival = arrivals.arrival(datagram.ancillary.received_at);
         shard.handle_quic(now, arrival, datagram.source, datagram.truncated, datagram.octets);
@@ -283,8 +299,7 @@ fn read_quic(shard: &mut Shard, port: &mut UdpPort) -> io::Result<()> {
         let now = clock::now();
         port.read_bounces(|bounce, reason| shard.handle_quic_bounce(now, bounce.destination, reason));
     }
-    shard.handle_overflow(read?.dropped.into());
-    Ok(())
+    read
 }
 
 /// Answers what is there at a QUIC responder, each datagram before the next one: T3 is soon after T2.
@@ -293,8 +308,8 @@ fn respond(
     responder: &mut Responder,
     port: &mut UdpPort,
     packet: &mut Vec<u8>,
-) -> io::Result<()> {
-    let readout = port.read(|now, arrivals, datagram, replies| {
+) -> io::Result<Readout> {
+    port.read(|now, arrivals, datagram, replies| {
         let Datagram { source, ancillary, octets, truncated } = datagram;
         let arrival = arrivals.arrival(ancillary.received_at);
         let result = match truncated {
@@ -303,9 +318,7 @@ fn respond(
         };
         shard.note_responded(result);
         answer_quic(responder, replies, packet);
-    })?;
-    shard.handle_overflow(readout.dropped.into());
-    Ok(())
+    })
 }
 
 /// Sends all that a responder has to send.

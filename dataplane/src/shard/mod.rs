@@ -346,6 +346,16 @@ impl Shard {
         self.prober.handle_blind(from, to);
     }
 
+    /// Where this process answers probes itself; see [`Prober::set_own_addresses`].
+    pub fn set_own_addresses(&mut self, addresses: Vec<SocketAddr>) {
+        self.prober.set_own_addresses(addresses);
+    }
+
+    /// Requests to us may have been dropped between these moments; see [`Prober::handle_own_blind`].
+    pub fn handle_own_blind(&mut self, from: Monotonic, to: Monotonic) {
+        self.prober.handle_own_blind(from, to);
+    }
+
     /// The next probe to send, of those due by `due_by`. Ask anew with a fresh `now` for each; see
     /// [`Prober::poll_transmit`].
     pub fn poll_transmit(&mut self, due_by: Monotonic, now: Now) -> Option<Transmit> {
