@@ -1,11 +1,12 @@
 //! Datagrams nobody should send, at the sockets of a running relay.
 
+mod flooder;
+pub(crate) mod reflector;
+
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use crate::relay::{Relay, loopback};
-
-/// More than a datagram of ours may be, and than the receive buffer holds.
-const OVERSIZED: usize = 3000;
+use flooder::OVERSIZED;
 
 pub(crate) fn both_roles() {
     let (ip, target_ip) = (loopback(), loopback());

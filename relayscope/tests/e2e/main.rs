@@ -77,6 +77,16 @@ fn main() {
     add("delay_and_loss_of_the_kernels_own_come_back", Some(Peer::Netem), namespaces::netem);
     add("hostile_packets_are_counted_by_reason_and_change_nothing_else", None, hostile::both_roles);
     add(
+        "a_reflector_flooded_from_another_core_answers_no_more_than_it_is_asked_on_glommio",
+        None,
+        hostile::reflector::flooded_on_glommio,
+    );
+    add(
+        "a_reflector_flooded_from_another_core_answers_no_more_than_it_is_asked_on_poll",
+        None,
+        hostile::reflector::flooded_on_poll,
+    );
+    add(
         "a_control_plane_killed_ten_times_loses_count_of_nothing",
         None,
         split::control_plane_killed_ten_times,
