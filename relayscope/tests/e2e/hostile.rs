@@ -1,7 +1,9 @@
 //! Datagrams nobody should send, at the sockets of a running relay.
 
 mod flooder;
+pub(crate) mod rate;
 pub(crate) mod reflector;
+pub(crate) mod responder;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 

@@ -87,6 +87,27 @@ fn main() {
         hostile::reflector::flooded_on_poll,
     );
     add(
+        "a_quic_responder_flooded_from_another_core_sends_three_times_what_came_at_most_on_glommio",
+        None,
+        hostile::responder::flooded_on_glommio,
+    );
+    add(
+        "a_quic_responder_flooded_from_another_core_sends_three_times_what_came_at_most_on_poll",
+        None,
+        hostile::responder::flooded_on_poll,
+    );
+    add(
+        "a_proven_quic_client_is_never_sent_more_than_it_sent_on_glommio",
+        None,
+        hostile::responder::proven_on_glommio,
+    );
+    add(
+        "a_proven_quic_client_is_never_sent_more_than_it_sent_on_poll",
+        None,
+        hostile::responder::proven_on_poll,
+    );
+    add("a_source_gets_its_rate_and_no_other_pays_for_it", Some(Peer::Namespaces), hostile::rate::limited);
+    add(
         "a_control_plane_killed_ten_times_loses_count_of_nothing",
         None,
         split::control_plane_killed_ten_times,

@@ -14,12 +14,12 @@ use crate::relay::{Process, get, relayscope, sample, wait_for};
 /// Before the names of all namespaces these tests make; the process and a count follow.
 const PREFIX: &str = "relayscope-e2e-";
 /// The cable's end in each namespace.
-const DEVICE: &str = "cable";
+pub(crate) const DEVICE: &str = "cable";
 /// interval + Tmax + 1 s, with the defaults for both.
 const DOWN_MAX: Duration = Duration::from_secs(3);
 
 /// A network namespace; removed when the test ends, however that is.
-struct Namespace {
+pub(crate) struct Namespace {
     name: String,
 }
 
@@ -32,12 +32,12 @@ impl Namespace {
         Ok(namespace)
     }
 
-    fn ip(&self, arguments: &[&str]) -> Result<(), String> {
+    pub(crate) fn ip(&self, arguments: &[&str]) -> Result<(), String> {
         ip(&[&["-n", &self.name], arguments].concat())
     }
 
     /// Runs what needs to be inside on a thread that is.
-    fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
@@ -69,7 +69,7 @@ fn said_nothing(program: &str, command: &mut Command) -> Result<(), String> {
 }
 
 /// Removes what a test left behind that was killed before it could.
-fn remove_leftovers() {
+pub(crate) fn remove_leftovers() {
     let Ok(entries) = std::fs::read_dir("/run/netns") else { return };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
         let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
@@ -94,14 +94,14 @@ pub(crate) fn missing_netem() -> Option<String> {
 }
 
 /// Two namespaces and a pair of devices that connects them.
-struct Cable {
-    ends: [Namespace; 2],
+pub(crate) struct Cable {
+    pub(crate) ends: [Namespace; 2],
 }
 
-const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 
 impl Cable {
-    fn lay() -> Result<Self, String> {
+    pub(crate) fn lay() -> Result<Self, String> {
         let cable = Self { ends: [Namespace::new()?, Namespace::new()?] };
         let [a, b] = &cable.ends;
         let peer = ["peer", "name", DEVICE, "netns", &b.name];

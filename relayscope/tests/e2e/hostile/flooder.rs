@@ -251,7 +251,8 @@ pub(super) fn flood(sources: &mut [Source], to: SocketAddr, keys: &KeyPair, time
 
 /// What the kernel dropped at the UDP sockets bound to one of these addresses, because they were full.
 pub(super) fn kernel_drops(addresses: &[SocketAddr]) -> u64 {
-    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+    // Of the network namespace this thread is in.
+    let table = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
     let local = |address: &SocketAddr| match address.ip() {
         // As the kernel prints it: the four octets as a number of this host.
         IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
