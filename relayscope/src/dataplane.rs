@@ -198,7 +198,7 @@ fn start_shards(
     let stamp = listeners.first().into_iter().flat_map(|of| &of.stamp);
     let own_ports: Vec<u16> = stamp.map(|port| port.local_address().port()).collect();
     let keys = config.reflector.hmac_keys();
-    let mut shards = Vec::new();
+    let (mut shards, mut told) = (Vec::new(), Vec::new());
     for ((publisher, core), ports) in publishers.into_iter().zip(cores).zip(listeners) {
         let id = publisher.shard();
         let series = ShardSeries::intern(registry, id).map_err(Failure::host)?;
@@ -214,15 +214,18 @@ fn start_shards(
         let shard = Shard::new(config.slot, reflector, publisher, series);
         let executor = Executor { shard: id, core: *core, spin_before_park: config.spin_before_park };
         let started = spawn_chosen(executor, shard, ports, runtime).map_err(Failure::host)?;
-        // Its own when it differs: the shards before it keep what they run on.
-        tell_runtime(registry, id, runtime).map_err(Failure::host)?;
+        // Once, by the first that has it: the shards before one that differs keep what they run on.
+        let what = [runtime.backend().label(), runtime.reason().label()];
+        if !told.contains(&what) {
+            tell_runtime(registry, id, what).map_err(Failure::host)?;
+            told.push(what);
+        }
         shards.push(started);
     }
     Ok(shards)
 }
 
-/// Writes what drives a shard, for whoever reads its cells, in this process or another.
-fn tell_runtime(registry: &SeriesRegistry, shard: ShardId, runtime: &Choice) -> Result<(), SeriesError> {
-    let values = [runtime.backend().label(), runtime.reason().label()];
-    registry.gauge(shard, &RUNTIME_INFO, &values).map(|mut info| info.set(1.0))
+/// Writes what drives shards, and why, for whoever reads the cells, in this process or another.
+fn tell_runtime(registry: &SeriesRegistry, shard: ShardId, what: [&str; 2]) -> Result<(), SeriesError> {
+    registry.gauge(shard, &RUNTIME_INFO, &what).map(|mut info| info.set(1.0))
 }
