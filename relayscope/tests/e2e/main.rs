@@ -20,6 +20,7 @@ mod runtime;
 mod scapy;
 mod segment;
 mod servers;
+mod shards;
 mod split;
 mod stamp_suite;
 mod tap;
@@ -107,6 +108,8 @@ fn main() {
         hostile::responder::proven_on_poll,
     );
     add("a_source_gets_its_rate_and_no_other_pays_for_it", Some(Peer::Namespaces), hostile::rate::limited);
+    add("two_shards_share_an_address_and_a_session_stays_with_one_on_glommio", None, shards::on_glommio);
+    add("two_shards_share_an_address_and_a_session_stays_with_one_on_poll", None, shards::on_poll);
     add(
         "a_control_plane_killed_ten_times_loses_count_of_nothing",
         None,
