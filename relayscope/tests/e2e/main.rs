@@ -9,6 +9,7 @@ mod autopsy;
 mod cli;
 mod clock;
 mod discovery;
+mod fleet;
 mod hostile;
 mod mesh;
 mod namespaces;
@@ -110,6 +111,12 @@ fn main() {
     add("a_source_gets_its_rate_and_no_other_pays_for_it", Some(Peer::Namespaces), hostile::rate::limited);
     add("two_shards_share_an_address_and_a_session_stays_with_one_on_glommio", None, shards::on_glommio);
     add("two_shards_share_an_address_and_a_session_stays_with_one_on_poll", None, shards::on_poll);
+    add(
+        "ten_relays_probe_each_other_in_full_or_three_each_and_a_change_moves_few",
+        None,
+        fleet::full_and_beyond,
+    );
+    add("a_data_plane_on_its_own_follows_the_list_of_its_fleet", None, fleet::two_processes);
     add(
         "a_control_plane_killed_ten_times_loses_count_of_nothing",
         None,
