@@ -1,14 +1,16 @@
 //! A relay of two shards at one address.
 
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use relayscope_dataplane::wire::stamp::{ErrorEstimate, ReflectorPacket, SenderPacket};
 use relayscope_dataplane::wire::timestamp::Timestamp;
 use serde_json::Value;
 
-use crate::relay::{Relay, loopback, relayscope, run, sample, wait_for};
+use crate::relay::{Process, Relay, loopback, relayscope, run, sample, wait_for};
 
 const TARGETS: usize = 16;
 /// Of so many none at one of two shards: once in 10^19, and in 30,000.
@@ -97,8 +99,12 @@ fn second_is_refused(ip: IpAddr, directory: &Path) {
             std::fs::write(&file, &text).unwrap();
             let mut second = relayscope();
             second.arg("run").arg("--config").arg(&file);
-            let (status, _, stderr) =
-                run(second.args(["--cores", cores, "--listen", &format!("{other}:9862")]));
+            second.args(["--cores", cores, "--listen", &format!("{other}:9862")]);
+            // Where it is let in after all, it is ended with the test.
+            let mut second = Process::start(second.stderr(Stdio::piped()));
+            let status = second.wait();
+            let mut stderr = String::new();
+            second.stderr().unwrap().read_to_string(&mut stderr).unwrap();
             let expected = format!(
                 "relayscope: cannot bind UDP {ip}:{port}: Address already in use (os error 98); \
                  port {port} is taken, stop its owner or choose another port"

@@ -3,6 +3,7 @@
 use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -92,7 +93,9 @@ fn flood_all(reflector: SocketAddr, sources: &mut [Vec<Source>; 2]) -> Flood {
             })
         });
         let mut all = Flood::default();
-        flooders.into_iter().for_each(|flooder| all.add(&flooder.join().unwrap()));
+        flooders
+            .into_iter()
+            .for_each(|flooder| all.add(&flooder.join().unwrap_or_else(|panic| resume_unwind(panic))));
         all
     })
 }
@@ -109,7 +112,7 @@ fn flooded(runtime: &str) {
     let flood = std::thread::scope(|scope| {
         let flooding = scope.spawn(|| flood_all(reflector, &mut sources));
         watch(&relay, || flooding.is_finished());
-        flooding.join().unwrap()
+        flooding.join().unwrap_or_else(|panic| resume_unwind(panic))
     });
     let addresses: Vec<SocketAddr> = sources.iter().flatten().map(Source::address).collect();
     for target in ["self", "other"] {
