@@ -2,6 +2,8 @@
 
 /// RTTs up to this are kept to the nanosecond, longer ones to the microsecond.
 const EXACT_MAX_NS: u64 = (1 << 31) - 1;
+/// The longest window: keeps every sum from overflowing, whatever the RTTs.
+pub const SPAN_MAX: usize = 1 << 16;
 /// RFC 3550 section 6.4.1: the gain of its jitter estimator.
 const RFC3550_GAIN: f64 = 1.0 / 16.0;
 
@@ -82,83 +84,90 @@ pub struct WindowStats {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Window {
-    settled: Box<[Packed]>,
-    /// Probes pushed so far; the newest is at `pushed - 1` modulo the length.
-    pushed: u64,
-    /// RTTs of the answered ones, ascending.
-    sorted: Vec<Packed>,
-    lost: u64,
-    pairs: u64,
-    differences_ns: u64,
-    sum_ns: u128,
+    /// In its first half the latest probes, each over the one it pushed out; in its second the RTTs of the
+    /// answered ones of them, ascending.
+    held: Box<[Packed]>,
     squares_ns: u128,
-    rfc3550_ns: Option<f64>,
+    sum_ns: u64,
+    differences_ns: u64,
+    /// NaN before the first pair.
+    rfc3550_ns: f64,
+    /// Where the next probe goes.
+    next: u32,
+    /// Probes in it.
+    filled: u32,
+    answered: u32,
+    lost: u32,
+    pairs: u32,
 }
 
+const _: () = assert!(size_of::<Window>() <= 80, "beside eight octets per probe of its span");
+
 impl Window {
-    /// An empty window of so many probes, at least one.
+    /// An empty window of so many probes, at least one and at most [`SPAN_MAX`].
     pub fn new(length: usize) -> Self {
-        let length = length.max(1);
         Self {
-            settled: vec![Packed::DISCARDED; length].into(),
-            pushed: 0,
-            sorted: Vec::with_capacity(length),
+            held: vec![Packed::DISCARDED; 2 * length.clamp(1, SPAN_MAX)].into(),
+            squares_ns: 0,
+            sum_ns: 0,
+            differences_ns: 0,
+            rfc3550_ns: f64::NAN,
+            next: 0,
+            filled: 0,
+            answered: 0,
             lost: 0,
             pairs: 0,
-            differences_ns: 0,
-            sum_ns: 0,
-            squares_ns: 0,
-            rfc3550_ns: None,
         }
     }
 
     /// Probes it spans.
     pub fn span(&self) -> usize {
-        self.settled.len()
+        self.held.len() / 2
     }
 
     /// Takes in the next probe, by sequence number. The oldest leaves a full window.
     pub fn push(&mut self, settled: Settled) {
-        self.leave();
+        let (span, next) = (self.span(), self.next as usize);
+        if self.filled as usize == span {
+            self.leave(next);
+        } else {
+            self.filled += 1;
+        }
         let packed = Packed::new(settled);
-        let before = self.pushed.checked_sub(1).map(|newest| self.at(newest));
-        let slot = self.slot(self.pushed);
-        self.settled[slot] = packed;
-        self.pushed += 1;
+        // A window of one has no neighbours; before the first there is what says nothing.
+        let before = (span > 1).then(|| self.held[if next == 0 { span - 1 } else { next - 1 }].unpack());
+        self.held[next] = packed;
+        self.next = if next + 1 == span { 0 } else { self.next + 1 };
         match packed.unpack() {
             Settled::Lost => self.lost += 1,
             Settled::Discarded => {}
             Settled::Answered(rtt) => {
-                let place = self.sorted.partition_point(|held| held.0 < packed.0);
-                self.sorted.insert(place, packed);
-                self.sum_ns += u128::from(rtt);
+                self.sort_in(packed);
+                self.sum_ns += rtt;
                 self.squares_ns += u128::from(rtt).pow(2);
-                // A window of one has no neighbours.
-                let before = before.filter(|_| self.span() > 1);
                 if let Some(Settled::Answered(before)) = before {
                     let difference = rtt.abs_diff(before);
                     self.pairs += 1;
                     self.differences_ns += difference;
-                    let estimate = self.rfc3550_ns.unwrap_or(0.0);
-                    self.rfc3550_ns = Some(estimate + (difference as f64 - estimate) * RFC3550_GAIN);
+                    let estimate = if self.rfc3550_ns.is_nan() { 0.0 } else { self.rfc3550_ns };
+                    self.rfc3550_ns = estimate + (difference as f64 - estimate) * RFC3550_GAIN;
                 }
             }
         }
     }
 
     /// The oldest of a full window takes its share of the sums with it.
-    fn leave(&mut self) {
-        let Some(oldest) = self.pushed.checked_sub(self.span() as u64) else { return };
-        let packed = self.settled[self.slot(oldest)];
+    fn leave(&mut self, oldest: usize) {
+        let packed = self.held[oldest];
         match packed.unpack() {
             Settled::Lost => self.lost -= 1,
             Settled::Discarded => {}
             Settled::Answered(rtt) => {
-                let place = self.sorted.partition_point(|held| held.0 < packed.0);
-                self.sorted.remove(place);
-                self.sum_ns -= u128::from(rtt);
+                self.sort_out(packed);
+                self.sum_ns -= rtt;
                 self.squares_ns -= u128::from(rtt).pow(2);
-                if let (2.., Settled::Answered(next)) = (self.span(), self.at(oldest + 1)) {
+                let second = if oldest + 1 == self.span() { 0 } else { oldest + 1 };
+                if let (2.., Settled::Answered(next)) = (self.span(), self.held[second].unpack()) {
                     self.pairs -= 1;
                     self.differences_ns -= rtt.abs_diff(next);
                 }
@@ -166,24 +175,54 @@ impl Window {
         }
     }
 
+    fn sort_in(&mut self, packed: Packed) {
+        let (place, answered) = (self.place(packed), self.answered as usize);
+        let sorted = self.sorted_mut();
+        sorted.copy_within(place..answered, place + 1);
+        sorted[place] = packed;
+        self.answered += 1;
+    }
+
+    fn sort_out(&mut self, packed: Packed) {
+        let (place, answered) = (self.place(packed), self.answered as usize);
+        self.sorted_mut().copy_within(place + 1..answered, place);
+        self.answered -= 1;
+    }
+
+    /// Where it is among the sorted, or would be.
+    fn place(&self, packed: Packed) -> usize {
+        self.sorted().partition_point(|held| held.0 < packed.0)
+    }
+
+    fn sorted(&self) -> &[Packed] {
+        &self.held[self.span()..][..self.answered as usize]
+    }
+
+    fn sorted_mut(&mut self) -> &mut [Packed] {
+        let span = self.span();
+        &mut self.held[span..]
+    }
+
     /// What the window as it stands says.
     pub fn stats(&self) -> WindowStats {
-        let answered = self.sorted.len() as u64;
-        let settled = answered + self.lost;
+        let settled = self.answered + self.lost;
+        let ipdv_ns = || self.differences_ns as f64 / f64::from(self.pairs);
         WindowStats {
-            loss_ratio: (settled > 0).then(|| self.lost as f64 / settled as f64),
-            ipdv_seconds: (self.pairs > 0).then(|| seconds(self.differences_ns as f64 / self.pairs as f64)),
+            loss_ratio: (settled > 0).then(|| f64::from(self.lost) / f64::from(settled)),
+            ipdv_seconds: (self.pairs > 0).then(|| seconds(ipdv_ns())),
             pdv_p95_seconds: self.pdv_p95_ns().map(|ns| seconds(ns as f64)),
             // The estimator runs on; without an answer in the window it tells of another time.
-            rfc3550_seconds: self.rfc3550_ns.filter(|_| answered > 0).map(seconds),
+            rfc3550_seconds: (self.answered > 0 && !self.rfc3550_ns.is_nan())
+                .then(|| seconds(self.rfc3550_ns)),
             stddev_seconds: self.stddev_ns().map(seconds),
         }
     }
 
     /// Nearest-rank percentile above the least.
     fn pdv_p95_ns(&self) -> Option<u64> {
-        let rank = (self.sorted.len() * 95).div_ceil(100);
-        let (least, high) = (self.sorted.first()?, self.sorted.get(rank.checked_sub(1)?)?);
+        let sorted = self.sorted();
+        let rank = (sorted.len() * 95).div_ceil(100);
+        let (least, high) = (sorted.first()?, sorted.get(rank.checked_sub(1)?)?);
         match (least.unpack(), high.unpack()) {
             (Settled::Answered(least), Settled::Answered(high)) => Some(high - least),
             _ => None,
@@ -191,18 +230,10 @@ impl Window {
     }
 
     fn stddev_ns(&self) -> Option<f64> {
-        let count = self.sorted.len() as u128;
         // n^2 times the variance, exactly: no difference of large floats is taken.
-        let scaled = (count * self.squares_ns).checked_sub(self.sum_ns.pow(2))?;
-        (count > 0).then(|| (scaled as f64).sqrt() / count as f64)
-    }
-
-    fn at(&self, position: u64) -> Settled {
-        self.settled[self.slot(position)].unpack()
-    }
-
-    fn slot(&self, position: u64) -> usize {
-        (position % self.settled.len() as u64) as usize
+        let scaled =
+            (u128::from(self.answered) * self.squares_ns).checked_sub(u128::from(self.sum_ns).pow(2))?;
+        (self.answered > 0).then(|| (scaled as f64).sqrt() / f64::from(self.answered))
     }
 }
 

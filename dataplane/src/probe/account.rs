@@ -8,13 +8,14 @@
 use std::time::Duration;
 
 use super::event::{ProbeEvent, Refusal, SendError};
+use super::history::{History, Probe, State};
 use crate::clock::{Arrival, Monotonic, nanos};
 use crate::stall::Stalls;
 use crate::window::{Settled, Window, WindowStats};
 
 /// Probes remembered at least, so that late replies and duplicates are told from strangers.
 const HISTORY_MIN: u64 = 16;
-/// Probes remembered at most: bounds an account to 200 KiB. Configuration keeps timeout / interval below
+/// Probes remembered at most: bounds a history to 64 KiB. Configuration keeps timeout / interval below
 /// half of it; see [`IN_FLIGHT_MAX`].
 const HISTORY_MAX: u64 = 4096;
 /// A send that took this long from its stamp was interrupted: T1 is not when the probe left.
@@ -62,10 +63,8 @@ pub(crate) struct Reply {
 
 #[derive(Debug)]
 pub(crate) struct Account {
-    timeout: Duration,
-    next_sequence: u32,
-    /// By sequence number modulo the length, a power of two.
-    history: Box<[Probe]>,
+    timeout_ns: u64,
+    history: History,
     /// The next sequence number the window waits for.
     next_in_window: u32,
     window: Window,
@@ -76,36 +75,15 @@ pub(crate) struct Account {
     newest_settled: Option<(u32, bool)>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Probe {
-    sequence: u32,
-    state: State,
-    sent_at: Monotonic,
-    token: u64,
-    /// We were interrupted while we sent it.
-    disturbed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Unused,
-    InFlight,
-    Settled(Settled),
-    /// Lost or discarded, and a reply came all the same.
-    Replied(Settled),
-}
-
 impl Account {
     /// An account of nothing yet.
     pub(crate) fn new(interval: Duration, timeout: Duration, window: usize) -> Self {
         let in_flight = nanos(timeout) / nanos(interval).max(1) + 1;
         let length = (2 * in_flight).next_power_of_two().clamp(HISTORY_MIN, HISTORY_MAX);
-        let unused =
-            Probe { sequence: 0, state: State::Unused, sent_at: Monotonic(0), token: 0, disturbed: false };
         Self {
-            timeout,
-            next_sequence: 0,
-            history: (0..length).map(|_| unused).collect(),
+            timeout_ns: nanos(timeout),
+            // At most HISTORY_MAX.
+            history: History::new(length as usize),
             next_in_window: 0,
             window: Window::new(window),
             newest_answered: None,
@@ -116,31 +94,26 @@ impl Account {
 
     /// The number the next probe gets.
     pub(crate) fn next_sequence(&self) -> u32 {
-        self.next_sequence
+        self.history.next_sequence()
     }
 
     /// The next probe, sent at `now`.
     pub(crate) fn open(&mut self, now: Monotonic, token: u64, event: &mut impl FnMut(ProbeEvent)) -> Opened {
-        let sequence = self.next_sequence;
-        self.next_sequence = sequence.wrapping_add(1);
-        let slot = self.slot(sequence);
-        if self.history[slot].state == State::InFlight {
+        let mut outgoing = self.history.outgoing();
+        if let State::InFlight { .. } = outgoing.state {
             // Only a session whose timeout exceeds IN_FLIGHT_MAX intervals comes here.
-            let forgotten = self.history[slot].sequence;
-            self.settle(forgotten, Settled::Lost);
-            event(ProbeEvent::Lost { sequence: forgotten });
+            self.settle(outgoing.sequence, Settled::Lost);
+            event(ProbeEvent::Lost { sequence: outgoing.sequence });
+            outgoing = self.history.outgoing();
         }
-        let closed = self.history[slot].closed();
-        self.history[slot] =
-            Probe { sequence, state: State::InFlight, sent_at: now, token, disturbed: false };
-        Opened { sequence, deadline: now + self.timeout, closed }
+        let sequence = self.history.open(now, token);
+        Opened { sequence, deadline: now + self.timeout(), closed: closed(&outgoing) }
     }
 
     /// The probe left at `now`, later than it was opened.
     pub(crate) fn note_sent_at(&mut self, sequence: u32, now: Monotonic) {
-        if self.is_in_flight(sequence) {
-            let slot = self.slot(sequence);
-            self.history[slot].sent_at = now;
+        if let Some((_, disturbed)) = self.in_flight(sequence) {
+            self.history.set(sequence, State::InFlight { sent_at: now, disturbed });
         }
     }
 
@@ -154,11 +127,10 @@ impl Account {
         result: Result<(), SendError>,
         event: &mut impl FnMut(ProbeEvent),
     ) {
-        if !self.is_in_flight(sequence) {
-            return;
+        let Some((sent_at, _)) = self.in_flight(sequence) else { return };
+        if took >= SEND_DISTURBED_MIN {
+            self.history.set(sequence, State::InFlight { sent_at, disturbed: true });
         }
-        let slot = self.slot(sequence);
-        self.history[slot].disturbed = took >= SEND_DISTURBED_MIN;
         let Err(reason) = result else {
             self.unsent_since = None;
             return;
@@ -166,11 +138,10 @@ impl Account {
         if reason == SendError::Dropped {
             return event(ProbeEvent::Dropped { sequence });
         }
-        let sent_at = self.history[slot].sent_at;
         self.settle(sequence, Settled::Discarded);
         let unsent_since = *self.unsent_since.get_or_insert(sent_at);
         let says_nothing = [SendError::WouldBlock, SendError::Connecting].contains(&reason);
-        if !says_nothing || sent_at.since(unsent_since) >= self.timeout {
+        if !says_nothing || sent_at.since(unsent_since) >= self.timeout() {
             self.note_settled(sequence, false);
         }
         event(ProbeEvent::Unsent { sequence, reason });
@@ -184,13 +155,15 @@ impl Account {
         event: &mut impl FnMut(ProbeEvent),
     ) -> Result<(), Refusal> {
         let sequence = reply.sequence;
-        let probe = *self.find(sequence).ok_or(Refusal::UnknownSequence)?;
+        let probe = self.history.find(sequence).ok_or(Refusal::UnknownSequence)?;
         if probe.token != reply.token {
             return Err(Refusal::TimestampMismatch);
         }
         match probe.state {
             State::Unused => return Err(Refusal::UnknownSequence),
-            State::InFlight => self.handle_first_reply(probe, reply, event),
+            State::InFlight { sent_at, disturbed } => {
+                self.handle_first_reply(sent_at, disturbed, reply, event);
+            }
             State::Settled(Settled::Answered(_)) | State::Replied(_) => {
                 event(ProbeEvent::Duplicate { sequence });
             }
@@ -202,18 +175,24 @@ impl Account {
         Ok(())
     }
 
-    fn handle_first_reply(&mut self, probe: Probe, reply: &Reply, event: &mut impl FnMut(ProbeEvent)) {
-        let (sequence, arrival) = (probe.sequence, reply.arrival);
+    fn handle_first_reply(
+        &mut self,
+        sent_at: Monotonic,
+        disturbed: bool,
+        reply: &Reply,
+        event: &mut impl FnMut(ProbeEvent),
+    ) {
+        let (sequence, arrival) = (reply.sequence, reply.arrival);
         // Replies are read on the schedule's wakes: without the kernel's stamp, or with one from before the
         // send, which a stepping clock brings about, there is no telling when it came.
-        if probe.disturbed || !arrival.exact || arrival.at < probe.sent_at {
+        if disturbed || !arrival.exact || arrival.at < sent_at {
             self.settle(sequence, Settled::Discarded);
             self.note_reply(sequence, Settled::Discarded);
             event(ProbeEvent::Discarded { sequence });
             return;
         }
-        let round_trip = nanos(arrival.at.since(probe.sent_at));
-        if round_trip > nanos(self.timeout) {
+        let round_trip = nanos(arrival.at.since(sent_at));
+        if round_trip > self.timeout_ns {
             self.settle(sequence, Settled::Lost);
             self.note_reply(sequence, Settled::Lost);
             event(ProbeEvent::Lost { sequence });
@@ -238,8 +217,10 @@ impl Account {
         rtt: Duration,
         event: &mut impl FnMut(ProbeEvent),
     ) -> Result<(), Refusal> {
-        let probe = *self.find(sequence).ok_or(Refusal::UnknownSequence)?;
-        let arrival = Arrival::exact(probe.sent_at + rtt);
+        let probe = self.history.find(sequence).ok_or(Refusal::UnknownSequence)?;
+        // What settled already is late or twice, whenever that was.
+        let sent_at = self.in_flight(sequence).map_or(Monotonic(0), |(sent_at, _)| sent_at);
+        let arrival = Arrival::exact(sent_at + rtt);
         let reply = Reply { sequence, token: probe.token, arrival, turnaround_ns: None };
         self.handle_reply(&reply, event)
     }
@@ -252,8 +233,8 @@ impl Account {
         reason: SendError,
         event: &mut impl FnMut(ProbeEvent),
     ) -> Result<(), Refusal> {
-        let sequence = quoted.map_or(self.next_sequence.wrapping_sub(1), |quoted| quoted.0);
-        let probe = self.find(sequence).filter(|probe| probe.state == State::InFlight);
+        let sequence = quoted.map_or(self.next_sequence().wrapping_sub(1), |quoted| quoted.0);
+        let probe = self.history.find(sequence).filter(|_| self.is_in_flight(sequence));
         let probe = probe.ok_or(Refusal::UnknownSequence)?;
         if quoted.is_some_and(|quoted| quoted.1 != probe.token) {
             return Err(Refusal::TimestampMismatch);
@@ -271,9 +252,8 @@ impl Account {
         stalls: &Stalls,
         event: &mut impl FnMut(ProbeEvent),
     ) {
-        let Some(probe) = self.find(sequence).filter(|probe| probe.state == State::InFlight) else { return };
-        let deadline = probe.sent_at + self.timeout;
-        if probe.disturbed || stalls.overlap(probe.sent_at, deadline) {
+        let Some((sent_at, disturbed)) = self.in_flight(sequence) else { return };
+        if disturbed || stalls.overlap(sent_at, sent_at + self.timeout()) {
             self.settle(sequence, Settled::Discarded);
             event(ProbeEvent::Discarded { sequence });
         } else {
@@ -284,9 +264,8 @@ impl Account {
 
     /// What is in flight will not be answered for a reason of ours. O(history).
     pub(crate) fn discard_in_flight(&mut self, event: &mut impl FnMut(ProbeEvent)) {
-        for slot in 0..self.history.len() {
-            let Probe { sequence, state, .. } = self.history[slot];
-            if state == State::InFlight {
+        for sequence in self.history.sequences() {
+            if self.is_in_flight(sequence) {
                 self.settle(sequence, Settled::Discarded);
                 event(ProbeEvent::Discarded { sequence });
             }
@@ -299,18 +278,26 @@ impl Account {
     }
 
     pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+        Duration::from_nanos(self.timeout_ns)
     }
 
     pub(crate) fn is_in_flight(&self, sequence: u32) -> bool {
-        self.find(sequence).is_some_and(|probe| probe.state == State::InFlight)
+        self.history.is_in_flight(sequence)
+    }
+
+    /// When a probe in flight was sent, and whether that was disturbed.
+    fn in_flight(&self, sequence: u32) -> Option<(Monotonic, bool)> {
+        match self.history.find(sequence)?.state {
+            State::InFlight { sent_at, disturbed } => Some((sent_at, disturbed)),
+            _ => None,
+        }
     }
 
     /// Whether the newest probe that settled and says something was answered; `None` before the first, and
     /// when that is more than a window of probes ago.
     pub(crate) fn up(&self) -> Option<bool> {
         let (sequence, answered) = self.newest_settled?;
-        let since = self.next_sequence.wrapping_sub(sequence) as usize;
+        let since = self.next_sequence().wrapping_sub(sequence) as usize;
         // The history holds twice what can be in flight.
         (since <= self.window.span() + self.history.len() / 2).then_some(answered)
     }
@@ -320,8 +307,7 @@ impl Account {
     }
 
     fn settle(&mut self, sequence: u32, settled: Settled) {
-        let slot = self.slot(sequence);
-        self.history[slot].state = State::Settled(settled);
+        self.history.set(sequence, State::Settled(settled));
         match settled {
             Settled::Answered(_) => self.note_settled(sequence, true),
             Settled::Lost => self.note_settled(sequence, false),
@@ -338,7 +324,7 @@ impl Account {
 
     /// Moves settled probes into the window in order of sequence, so that adjacency means what it says.
     fn fill_window(&mut self) {
-        while let Some(probe) = self.find(self.next_in_window) {
+        while let Some(probe) = self.history.find(self.next_in_window) {
             let (State::Settled(settled) | State::Replied(settled)) = probe.state else { return };
             self.window.push(settled);
             self.next_in_window = self.next_in_window.wrapping_add(1);
@@ -346,30 +332,19 @@ impl Account {
     }
 
     fn note_reply(&mut self, sequence: u32, settled: Settled) {
-        let slot = self.slot(sequence);
-        self.history[slot].state = State::Replied(settled);
-    }
-
-    fn find(&self, sequence: u32) -> Option<&Probe> {
-        let probe = &self.history[self.slot(sequence)];
-        (probe.sequence == sequence && probe.state != State::Unused).then_some(probe)
-    }
-
-    fn slot(&self, sequence: u32) -> usize {
-        sequence as usize & (self.history.len() - 1)
+        self.history.set(sequence, State::Replied(settled));
     }
 }
 
-impl Probe {
-    fn closed(&self) -> Option<Closed> {
-        let verdict = match self.state {
-            State::Unused | State::InFlight => return None,
-            State::Settled(Settled::Answered(_)) | State::Replied(_) => Verdict::Replied,
-            State::Settled(Settled::Lost) => Verdict::Vanished,
-            State::Settled(Settled::Discarded) => Verdict::Void,
-        };
-        Some(Closed { sequence: self.sequence, verdict })
-    }
+/// The final verdict on a probe whose place is taken; none on one that never was.
+fn closed(probe: &Probe) -> Option<Closed> {
+    let verdict = match probe.state {
+        State::Unused | State::InFlight { .. } => return None,
+        State::Settled(Settled::Answered(_)) | State::Replied(_) => Verdict::Replied,
+        State::Settled(Settled::Lost) => Verdict::Vanished,
+        State::Settled(Settled::Discarded) => Verdict::Void,
+    };
+    Some(Closed { sequence: probe.sequence, verdict })
 }
 
 /// Whether `a` comes after `b` in serial number arithmetic (RFC 1982).

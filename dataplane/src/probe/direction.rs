@@ -7,6 +7,8 @@
 //! A stateless reflector copies our number, so that the two always agree. So do a stateful one's until the
 //! first loss on the way there. Until they have differed once, nothing is said.
 
+use std::ops::{Deref, DerefMut};
+
 use super::account::{Closed, Verdict, is_after};
 
 /// Whether a target's reflector counts its replies.
@@ -158,7 +160,7 @@ impl Directions {
 /// Which of the latest numbers arrived.
 #[derive(Debug)]
 struct Seen {
-    bits: Box<[u64]>,
+    bits: Bits,
     newest: u32,
     /// Numbers before this one are accounted for.
     oldest: u32,
@@ -166,8 +168,7 @@ struct Seen {
 
 impl Seen {
     fn new(capacity: usize) -> Self {
-        let bits = vec![0; capacity.div_ceil(64).next_power_of_two()].into();
-        Self { bits, newest: BEFORE_ALL.1, oldest: 0 }
+        Self { bits: Bits::new(capacity), newest: BEFORE_ALL.1, oldest: 0 }
     }
 
     fn capacity(&self) -> usize {
@@ -231,6 +232,43 @@ impl Seen {
 
     fn word(&self, number: u32) -> usize {
         (number as usize / 64) & (self.bits.len() - 1)
+    }
+}
+
+/// One bit per number. Those of a session with few probes in flight, as nearly all are, lie in it.
+#[derive(Debug)]
+enum Bits {
+    Few([u64; SEEN_MIN / 64]),
+    Many(Box<[u64]>),
+}
+
+impl Bits {
+    /// At least `capacity` bits, in a power of two of words.
+    fn new(capacity: usize) -> Self {
+        if capacity <= SEEN_MIN {
+            return Self::Few([0; SEEN_MIN / 64]);
+        }
+        Self::Many(vec![0; capacity.div_ceil(64).next_power_of_two()].into())
+    }
+}
+
+impl Deref for Bits {
+    type Target = [u64];
+
+    fn deref(&self) -> &[u64] {
+        match self {
+            Self::Few(words) => words,
+            Self::Many(words) => words,
+        }
+    }
+}
+
+impl DerefMut for Bits {
+    fn deref_mut(&mut self) -> &mut [u64] {
+        match self {
+            Self::Few(words) => words,
+            Self::Many(words) => words,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod account;
 pub mod direction;
 pub mod event;
+mod history;
 pub mod quic;
 mod session;
 mod stamp;
