@@ -19,8 +19,8 @@
 //! let shard = ShardId(0);
 //!
 //! // Control plane: give the shard the series it will write.
-//! let mut sent = registry.counter(shard, &catalogue::PROBE_SENT, &["relay-b"])?;
-//! let rtt = registry.stream(shard, &catalogue::PROBE_RTT_SECONDS, &["relay-b"])?;
+//! let mut sent = registry.counter(shard, &catalogue::PROBE_SENT, &["relay-b", "ipv4"])?;
+//! let rtt = registry.stream(shard, &catalogue::PROBE_RTT_SECONDS, &["relay-b", "ipv4"])?;
 //!
 //! // Data plane: record.
 //! sent.add(1);
@@ -62,6 +62,6 @@ pub use recorder::{ParkedRecorder, RecorderError, ShardRecorder};
 pub use ring::{Account, CapacityError, Consumer, Drained, Mark, Producer, Start, TelemetryRing};
 pub use sample::{DecodeError, MetricId, MetricKind, MetricSample, MetricValue, SAMPLE_WORDS, ShardId};
 pub use segment::layout::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
-pub use series::directory::{SeriesDirectory, SeriesRef, SeriesView};
+pub use series::directory::{SeriesDirectory, SeriesRef, SeriesView, Values};
 pub use series::error::SeriesError;
 pub use series::registry::{RetireTicket, Room, SeriesRegistry, Together};

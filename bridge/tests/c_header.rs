@@ -13,6 +13,8 @@
 #[path = "c/peer.rs"]
 mod peer;
 
+mod families;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -24,14 +26,14 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use peer::{Compiler, Peer};
-use relayscope_bridge::catalogue::{
-    PROBE_RTT_MS, PROBE_RTT_SECONDS, PROBE_SEND_ERRORS, PROBE_SENT, PROBE_UP,
-};
+use relayscope_bridge::catalogue::{PROBE_RTT_MS, PROBE_UP};
 use relayscope_bridge::segment::{SegmentError, SegmentState, offsets};
 use relayscope_bridge::{
     Account, Collector, Drained, Hub, HubConfig, MetricId, MetricSample, MetricValue, Publisher,
     SeriesRegistry, ShardId, Start, attach, create,
 };
+
+use families::{PROBE_RTT_SECONDS, PROBE_SEND_ERRORS, PROBE_SENT};
 
 const A: ShardId = ShardId(0);
 const B: ShardId = ShardId(1);
@@ -593,7 +595,7 @@ fn rows_by_hand(c: &Compiler, made: &Made) {
 fn listed(collector: &Collector) -> String {
     collector.directory().read(|view| {
         let series = view.series().map(|series| {
-            let labels = series.family.labels.iter().zip(series.values);
+            let labels = series.family.labels.iter().zip(series.values.iter());
             let labels: String = labels.map(|(name, value)| format!(" {name}={value}")).collect();
             format!("\t{} {} {}{labels}", series.id.0, series.shard.0, series.family.name)
         });
@@ -618,7 +620,7 @@ fn lookup(c: &Compiler) {
     }
     assert_eq!(peer.find(1, "probe_sent_total", &["12345678"]), "OK 6 1 0");
     assert_eq!(peer.find(1, "probe_send_errors_total", &["b", "refused"]), "OK 7 1 0");
-    assert_eq!(peer.say("help"), "OK Probes the kernel refused to send.");
+    assert_eq!(peer.say("help"), format!("OK {}", PROBE_SEND_ERRORS.help));
     assert_eq!(peer.find(1, "probe_rtt_seconds", &["b"]), "OK 8 3 0");
     for (shard, family, values) in [
         (0, "probe_sent_total", &["123456"][..]),

@@ -1,10 +1,14 @@
 //! Publishers, shards and cells, with messages and values written out.
 
-use relayscope_bridge::catalogue::{PROBE_RTT_MS, PROBE_RTT_SECONDS, PROBE_SENT};
+mod families;
+
+use relayscope_bridge::catalogue::PROBE_RTT_MS;
 use relayscope_bridge::{
     Account, Collector, Hub, HubConfig, Mark, MetricId, MetricSample, MetricValue, Publisher, SeriesRegistry,
     ShardId, Start, hub,
 };
+
+use families::{PROBE_RTT_SECONDS, PROBE_SENT};
 
 const A: ShardId = ShardId(0);
 const B: ShardId = ShardId(1);

@@ -1,11 +1,15 @@
 //! When a series is gone, when what it held may be used again, and how its samples are told apart from
 //! those of whoever has its id next.
 
-use relayscope_bridge::catalogue::{PROBE_RTT_MS, PROBE_RTT_SECONDS, PROBE_SENT};
+mod families;
+
+use relayscope_bridge::catalogue::PROBE_RTT_MS;
 use relayscope_bridge::{
     Collector, Hub, HubConfig, MetricId, MetricSample, MetricValue, Publisher, Room, SeriesError,
     SeriesRegistry, ShardId, hub,
 };
+
+use families::{PROBE_RTT_SECONDS, PROBE_SENT};
 
 const A: ShardId = ShardId(0);
 const B: ShardId = ShardId(1);

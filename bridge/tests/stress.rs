@@ -5,16 +5,19 @@
 //! RELAYSCOPE_STRESS_RECORDS=1000000000 cargo test -p relayscope-bridge --release --test stress -- --nocapture
 //! ```
 
+mod families;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use relayscope_bridge::catalogue::PROBE_SENT;
 use relayscope_bridge::{
     Account, Consumer, CounterCell, Hub, HubConfig, MetricId, MetricSample, MetricValue, Producer, ShardId,
     Start, TelemetryRing, hub,
 };
+
+use families::PROBE_SENT;
 
 /// In turn, each for an equal share of the records. In the small ring every chunk is a race with the
 /// producer; the larger one can be kept up with, and laps the slow reader thousands of times.

@@ -2,6 +2,8 @@
 //!
 //! What is in a file is written out here from `docs/segment.md`, word by word, not by the code under test.
 
+#[path = "../families/mod.rs"]
+mod families;
 #[cfg(test)]
 mod headers;
 #[cfg(test)]

@@ -4,12 +4,14 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use relayscope_bridge::catalogue::{PROBE_RTT_MS, PROBE_RTT_SECONDS, PROBE_SEND_ERRORS, PROBE_SENT};
+use relayscope_bridge::catalogue::PROBE_RTT_MS;
 use relayscope_bridge::{
     Collector, CounterCell, Drained, GaugeCell, Hub, HubConfig, MetricId, MetricSample, MetricValue, ShardId,
     attach, create,
 };
 use tempfile::TempDir;
+
+use crate::families::{PROBE_RTT_SECONDS, PROBE_SEND_ERRORS, PROBE_SENT};
 
 pub(crate) const A: ShardId = ShardId(0);
 pub(crate) const B: ShardId = ShardId(1);
