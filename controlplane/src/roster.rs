@@ -205,10 +205,10 @@ fn read_endpoint(series: &SeriesRef<'_>) -> Option<Target> {
     if !ptr::eq(series.family, &catalogue::TARGET_INFO) {
         return None;
     }
-    let [name, address, _, protocol, group] = series.values else { return None };
+    let [name, address, _, protocol, group] = series.values.array()?;
     let address = address.parse().ok()?;
-    let endpoint = Endpoint { address, protocol: protocol.clone(), group: group.clone() };
-    Some(Target { name: name.clone(), endpoint: Some(endpoint), shard: series.shard })
+    let endpoint = Endpoint { address, protocol: protocol.to_owned(), group: group.to_owned() };
+    Some(Target { name: name.to_owned(), endpoint: Some(endpoint), shard: series.shard })
 }
 
 /// The targets of which no endpoint says where they are: their names have no address yet.
@@ -217,9 +217,9 @@ fn read_unresolved(series: &SeriesView<'_>, resolved: &[Target]) -> Vec<Target> 
     let mut unresolved = Vec::new();
     let of_targets: [&Family; 2] = [&catalogue::PROBE_UP, &catalogue::TARGET_RESOLVABLE];
     for SeriesRef { family, values, shard, .. } in series.series() {
-        let [name] = values else { continue };
+        let Some([name]) = values.array() else { continue };
         if of_targets.iter().any(|of_target| ptr::eq(*of_target, family)) && known.insert(name) {
-            unresolved.push(Target { name: name.clone(), endpoint: None, shard });
+            unresolved.push(Target { name: name.to_owned(), endpoint: None, shard });
         }
     }
     unresolved
@@ -234,12 +234,11 @@ fn find_numbers(series: &SeriesView<'_>, targets: &[Target]) -> Vec<Numbers> {
     let mut found = vec![[None; NUMBERS.len()]; targets.len()];
     for SeriesRef { id, family, values, shard, incarnation, .. } in series.series() {
         let Some(number) = NUMBERS.iter().position(|wanted| ptr::eq(*wanted, family)) else { continue };
-        let (name, family) = match values {
-            [name, family] => (name, family),
-            [name, family, kind] if kind == JITTER_KIND => (name, family),
-            _ => continue,
+        let of_endpoint = match values.array() {
+            Some([name, family, kind]) => (kind == JITTER_KIND).then_some((name, family)),
+            None => values.array().map(|[name, family]| (name, family)),
         };
-        let Some(index) = by_labels.get(&(name.as_str(), family.as_str())) else { continue };
+        let Some(index) = of_endpoint.and_then(|labels| by_labels.get(&labels)) else { continue };
         // What another shard says is of no probe of this target's.
         if targets[*index].shard == shard {
             found[*index][number] = Some((id, incarnation));

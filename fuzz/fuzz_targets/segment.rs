@@ -139,7 +139,7 @@ fn ask_all(collector: &mut Collector) {
     collector.directory().read(|view| {
         assert!(view.series().count() + view.malformed() <= CONFIG.max_series);
         for series in view.series() {
-            let values: Vec<&str> = series.values.iter().map(String::as_str).collect();
+            let values: Vec<&str> = series.values.iter().collect();
             assert!(view.find(series.family, &values).contains(&series.id));
             assert!(view.find(series.family, &values).iter().all(|id| view.writer(*id).is_some()));
             assert!(usize::from(series.shard.0) < CONFIG.shards);

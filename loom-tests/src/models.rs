@@ -133,7 +133,7 @@ pub(crate) fn batch_in_parts_then_single() {
 pub(crate) fn counter_cell() {
     explore("counter_cell", None, || {
         let Hub { registry, collector, .. } = hub(SMALL).unwrap();
-        let mut sent = registry.counter(SHARD, &PROBE_SENT, &["b"]).unwrap();
+        let mut sent = registry.counter(SHARD, &PROBE_SENT, &["b", "ipv4"]).unwrap();
         let id = sent.id();
         // The writer is this thread, which runs first: where it runs second, loom takes its own load
         // for the access its store depends on, and explores one execution.

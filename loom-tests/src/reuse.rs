@@ -29,7 +29,7 @@ fn look(collector: &Collector) -> Option<(String, u64, Option<u64>)> {
     collector.directory().read(|view| {
         require!(view.malformed() == 0, "a torn row was taken for whole");
         let series = view.series().next()?;
-        Some((series.values[0].clone(), series.since, view.counter(series.id)))
+        Some((series.values.iter().next()?.to_owned(), series.since, view.counter(series.id)))
     })
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn arrival() {
             (given, looked, collector)
         });
         // `b`, as what is never retired has a taker for each of its samples.
-        let b = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        let b = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
         publisher.record(sample_of("b", b));
         let (mut given, looked, mut collector) = reading.join().unwrap();
         let expected = Some(("b".to_owned(), 0, None));
@@ -88,7 +88,7 @@ pub(crate) fn id() {
     explore("reuse of an id", Some(PREEMPTIONS), || {
         let Hub { mut publishers, registry, mut collector, .. } = hub(ROOMY).unwrap();
         let mut publisher = publishers.remove(0);
-        let a = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["a"]).unwrap();
+        let a = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["a", "ipv4"]).unwrap();
         // Families and `a` are known beforehand: what the model is about is what follows.
         require!(look(&collector) == Some(("a".to_owned(), 0, None)), "a is not in the table");
         let reading = thread::spawn(move || {
@@ -101,7 +101,7 @@ pub(crate) fn id() {
             publisher.acknowledge(ticket);
             publisher
         });
-        let b = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]);
+        let b = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b", "ipv4"]);
         let mut publisher = letting_go.join().unwrap();
         if let Ok(b) = b {
             require!(b == a, "there is one row, and {b:?} is not it");
@@ -119,7 +119,7 @@ pub(crate) fn cell() {
     explore("reuse of a cell", Some(PREEMPTIONS), || {
         let Hub { mut publishers, registry, collector, .. } = hub(SMALL).unwrap();
         let mut publisher = publishers.remove(0);
-        let mut a = registry.counter(SHARD, &PROBE_SENT, &["a"]).unwrap();
+        let mut a = registry.counter(SHARD, &PROBE_SENT, &["a", "ipv4"]).unwrap();
         a.add(7);
         require!(look(&collector) == Some(("a".to_owned(), 0, Some(7))), "a is not in the table");
         let reading = thread::spawn(move || {
@@ -131,7 +131,7 @@ pub(crate) fn cell() {
             drop(a);
             publisher.acknowledge(ticket);
         });
-        let b = registry.counter(SHARD, &PROBE_SENT, &["b"]).map(|mut b| b.add(20));
+        let b = registry.counter(SHARD, &PROBE_SENT, &["b", "ipv4"]).map(|mut b| b.add(20));
         letting_go.join().unwrap();
         let collector = reading.join().unwrap();
         let last = look(&collector);
@@ -153,7 +153,7 @@ pub(crate) fn closing() {
             }
             collector
         });
-        let b = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b"]).unwrap();
+        let b = registry.stream(SHARD, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
         publisher.record(sample_of("b", b));
         // The count of those who own the segment is the standard library's: the last is of this thread.
         drop((publisher, registry));

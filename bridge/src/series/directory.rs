@@ -1,13 +1,17 @@
 //! What a reader knows of the table: which series there are, whose, and where their cells lie.
 
-use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Table;
+use super::index::Index;
+use super::strings::{List, Lists, Strings};
+use super::{NO_CELL, SeriesRow, Table};
 use crate::catalogue::{self, Family};
 use crate::cell::{read_counter, read_gauge};
 use crate::sample::{MetricId, MetricKind, ShardId};
 use crate::segment::layout::{Layout, Sizes, header};
+use crate::sync::AtomicU64;
 use crate::words::Run;
 
 /// The series of a segment, as one of its readers knows them. Clones share it. Locks: not for a shard.
@@ -25,28 +29,45 @@ struct Directory {
     generation: u64,
     families: Vec<Option<&'static Family>>,
     entries: Vec<Entry>,
-    by_key: HashMap<Key, Vec<MetricId>>,
+    /// The live ones by name and values.
+    index: Index,
+    hasher: RandomState,
+    strings: Strings,
+    labels: Lists,
     malformed: usize,
 }
 
-type Key = (&'static str, Vec<String>);
-
 /// What is known of one row.
-#[derive(Default)]
+#[derive(Clone, Copy)]
 struct Entry {
     /// The row's sequence when it was read; 0 before.
     sequence: u64,
-    series: Option<Series>,
-    malformed: bool,
+    since: u64,
+    cell: u32,
+    shared_cell: u32,
+    /// Numbers of the values' texts.
+    labels: List,
+    /// A place in [`Directory::families`].
+    family: u16,
+    shard: ShardId,
+    state: State,
 }
 
-struct Series {
-    family: &'static Family,
-    values: Vec<String>,
-    shard: ShardId,
-    cell: Option<u32>,
-    shared_cell: Option<u32>,
-    since: u64,
+const _: () = assert!(size_of::<Entry>() <= 40, "a target has thirty");
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No series lives here.
+    Vacant,
+    Live,
+    Malformed,
+}
+
+impl Entry {
+    fn vacant(sequence: u64, state: State) -> Self {
+        let (cell, shared_cell, labels) = (NO_CELL, NO_CELL, List::default());
+        Self { sequence, since: 0, cell, shared_cell, labels, family: 0, shard: ShardId(0), state }
+    }
 }
 
 fn next_generation() -> u64 {
@@ -63,7 +84,10 @@ impl SeriesDirectory {
             generation: next_generation(),
             families: Vec::new(),
             entries: Vec::new(),
-            by_key: HashMap::new(),
+            index: Index::default(),
+            hasher: RandomState::new(),
+            strings: Strings::default(),
+            labels: Lists::default(),
             malformed: 0,
         })))
     }
@@ -112,7 +136,7 @@ impl Directory {
                 break;
             }
             if index == self.entries.len() {
-                self.entries.push(Entry::default());
+                self.entries.push(Entry::vacant(0, State::Vacant));
             }
             let row = &self.table.series[index];
             match Table::sequence(row) {
@@ -142,44 +166,63 @@ impl Directory {
 
     /// Reads a row anew; `false` if it changed meanwhile.
     fn follow_row(&mut self, index: usize, sequence: u64) -> bool {
-        let id = MetricId(u32::try_from(index).unwrap_or(u32::MAX));
-        self.forget(index, id);
+        self.forget(index);
         let read = Table::read_series(&self.table.series[index]);
         // Of a family that came after the families were looked at: this row will not be read again, so now.
         if read.as_ref().is_some_and(|read| usize::from(read.family) >= self.families.len()) {
             self.follow_families();
         }
         let live = read.as_ref().is_none_or(|read| read.live);
-        let series = read.filter(|read| read.live).and_then(|read| self.decode(read));
-        let malformed = live && series.is_none();
+        let row = read.filter(|read| read.live).and_then(|read| Some((self.decode(&read)?, read)));
         if !Table::unchanged(&self.table.series[index], sequence) {
-            self.entries[index].sequence = 0;
             return false;
         }
-        self.malformed += usize::from(malformed);
-        if let Some(series) = &series {
-            self.by_key.entry((series.family.name, series.values.clone())).or_default().push(id);
+        let state = if live { State::Malformed } else { State::Vacant };
+        self.malformed += usize::from(live && row.is_none());
+        self.entries[index] = Entry::vacant(sequence, state);
+        if let Some(((family, values), row)) = row {
+            self.enter(index, sequence, family, &values, &row);
         }
-        self.entries[index] = Entry { sequence, series, malformed };
         true
     }
 
-    fn forget(&mut self, index: usize, id: MetricId) {
-        self.malformed -= usize::from(std::mem::take(&mut self.entries[index].malformed));
-        let Some(series) = self.entries[index].series.take() else { return };
-        let key = (series.family.name, series.values);
-        if let Some(ids) = self.by_key.get_mut(&key) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_key.remove(&key);
-            }
-        }
+    fn enter(&mut self, index: usize, sequence: u64, family: &Family, values: &[String], row: &SeriesRow) {
+        let numbers: Vec<u32> = values.iter().map(|value| self.strings.take(value).0).collect();
+        let hash = self.hash(family.name, &numbers);
+        self.entries[index] = Entry {
+            sequence,
+            since: row.since,
+            cell: row.cell.unwrap_or(NO_CELL),
+            shared_cell: row.shared_cell.unwrap_or(NO_CELL),
+            labels: self.labels.put(&numbers),
+            family: row.family,
+            shard: row.shard,
+            state: State::Live,
+        };
+        self.index.insert(u32::try_from(index).unwrap_or(u32::MAX), hash);
     }
 
-    /// A series, if the row makes sense: of a family there is, with that family's labels, on a shard
-    /// there is, in a cell there is.
-    fn decode(&self, row: super::SeriesRow) -> Option<Series> {
-        let family = (*self.families.get(usize::from(row.family))?)?;
+    fn forget(&mut self, index: usize) {
+        let before = std::mem::replace(&mut self.entries[index], Entry::vacant(0, State::Vacant));
+        self.malformed -= usize::from(before.state == State::Malformed);
+        if before.state != State::Live {
+            return;
+        }
+        self.index.remove(u32::try_from(index).unwrap_or(u32::MAX));
+        for number in self.labels.get(before.labels) {
+            self.strings.give_back(*number);
+        }
+        self.labels.give_back(before.labels);
+    }
+
+    fn hash(&self, name: &str, numbers: &[u32]) -> u64 {
+        self.hasher.hash_one((name, numbers))
+    }
+
+    /// A series' family and values, if the row makes sense: of a family there is, with that family's labels,
+    /// on a shard there is, in a cell there is.
+    fn decode(&self, row: &SeriesRow) -> Option<(&'static Family, Vec<String>)> {
+        let family = self.family(row.family)?;
         let values: Vec<String> =
             row.labels.iter().map(|at| self.table.read_text(*at)).collect::<Option<_>>()?;
         let has_cell = row.cell.is_some();
@@ -189,14 +232,59 @@ impl Directory {
             && has_cell == (family.kind != MetricKind::Histogram)
             && placed(row.cell)
             && placed(row.shared_cell);
-        sound.then_some(Series {
-            family,
-            values,
-            shard: row.shard,
-            cell: row.cell,
-            shared_cell: row.shared_cell,
-            since: row.since,
-        })
+        sound.then_some((family, values))
+    }
+
+    fn family(&self, number: u16) -> Option<&'static Family> {
+        *self.families.get(usize::from(number))?
+    }
+
+    fn values(&self, entry: &Entry) -> Values<'_> {
+        Values { strings: &self.strings, numbers: self.labels.get(entry.labels) }
+    }
+}
+
+/// The values of a series, one for each of its family's labels.
+#[derive(Clone, Copy)]
+pub struct Values<'a> {
+    strings: &'a Strings,
+    numbers: &'a [u32],
+}
+
+impl<'a> Values<'a> {
+    /// In the order of the labels.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = &'a str> + Clone {
+        self.numbers.iter().map(move |number| self.strings.get(*number))
+    }
+
+    /// All of them, if they are so many.
+    pub fn array<const N: usize>(self) -> Option<[&'a str; N]> {
+        let numbers: [u32; N] = self.numbers.try_into().ok()?;
+        Some(numbers.map(|number| self.strings.get(number)))
+    }
+
+    /// Copies.
+    pub fn to_vec(self) -> Vec<String> {
+        self.iter().map(str::to_owned).collect()
+    }
+}
+
+impl PartialEq for Values<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let is_of_one = std::ptr::eq(self.strings, other.strings);
+        if is_of_one { self.numbers == other.numbers } else { self.iter().eq(other.iter()) }
+    }
+}
+
+impl<const N: usize> PartialEq<[&str; N]> for Values<'_> {
+    fn eq(&self, other: &[&str; N]) -> bool {
+        self.array() == Some(*other)
+    }
+}
+
+impl fmt::Debug for Values<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
@@ -208,7 +296,7 @@ pub struct SeriesRef<'a> {
     /// What it measures.
     pub family: &'static Family,
     /// One value for each of the family's labels.
-    pub values: &'a [String],
+    pub values: Values<'a>,
     /// The shard that writes it.
     pub shard: ShardId,
     /// Which of those that had this id it is: never the same for two of them.
@@ -234,53 +322,71 @@ impl SeriesView<'_> {
 
     /// Every live series, in order of id. O(series).
     pub fn series(&self) -> impl Iterator<Item = SeriesRef<'_>> {
-        self.0.entries.iter().enumerate().filter_map(|(index, entry)| {
-            let series = entry.series.as_ref()?;
-            Some(SeriesRef {
-                id: MetricId(u32::try_from(index).ok()?),
-                family: series.family,
-                values: &series.values,
-                shard: series.shard,
-                incarnation: entry.sequence,
-                since: series.since,
-            })
+        (0..).map(MetricId).zip(&self.0.entries).filter_map(|(id, entry)| self.series_of(id, entry))
+    }
+
+    /// One live series. O(1).
+    pub fn get(&self, id: MetricId) -> Option<SeriesRef<'_>> {
+        self.series_of(id, self.0.entries.get(id.index())?)
+    }
+
+    fn series_of<'s>(&'s self, id: MetricId, entry: &'s Entry) -> Option<SeriesRef<'s>> {
+        (entry.state == State::Live).then_some(())?;
+        Some(SeriesRef {
+            id,
+            family: self.0.family(entry.family)?,
+            values: self.0.values(entry),
+            shard: entry.shard,
+            incarnation: entry.sequence,
+            since: entry.since,
         })
     }
 
-    /// The live series of that name and those label values, one for each shard that writes it. O(1).
-    pub fn find(&self, family: &Family, values: &[&str]) -> &[MetricId] {
-        let key = (family.name, values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
-        // The borrow of a static name lives as long as any; a caller's family may not be static.
-        self.0.by_key.get(&key as &Key).map_or(&[], Vec::as_slice)
+    /// The live series of that name and those label values, one for each shard that writes it, in order of id.
+    /// O(1).
+    pub fn find(&self, family: &Family, values: &[&str]) -> Vec<MetricId> {
+        let directory = self.0;
+        let numbers: Option<Vec<u32>> = values.iter().map(|value| directory.strings.find(value)).collect();
+        let Some(numbers) = numbers else { return Vec::new() };
+        let is = |row: &u32| {
+            let entry = &directory.entries[*row as usize];
+            let name = directory.family(entry.family).map(|family| family.name);
+            name == Some(family.name) && directory.labels.get(entry.labels) == numbers
+        };
+        let found = directory.index.find(directory.hash(family.name, &numbers));
+        let mut found: Vec<_> = found.filter(is).map(MetricId).collect();
+        found.sort_unstable_by_key(|id| id.0);
+        found
     }
 
     /// The sum of a counter over the shards that write it; `None` when none does. O(shards).
     pub fn total(&self, family: &Family, values: &[&str]) -> Option<u64> {
-        let counts = self.find(family, values).iter().filter_map(|id| self.counter(*id));
+        let counts = self.find(family, values).into_iter().filter_map(|id| self.counter(id));
         counts.reduce(u64::wrapping_add)
     }
 
     /// One shard's counter; `None` when there is no such live counter. O(1).
     pub fn counter(&self, id: MetricId) -> Option<u64> {
-        let (entry, series) = self.live(id)?;
-        let cell = self.0.table.cell(series.shard, series.cell)?;
-        let own = read_counter(cell);
-        let shared = self.0.table.cell(series.shard, series.shared_cell).map_or(0, read_counter);
-        let is_counter = series.family.kind == MetricKind::Counter;
-        (is_counter && self.is_still(id, entry)).then(|| own.wrapping_add(shared))
+        let (entry, kind) = self.live(id)?;
+        let own = read_counter(self.cell(entry, entry.cell)?);
+        let shared = self.cell(entry, entry.shared_cell).map_or(0, read_counter);
+        (kind == MetricKind::Counter && self.is_still(id, entry)).then(|| own.wrapping_add(shared))
     }
 
     /// A gauge's value; `None` when it is absent or there is no such live gauge. O(1).
     pub fn gauge(&self, id: MetricId) -> Option<f64> {
-        let (entry, series) = self.live(id)?;
-        let value = read_gauge(self.0.table.cell(series.shard, series.cell)?);
-        let is_gauge = series.family.kind == MetricKind::Gauge;
-        value.filter(|_| is_gauge && self.is_still(id, entry))
+        let (entry, kind) = self.live(id)?;
+        let value = read_gauge(self.cell(entry, entry.cell)?);
+        value.filter(|_| kind == MetricKind::Gauge && self.is_still(id, entry))
     }
 
     /// The shard that writes a series.
     pub fn writer(&self, id: MetricId) -> Option<ShardId> {
-        self.live(id).map(|(_, series)| series.shard)
+        self.live(id).map(|(entry, _)| entry.shard)
+    }
+
+    fn cell(&self, entry: &Entry, cell: u32) -> Option<&AtomicU64> {
+        self.0.table.cell(entry.shard, (cell != NO_CELL).then_some(cell))
     }
 
     /// Whether the row still is what the entry says: then what was read from its cell was its own.
@@ -288,9 +394,9 @@ impl SeriesView<'_> {
         self.0.table.series.get(id.index()).is_some_and(|row| Table::unchanged(row, entry.sequence))
     }
 
-    fn live(&self, id: MetricId) -> Option<(&Entry, &Series)> {
-        let entry = self.0.entries.get(id.index())?;
-        Some((entry, entry.series.as_ref()?))
+    fn live(&self, id: MetricId) -> Option<(&Entry, MetricKind)> {
+        let entry = self.0.entries.get(id.index()).filter(|entry| entry.state == State::Live)?;
+        Some((entry, self.0.family(entry.family)?.kind))
     }
 }
 
@@ -302,7 +408,7 @@ mod tests {
     use crate::segment::Segment;
     use crate::segment::layout::ROW_WORDS;
     use crate::series::registry::SeriesRegistry;
-    use crate::sync::{AtomicU64, Ordering};
+    use crate::sync::Ordering;
 
     const A: ShardId = ShardId(0);
     const B: ShardId = ShardId(1);
@@ -333,17 +439,17 @@ mod tests {
     fn a_table_that_stands_still_is_not_read_again() {
         let (registry, directory, _) = made();
         assert!(is_up_to_date(&directory));
-        registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
+        registry.counter(A, &PROBE_SENT, &["b", "ipv4"]).unwrap();
         assert!(is_up_to_date(&directory));
     }
 
     #[test]
     fn a_row_that_was_never_written_does_not_keep_readers_looking() {
         let (registry, directory, _) = made();
-        registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
+        registry.counter(A, &PROBE_SENT, &["b", "ipv4"]).unwrap();
         // No cell left: the row this would have had is kept for the shard, unwritten.
-        assert!(registry.counter(A, &PROBE_SENT, &["c"]).is_err());
-        registry.counter(B, &PROBE_SENT, &["c"]).unwrap();
+        assert!(registry.counter(A, &PROBE_SENT, &["c", "ipv4"]).is_err());
+        registry.counter(B, &PROBE_SENT, &["c", "ipv4"]).unwrap();
         assert!(is_up_to_date(&directory));
         assert_eq!(directory.read(|series| series.series().count()), 2);
     }
@@ -352,19 +458,20 @@ mod tests {
     #[test]
     fn a_series_whose_family_came_during_the_look_is_read_with_it() {
         let (registry, directory, rows) = made();
-        registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
+        registry.counter(A, &PROBE_SENT, &["b", "ipv4"]).unwrap();
         let mut directory = directory.lock();
-        directory.entries.resize_with(1, Entry::default);
+        directory.entries.push(Entry::vacant(0, State::Vacant));
         let sequence = rows[0][0].load(Ordering::Relaxed);
         assert!(directory.follow_row(0, sequence));
         assert_eq!(directory.malformed, 0);
-        assert_eq!(directory.entries[0].series.as_ref().map(|series| series.family), Some(&PROBE_SENT));
+        let series = SeriesView(&directory).get(MetricId(0)).map(|series| series.family);
+        assert_eq!(series, Some(&PROBE_SENT));
     }
 
     #[test]
     fn a_malformed_row_counts_until_it_is_mended() {
         let (registry, directory, rows) = made();
-        registry.counter(A, &PROBE_SENT, &["b"]).unwrap();
+        registry.counter(A, &PROBE_SENT, &["b", "ipv4"]).unwrap();
         let family = |number: u64| {
             let what = rows[0][1].load(Ordering::Relaxed) & !0xffff | number;
             rows[0][1].store(what, Ordering::Relaxed);
@@ -374,7 +481,7 @@ mod tests {
         let malformed = || directory.read(|series| series.malformed());
         family(9);
         assert_eq!(malformed(), 1);
-        registry.counter(B, &PROBE_SENT, &["c"]).unwrap();
+        registry.counter(B, &PROBE_SENT, &["c", "ipv4"]).unwrap();
         assert_eq!(malformed(), 1, "another row's change mends nothing");
         family(0);
         assert_eq!(malformed(), 0);

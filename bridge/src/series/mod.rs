@@ -6,7 +6,9 @@
 
 pub(crate) mod directory;
 pub(crate) mod error;
+mod index;
 pub(crate) mod registry;
+mod strings;
 mod texts;
 
 use crate::catalogue::{Family, FamilyText, Unit};
@@ -67,6 +69,14 @@ struct SeriesRow {
     shared_cell: Option<u32>,
     since: u64,
     labels: Vec<Text>,
+}
+
+impl SeriesRow {
+    fn what(&self) -> u64 {
+        let state = if self.live { STATE_LIVE } else { STATE_RETIRED };
+        let labels = self.labels.len() as u64;
+        u64::from(self.family) | u64::from(self.shard.0) << 16 | state << 32 | labels << 40
+    }
 }
 
 impl Table {
@@ -159,16 +169,20 @@ impl Table {
     fn write_series(&self, id: MetricId, series: &SeriesRow) {
         let row = &self.series[id.index()];
         self.write_row(row, || {
-            let state = if series.live { STATE_LIVE } else { STATE_RETIRED };
-            let what = u64::from(series.family)
-                | u64::from(series.shard.0) << 16
-                | state << 32
-                | (series.labels.len() as u64) << 40;
             let place = |cell: Option<u32>| u64::from(cell.unwrap_or(NO_CELL));
-            row[WHAT].store(what, Ordering::Relaxed);
+            row[WHAT].store(series.what(), Ordering::Relaxed);
             row[WHERE].store(place(series.cell) | place(series.shared_cell) << 32, Ordering::Relaxed);
             row[SINCE].store(series.since, Ordering::Relaxed);
             write_labels(row, &series.labels);
+        });
+    }
+
+    /// Out of the table: the rest of the row stays what it was.
+    fn write_retired(&self, id: MetricId) {
+        let row = &self.series[id.index()];
+        self.write_row(row, || {
+            let what = row[WHAT].load(Ordering::Relaxed);
+            row[WHAT].store(what & !(0xff << 32) | STATE_RETIRED << 32, Ordering::Relaxed);
         });
     }
 

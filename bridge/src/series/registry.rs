@@ -9,11 +9,14 @@
 //! ring gives those positions their meaning.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::SeriesError;
+use super::index::Index;
+use super::strings::{List, Lists};
 use super::texts::{Growing, Texts};
-use super::{SeriesRow, Table, Text};
+use super::{NO_CELL, SeriesRow, Table};
 use crate::catalogue::Family;
 use crate::cell::{CellWords, CounterCell, GaugeCell};
 #[cfg(all(feature = "metrics", not(loom)))]
@@ -59,8 +62,11 @@ struct Registry {
     /// The same by address: a family's texts are hashed once, not for every series.
     families_by_place: HashMap<usize, u16>,
     entries: Vec<Entry>,
-    by_key: HashMap<Key, Vec<MetricId>>,
+    /// The live ones by family and values.
+    index: Index,
+    hasher: RandomState,
     texts: Texts,
+    labels: Lists,
     shards: Vec<ShardSide>,
     owner: Arc<SegmentOwner>,
     /// Who holds changes together now.
@@ -78,12 +84,25 @@ impl Drop for Together {
     }
 }
 
-/// A family and the values of its labels.
-type Key = (u16, Vec<String>);
-
+/// What is known of a row; not of the row itself, which lies where others may write.
+#[derive(Clone, Copy)]
 struct Entry {
-    row: SeriesRow,
-    values: Vec<String>,
+    cell: u32,
+    shared_cell: u32,
+    /// Numbers of the values' texts.
+    labels: List,
+    family: u16,
+    shard: ShardId,
+    live: bool,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 24, "a target has thirty");
+
+impl Entry {
+    fn unused(shard: ShardId) -> Self {
+        let (cell, shared_cell) = (NO_CELL, NO_CELL);
+        Self { cell, shared_cell, labels: List::default(), family: 0, shard, live: false }
+    }
 }
 
 #[derive(Default)]
@@ -94,7 +113,8 @@ struct ShardSide {
     cells_shared: u32,
     cells_free: Vec<u32>,
     cells_shared_free: Vec<u32>,
-    rows_free: Vec<MetricId>,
+    /// And since which position each can be a new series'.
+    rows_free: Vec<(MetricId, u64)>,
     tickets: u64,
     /// In order of ticket.
     retiring: VecDeque<(u64, Vec<MetricId>)>,
@@ -118,8 +138,10 @@ impl SeriesRegistry {
             families: HashMap::new(),
             families_by_place: HashMap::new(),
             entries: Vec::new(),
-            by_key: HashMap::new(),
+            index: Index::default(),
+            hasher: RandomState::new(),
             texts: Texts::default(),
+            labels: Lists::default(),
             shards,
             owner,
             together: 0,
@@ -196,8 +218,7 @@ impl SeriesRegistry {
         let mut registry = self.lock();
         let id = registry.intern(shard, family, values, MetricKind::Counter, Writing::CellAndShared)?;
         let (cells, own) = registry.place(id);
-        let shared = registry.entries[id.index()].row.shared_cell;
-        let shared = shared.unwrap_or_else(|| unreachable!("{id:?} was interned with a shared cell"));
+        let shared = registry.entries[id.index()].shared_cell;
         Ok(SharedCounterCells { cells, own, shared })
     }
 
@@ -237,7 +258,7 @@ impl SeriesRegistry {
         let mut registry = self.lock();
         registry.check_shard(shard)?;
         for &id in ids {
-            let held = registry.entries.get(id.index()).is_some_and(|e| e.row.live && e.row.shard == shard);
+            let held = registry.entries.get(id.index()).is_some_and(|e| e.live && e.shard == shard);
             if !held || registry.is_shared(id) {
                 return Err(SeriesError::NotHeld { id, shard });
             }
@@ -245,7 +266,7 @@ impl SeriesRegistry {
         let mut retired = Vec::with_capacity(ids.len());
         for &id in ids {
             // An id named twice is retired once.
-            if registry.entries[id.index()].row.live {
+            if registry.entries[id.index()].live {
                 registry.retire(id);
                 retired.push(id);
             }
@@ -291,9 +312,21 @@ impl Registry {
 
     /// Whether several shards write the series of `id`.
     fn is_shared(&self, id: MetricId) -> bool {
-        let entry = &self.entries[id.index()];
-        let key = (entry.row.family, entry.values.clone());
-        self.by_key.get(&key).is_some_and(|ids| ids.len() > 1)
+        let Entry { family, labels, .. } = self.entries[id.index()];
+        self.find(family, self.labels.get(labels)).nth(1).is_some()
+    }
+
+    /// The live series of these texts.
+    fn find<'a>(&'a self, family: u16, numbers: &'a [u32]) -> impl Iterator<Item = MetricId> {
+        let is = move |row: &u32| {
+            let entry = &self.entries[*row as usize];
+            entry.family == family && self.labels.get(entry.labels) == numbers
+        };
+        self.index.find(self.hash(family, numbers)).filter(is).map(MetricId)
+    }
+
+    fn hash(&self, family: u16, numbers: &[u32]) -> u64 {
+        self.hasher.hash_one((family, numbers))
     }
 
     fn check_shard(&self, shard: ShardId) -> Result<(), SeriesError> {
@@ -310,9 +343,8 @@ impl Registry {
 
     /// Where the cell of a series written through one lies.
     fn place(&self, id: MetricId) -> (CellWords, u32) {
-        let row = &self.entries[id.index()].row;
-        let cell = row.cell.unwrap_or_else(|| unreachable!("{id:?} was interned with a cell"));
-        (self.table.shards[usize::from(row.shard.0)].cells.clone(), cell)
+        let Entry { shard, cell, .. } = self.entries[id.index()];
+        (self.table.shards[usize::from(shard.0)].cells.clone(), cell)
     }
 
     fn check(
@@ -333,10 +365,13 @@ impl Registry {
         check_lengths(family, values)
     }
 
-    /// Whether the series of `key` can have no writer on `shard` besides those it has.
-    fn is_taken(&self, shard: ShardId, key: &Key, kind: MetricKind) -> bool {
-        self.by_key.get(key).is_some_and(|ids| {
-            kind == MetricKind::Gauge || ids.iter().any(|id| self.entries[id.index()].row.shard == shard)
+    /// Whether the series can have no writer on `shard` besides those it has.
+    fn is_taken(&self, shard: ShardId, family: u16, values: &[&str], kind: MetricKind) -> bool {
+        // Of a text that no row names, there is no series.
+        let numbers: Option<Vec<u32>> = values.iter().map(|value| self.texts.find(value)).collect();
+        numbers.is_some_and(|numbers| {
+            self.find(family, &numbers)
+                .any(|id| kind == MetricKind::Gauge || self.entries[id.index()].shard == shard)
         })
     }
 
@@ -352,33 +387,34 @@ impl Registry {
         self.reclaim();
         let name = family.name;
         let family = self.intern_family(family)?;
-        let key = (family, values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
-        if self.is_taken(shard, &key, asked) {
-            return Err(SeriesError::Taken { family: name, values: key.1 });
+        if self.is_taken(shard, family, values, asked) {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            return Err(SeriesError::Taken { family: name, values });
         }
-        let id = self.take_row(shard)?;
-        let row = self.take_cells(shard, writing).and_then(|(cell, shared_cell)| {
-            let since = self.entries[id.index()].row.since;
-            let mut row =
-                SeriesRow { family, shard, live: true, cell, shared_cell, since, labels: Vec::new() };
-            self.take_texts(values, &mut row.labels)
-                .map(|()| row.clone())
-                .inspect_err(|_| self.give_back(&row))
+        let (id, since) = self.take_row(shard)?;
+        let taken = self.take_cells(shard, writing).and_then(|(cell, shared_cell)| {
+            let numbers =
+                self.take_texts(values).inspect_err(|_| self.give_back(shard, cell, shared_cell))?;
+            Ok((cell, shared_cell, numbers))
         });
-        let row = row.inspect_err(|_| self.give_back_row(shard, id))?;
+        let (cell, shared_cell, numbers) = taken.inspect_err(|_| self.give_back_row(shard, id, since))?;
+        let labels = numbers.iter().map(|number| self.texts.place(*number)).collect();
+        let row = SeriesRow { family, shard, live: true, cell, shared_cell, since, labels };
         self.clear_cells(&row, asked);
         self.table.write_series(id, &row);
         self.table.set_used(header::SERIES_USED, self.entries.len());
         self.changed();
-        self.entries[id.index()] = Entry { row, values: key.1.clone() };
-        self.by_key.entry(key).or_default().push(id);
+        let [cell, shared_cell] = [cell, shared_cell].map(|cell| cell.unwrap_or(NO_CELL));
+        let labels = self.labels.put(&numbers);
+        self.entries[id.index()] = Entry { cell, shared_cell, labels, family, shard, live: true };
+        self.index.insert(id.0, self.hash(family, &numbers));
         Ok(id)
     }
 
-    /// A row for `shard`; its entry says since which position it can be a new series'.
-    fn take_row(&mut self, shard: ShardId) -> Result<MetricId, SeriesError> {
-        if let Some(id) = self.shards[usize::from(shard.0)].rows_free.pop() {
-            return Ok(id);
+    /// A row for `shard`, and since which position it can be a new series'.
+    fn take_row(&mut self, shard: ShardId) -> Result<(MetricId, u64), SeriesError> {
+        if let Some(free) = self.shards[usize::from(shard.0)].rows_free.pop() {
+            return Ok(free);
         }
         let max = self.table.series.len();
         if self.entries.len() >= max {
@@ -388,18 +424,9 @@ impl Registry {
         let table = Growing { at: self.table.series_at, words: rows(max) };
         let (before, after) = (rows(self.entries.len()), rows(self.entries.len() + 1));
         table.reserve(&self.owner, before, after)?;
-        let unused = SeriesRow {
-            family: 0,
-            shard,
-            live: false,
-            cell: None,
-            shared_cell: None,
-            since: 0,
-            labels: Vec::new(),
-        };
-        self.entries.push(Entry { row: unused, values: Vec::new() });
+        self.entries.push(Entry::unused(shard));
         // The table has at most 2^28 rows.
-        Ok(MetricId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)))
+        Ok((MetricId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)), 0))
     }
 
     fn take_cells(
@@ -466,59 +493,50 @@ impl Registry {
             return Err(full);
         }
         let index = u16::try_from(index).map_err(|_| full)?;
-        let mut texts = Vec::new();
         let all: Vec<&str> =
             [family.name, family.help].into_iter().chain(family.labels.iter().copied()).collect();
-        self.take_texts(&all, &mut texts)?;
+        let texts: Vec<_> = self.take_texts(&all)?.iter().map(|number| self.texts.place(*number)).collect();
         self.table.write_family(index, family, texts[0], texts[1], &texts[2..]);
         self.families.insert(family, index);
         self.table.set_used(header::FAMILIES_USED, self.families.len());
         Ok(index)
     }
 
-    /// All texts, or none.
-    fn take_texts(&mut self, texts: &[&str], taken: &mut Vec<Text>) -> Result<(), SeriesError> {
+    /// The numbers of all texts, or none is taken.
+    fn take_texts(&mut self, texts: &[&str]) -> Result<Vec<u32>, SeriesError> {
+        let mut taken = Vec::with_capacity(texts.len());
         for text in texts {
             match self.texts.take(&self.table, &self.owner, text) {
-                Ok(at) => taken.push(at),
+                Ok(number) => taken.push(number),
                 Err(error) => {
-                    let done = &texts[..taken.len()];
-                    done.iter().for_each(|text| self.texts.give_back(text));
-                    taken.clear();
+                    taken.into_iter().for_each(|number| self.texts.give_back(number));
                     return Err(error);
                 }
             }
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// One that was never written is not kept: readers take it for the table's end.
-    fn give_back_row(&mut self, shard: ShardId, id: MetricId) {
+    fn give_back_row(&mut self, shard: ShardId, id: MetricId, since: u64) {
         if id.index() + 1 == self.entries.len() && self.table.is_unused(id) {
             self.entries.pop();
             return;
         }
-        self.shards[usize::from(shard.0)].rows_free.push(id);
+        self.shards[usize::from(shard.0)].rows_free.push((id, since));
     }
 
-    fn give_back(&mut self, row: &SeriesRow) {
-        let side = &mut self.shards[usize::from(row.shard.0)];
-        side.cells_free.extend(row.cell);
-        side.cells_shared_free.extend(row.shared_cell);
+    fn give_back(&mut self, shard: ShardId, cell: Option<u32>, shared_cell: Option<u32>) {
+        let side = &mut self.shards[usize::from(shard.0)];
+        side.cells_free.extend(cell);
+        side.cells_shared_free.extend(shared_cell);
     }
 
     /// Out of the table. Cells and texts are still the row's.
     fn retire(&mut self, id: MetricId) {
-        let entry = &mut self.entries[id.index()];
-        entry.row.live = false;
-        self.table.write_series(id, &entry.row);
-        let key = (entry.row.family, entry.values.clone());
-        if let Some(ids) = self.by_key.get_mut(&key) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_key.remove(&key);
-            }
-        }
+        self.entries[id.index()].live = false;
+        self.table.write_retired(id);
+        self.index.remove(id.0);
     }
 
     /// Takes back what shards have let go of since the last time.
@@ -538,13 +556,15 @@ impl Registry {
     }
 
     fn free(&mut self, id: MetricId, released_at: u64) {
-        let entry = &mut self.entries[id.index()];
-        let values = std::mem::take(&mut entry.values);
-        entry.row.since = released_at;
-        let row = entry.row.clone();
-        self.give_back(&row);
-        values.iter().for_each(|text| self.texts.give_back(text));
-        self.shards[usize::from(row.shard.0)].rows_free.push(id);
+        let Entry { shard, cell, shared_cell, labels, .. } = self.entries[id.index()];
+        self.entries[id.index()] = Entry::unused(shard);
+        let [cell, shared_cell] = [cell, shared_cell].map(|cell| (cell != NO_CELL).then_some(cell));
+        self.give_back(shard, cell, shared_cell);
+        for number in self.labels.get(labels) {
+            self.texts.give_back(*number);
+        }
+        self.labels.give_back(labels);
+        self.shards[usize::from(shard.0)].rows_free.push((id, released_at));
     }
 }
 

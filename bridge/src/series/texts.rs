@@ -3,29 +3,45 @@
 use std::collections::HashMap;
 
 use super::error::SeriesError;
+use super::strings::Strings;
 use super::{Table, Text};
 use crate::segment::SegmentOwner;
 
 /// The string words: each text once, however many rows name it.
 #[derive(Default)]
 pub(super) struct Texts {
-    by_text: HashMap<String, (Text, u32)>,
+    strings: Strings,
+    /// By number of the string, where it lies.
+    places: Vec<Text>,
     used: usize,
     /// By length in words.
     free: HashMap<usize, Vec<Text>>,
 }
 
 impl Texts {
+    /// The number of a text, used once more.
     pub(super) fn take(
         &mut self,
         table: &Table,
         owner: &SegmentOwner,
         text: &str,
-    ) -> Result<Text, SeriesError> {
-        if let Some((at, uses)) = self.by_text.get_mut(text) {
-            *uses += 1;
-            return Ok(*at);
+    ) -> Result<u32, SeriesError> {
+        let (number, is_new) = self.strings.take(text);
+        if !is_new {
+            return Ok(number);
         }
+        let at = self.place_new(table, owner, text).inspect_err(|_| {
+            self.strings.give_back(number);
+        })?;
+        let index = number as usize;
+        if index >= self.places.len() {
+            self.places.resize(index + 1, 0);
+        }
+        self.places[index] = at;
+        Ok(number)
+    }
+
+    fn place_new(&mut self, table: &Table, owner: &SegmentOwner, text: &str) -> Result<Text, SeriesError> {
         let words = Table::text_words(text);
         let at = match self.free.get_mut(&words).and_then(Vec::pop) {
             Some(at) => at,
@@ -38,16 +54,24 @@ impl Texts {
             None => return Err(SeriesError::TextsFull),
         };
         table.write_text(at, text);
-        self.by_text.insert(text.to_owned(), (at, 1));
         Ok(at)
     }
 
-    pub(super) fn give_back(&mut self, text: &str) {
-        let Some((at, uses)) = self.by_text.get_mut(text) else { return };
-        *uses -= 1;
-        if *uses == 0 {
-            self.free.entry(Table::text_words(text)).or_default().push(*at);
-            self.by_text.remove(text);
+    /// The number of a text, if a row names it.
+    pub(super) fn find(&self, text: &str) -> Option<u32> {
+        self.strings.find(text)
+    }
+
+    /// Where a text lies, by its number.
+    pub(super) fn place(&self, number: u32) -> Text {
+        self.places.get(number as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn give_back(&mut self, number: u32) {
+        let words = Table::text_words(self.strings.get(number));
+        if self.strings.give_back(number) {
+            let at = self.place(number);
+            self.free.entry(words).or_default().push(at);
         }
     }
 }

@@ -348,9 +348,9 @@ fn ask_all(collector: &mut Collector) {
     assert!(seen.series.len() + seen.malformed <= 8 && seen.samples.len() <= 16);
     collector.directory().read(|view| {
         for series in view.series() {
-            assert!(view.find(series.family, &as_strs(series.values)).contains(&series.id));
+            assert!(view.find(series.family, &as_strs(&series.values.to_vec())).contains(&series.id));
             assert_eq!(view.writer(series.id), Some(series.shard));
-            view.total(series.family, &as_strs(series.values));
+            view.total(series.family, &as_strs(&series.values.to_vec()));
         }
         for id in [0, 3, 8, u32::MAX].map(MetricId) {
             view.counter(id);

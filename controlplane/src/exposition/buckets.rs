@@ -72,11 +72,11 @@ impl<'a> GroupBuckets<'a> {
             return read;
         }
         for SeriesRef { family, values, .. } in series.series() {
-            let [target, _, address_family, _, group] = values else { continue };
             if !ptr::eq(family, &catalogue::TARGET_INFO) {
                 continue;
             }
-            if let Some(list) = by_group.get(group.as_str()) {
+            let Some([target, _, address_family, _, group]) = values.array() else { continue };
+            if let Some(list) = by_group.get(group) {
                 read.by_endpoint.insert([target, address_family], *list);
             }
         }
@@ -88,14 +88,17 @@ impl<'a> GroupBuckets<'a> {
         let mut by_group = HashMap::new();
         let mut by_text = HashMap::new();
         for SeriesRef { family, values, .. } in series.series() {
-            let [group, _, _, _, _, list, _] = values else { continue };
-            if !ptr::eq(family, &catalogue::GROUP_INFO) || list.is_empty() {
+            if !ptr::eq(family, &catalogue::GROUP_INFO) {
                 continue;
             }
-            let place = *by_text.entry(list.as_str()).or_insert_with(|| self.push(list));
+            let Some([group, _, _, _, _, list, _]) = values.array() else { continue };
+            if list.is_empty() {
+                continue;
+            }
+            let place = *by_text.entry(list).or_insert_with(|| self.push(list));
             match place {
                 Some(place) => {
-                    by_group.entry(group.as_str()).or_insert(place);
+                    by_group.entry(group).or_insert(place);
                 }
                 None => self.malformed = self.malformed.or(Some(group)),
             }
@@ -111,9 +114,8 @@ impl<'a> GroupBuckets<'a> {
 
     /// The place in [`into_lists`](Self::into_lists) of the bounds for a series; `None` for its family's own.
     pub(crate) fn of(&self, series: &SeriesRef<'_>) -> Option<u16> {
-        let [target, address_family] = series.values else { return None };
         let is_rtt = ptr::eq(series.family, &catalogue::PROBE_RTT_SECONDS);
-        is_rtt.then(|| self.by_endpoint.get(&[target.as_str(), address_family.as_str()]).copied())?
+        is_rtt.then(|| self.by_endpoint.get(&series.values.array::<2>()?).copied())?
     }
 
     /// Whether every series has its family's own.

@@ -10,6 +10,7 @@
 
 mod buckets;
 mod changes;
+mod lines;
 mod series;
 mod state;
 mod text;

@@ -1,8 +1,8 @@
 //! Families whose series the registry holds, an application's own among them.
 //!
-//! What does not change from one scrape to the next, headers, names and escaped labels, is laid out
-//! once in a [`Plan`] and copied from there. When the registry's generation moves on, the plan takes in what
-//! came and went.
+//! What does not change from one scrape to the next, headers, names and the order of series, is laid out
+//! once in a [`Plan`]; labels are the directory's. When the registry's generation moves on, the plan takes in
+//! what came and went.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ptr;
@@ -12,6 +12,7 @@ use relayscope_bridge::{MetricId, MetricKind, SeriesRef, SeriesView, ShardId};
 
 use super::buckets::{Buckets, GroupBuckets};
 use super::changes::Known;
+use super::lines::{Template, compare, has_labels_of, is_same};
 use super::text::{Number, header, is_label_name, is_metric_name, label_pairs, write_number};
 use crate::aggregate::Aggregate;
 use crate::histogram::ExponentialHistogram;
@@ -74,20 +75,13 @@ impl Values<'_> {
         self.aggregate.counter(id).or_else(|| self.series.counter(id))
     }
 
-    /// The sum over the shards that write it.
-    fn total(&self, line: &Line) -> Option<u64> {
-        line.ids.iter().filter_map(|id| self.counter(*id)).reduce(u64::wrapping_add)
-    }
-
-    /// A gauge has one writer.
-    fn gauge(&self, line: &Line) -> Option<f64> {
-        let id = *line.ids.first()?;
-        if self.series.writer(id).is_none_or(self.is_silent) {
+    fn gauge(&self, series: &SeriesRef<'_>) -> Option<f64> {
+        if (self.is_silent)(series.shard) {
             return None;
         }
-        match self.aggregate.gauge(id) {
+        match self.aggregate.gauge(series.id) {
             Some(reading) => reading.value,
-            None => self.series.gauge(id),
+            None => self.series.gauge(series.id),
         }
     }
 }
@@ -100,8 +94,9 @@ pub(crate) struct Plan {
     /// Sorted by the family's name.
     families: Vec<PlannedFamily>,
     left_out: usize,
-    /// The bounds that groups have of their own.
+    /// The bounds that groups have of their own, and the series that have them.
     group_buckets: Vec<Buckets>,
+    with_group_buckets: HashMap<MetricId, u16>,
     malformed_buckets: Option<String>,
 }
 
@@ -113,17 +108,9 @@ struct PlannedFamily {
     name_is_free: bool,
     /// Of a histogram.
     buckets: Option<Buckets>,
-    /// Sorted by labels.
-    lines: Vec<Line>,
-}
-
-struct Line {
-    /// For a histogram the label pairs alone; else all that stands before the value.
-    text: Box<str>,
-    /// One for each shard that writes the series.
+    template: Template,
+    /// Sorted by labels; of one series as often as there are shards that write it.
     ids: Vec<MetricId>,
-    /// A place in [`Plan::group_buckets`]; `None` for the family's.
-    buckets: Option<u16>,
 }
 
 impl Plan {
@@ -133,7 +120,7 @@ impl Plan {
         let mut refused: HashSet<&'static str> = HashSet::new();
         let mut taken = TakenNames::of_catalogue(prefix);
         let mut known = Known::default();
-        for SeriesRef { id, family, values, .. } in known.follow(series).came {
+        for SeriesRef { id, family, .. } in known.follow(series).came {
             if is_of_state(family) {
                 continue;
             }
@@ -146,12 +133,11 @@ impl Plan {
                 refused.insert(family.name);
                 continue;
             }
-            planned.push(id, family, values);
+            planned.ids.push(id);
         }
-        let mut families: Vec<_> =
-            by_name.into_values().filter(|planned| !planned.lines.is_empty()).collect();
+        let mut families: Vec<_> = by_name.into_values().filter(|planned| !planned.ids.is_empty()).collect();
         for planned in &mut families {
-            planned.settle();
+            planned.settle(series);
         }
         let mut plan = Self {
             generation: series.generation(),
@@ -159,6 +145,7 @@ impl Plan {
             families,
             left_out: refused.len(),
             group_buckets: Vec::new(),
+            with_group_buckets: HashMap::new(),
             malformed_buckets: None,
         };
         plan.assign_buckets(series);
@@ -176,16 +163,11 @@ impl Plan {
             return None;
         }
         let changes = self.known.follow(series);
-        let mut touched = changes.families;
-        self.families.iter_mut().filter(|planned| touched.contains(planned.family.name)).for_each(
-            |planned| {
-                planned.lines.retain_mut(|line| {
-                    line.ids.retain(|id| !changes.gone.contains(id));
-                    !line.ids.is_empty()
-                });
-            },
-        );
-        for SeriesRef { id, family, values, .. } in changes.came {
+        let mut touched = HashSet::new();
+        if !changes.gone.is_empty() {
+            self.families.iter_mut().for_each(|planned| planned.ids.retain(|id| !changes.gone.contains(*id)));
+        }
+        for SeriesRef { id, family, .. } in changes.came {
             if is_of_state(family) {
                 continue;
             }
@@ -195,34 +177,36 @@ impl Plan {
             if *planned.family != *family {
                 return None;
             }
-            planned.push(id, family, values);
+            planned.ids.push(id);
             touched.insert(family.name);
         }
-        self.families.retain(|planned| !planned.lines.is_empty());
+        self.families.retain(|planned| !planned.ids.is_empty());
         self.families
             .iter_mut()
             .filter(|planned| touched.contains(planned.family.name))
-            .for_each(PlannedFamily::settle);
+            .for_each(|planned| planned.settle(series));
         self.assign_buckets(series);
         self.generation = series.generation();
         Some(self)
     }
 
-    /// Which lines have their group's buckets. O(series).
+    /// Which series have their group's buckets. O(series).
     fn assign_buckets(&mut self, series: &SeriesView<'_>) {
         let buckets = GroupBuckets::read(series);
-        let mut places = HashMap::new();
+        self.with_group_buckets = HashMap::new();
         if !buckets.is_empty() {
             let place = |series: SeriesRef<'_>| Some((series.id, buckets.of(&series)?));
-            places.extend(series.series().filter_map(place));
-        }
-        let rtts =
-            self.families.iter_mut().filter(|planned| ptr::eq(planned.family, &catalogue::PROBE_RTT_SECONDS));
-        for line in rtts.flat_map(|planned| &mut planned.lines) {
-            line.buckets = line.ids.first().and_then(|id| places.get(id).copied());
+            self.with_group_buckets.extend(series.series().filter_map(place));
         }
         self.malformed_buckets = buckets.malformed().map(str::to_owned);
         self.group_buckets = buckets.into_lists();
+    }
+
+    /// The bounds for a series of `planned`.
+    fn buckets<'a>(&'a self, planned: &'a PlannedFamily, id: MetricId) -> Option<&'a Buckets> {
+        let of_group =
+            self.with_group_buckets.get(&id).and_then(|at| self.group_buckets.get(usize::from(*at)));
+        of_group.or(planned.buckets.as_ref())
     }
 
     /// Families left out, wholly or in part: malformed, or unlike another of the same name.
@@ -243,14 +227,14 @@ impl Plan {
     /// Writes `family`, if it has series.
     pub(crate) fn write(&self, out: &mut Vec<u8>, family: &Family, values: &Values<'_>) {
         if let Some(planned) = self.families.iter().find(|planned| *planned.family == *family) {
-            planned.write(out, values, &self.group_buckets);
+            planned.write(out, values, self);
         }
     }
 
     /// Writes the families that are not in the catalogue, by name.
     pub(crate) fn write_others(&self, out: &mut Vec<u8>, values: &Values<'_>) {
         for planned in self.families.iter().filter(|planned| !is_in_catalogue(planned.family)) {
-            planned.write(out, values, &self.group_buckets);
+            planned.write(out, values, self);
         }
     }
 }
@@ -293,10 +277,11 @@ impl PlannedFamily {
         Self {
             family,
             header: header(&name, family),
+            template: Template::new(&name, family.labels),
             name,
             name_is_free: true,
             buckets: (family.kind == MetricKind::Histogram).then(|| Buckets::of_family(family)),
-            lines: Vec::new(),
+            ids: Vec::new(),
         }
     }
 
@@ -308,64 +293,86 @@ impl PlannedFamily {
                 && (self.family.kind, self.family.prefixed) == (family.kind, family.prefixed)
     }
 
-    fn push(&mut self, id: MetricId, family: &Family, values: &[String]) {
-        let pairs = label_pairs(family.labels, values);
-        let text = match (self.family.kind, pairs.is_empty()) {
-            (MetricKind::Histogram, _) => pairs,
-            (_, true) => format!("{} ", self.name),
-            (_, false) => format!("{}{{{pairs}}} ", self.name),
-        };
-        self.lines.push(Line { text: text.into_boxed_str(), ids: vec![id], buckets: None });
-    }
-
-    /// Puts the lines in order, one for each set of labels.
-    fn settle(&mut self) {
-        self.lines.sort_by(|a, b| a.text.cmp(&b.text));
-        self.lines.dedup_by(|next, line| {
-            let same = next.text == line.text;
-            if same {
-                line.ids.append(&mut next.ids);
-            }
-            same
+    /// Puts the series in order.
+    fn settle(&mut self, series: &SeriesView<'_>) {
+        // All of them are live, or they would not be planned.
+        self.ids.sort_by(|a, b| match (series.get(*a), series.get(*b)) {
+            (Some(a), Some(b)) => compare(&a, &b),
+            _ => a.0.cmp(&b.0),
         });
     }
 
-    fn write(&self, out: &mut Vec<u8>, values: &Values<'_>, of_groups: &[Buckets]) {
+    fn write(&self, out: &mut Vec<u8>, values: &Values<'_>, plan: &Plan) {
         let start = out.len();
         out.extend_from_slice(self.header.as_bytes());
         let opened = out.len();
         match self.family.kind {
-            MetricKind::Counter => self.write_lines(out, |line| values.total(line)),
-            MetricKind::Gauge => self.write_lines(out, |line| values.gauge(line)),
-            MetricKind::Histogram => self.write_histograms(out, values.aggregate, of_groups),
+            MetricKind::Counter => self.write_counters(out, values),
+            MetricKind::Gauge => self.write_gauges(out, values),
+            MetricKind::Histogram => self.write_histograms(out, values, plan),
         }
         if out.len() == opened {
             out.truncate(start);
         }
     }
 
-    fn write_lines<N: Into<Number>>(&self, out: &mut Vec<u8>, value: impl Fn(&Line) -> Option<N>) {
-        for line in &self.lines {
-            let Some(value) = value(line) else { continue };
-            out.extend_from_slice(line.text.as_bytes());
-            write_number(out, value.into());
-            out.push(b'\n');
+    fn series<'a>(&'a self, values: &'a Values<'a>) -> impl Iterator<Item = SeriesRef<'a>> {
+        self.ids.iter().filter_map(|id| values.series.get(*id))
+    }
+
+    /// Each is the sum over the shards that write it.
+    fn write_counters(&self, out: &mut Vec<u8>, values: &Values<'_>) {
+        let mut all = self.series(values).peekable();
+        while let Some(first) = all.next() {
+            let mut total = values.counter(first.id);
+            while let Some(other) = all.next_if(|other| is_same(&first, other)) {
+                total = total.into_iter().chain(values.counter(other.id)).reduce(u64::wrapping_add);
+            }
+            if let Some(total) = total {
+                self.write_line(out, &first, total);
+            }
         }
     }
 
-    fn write_histograms(&self, out: &mut Vec<u8>, aggregate: &Aggregate, of_groups: &[Buckets]) {
+    /// Each has one writer.
+    fn write_gauges(&self, out: &mut Vec<u8>, values: &Values<'_>) {
+        for series in self.series(values) {
+            if let Some(value) = values.gauge(&series) {
+                self.write_line(out, &series, value);
+            }
+        }
+    }
+
+    fn write_line(&self, out: &mut Vec<u8>, series: &SeriesRef<'_>, value: impl Into<Number>) {
+        if has_labels_of(series.family, self.family) {
+            self.template.write(out, series.values);
+        } else {
+            Template::new(&self.name, series.family.labels).write(out, series.values);
+        }
+        write_number(out, value.into());
+        out.push(b'\n');
+    }
+
+    fn write_histograms(&self, out: &mut Vec<u8>, values: &Values<'_>, plan: &Plan) {
         let empty = ExponentialHistogram::default();
-        for line in &self.lines {
-            let of_group = line.buckets.and_then(|place| of_groups.get(usize::from(place)));
-            let Some(buckets) = of_group.or(self.buckets.as_ref()) else { continue };
-            let mut shards = line.ids.iter().filter_map(|id| aggregate.histogram(*id));
-            let first = shards.next().unwrap_or(&empty);
+        let mut labels = Vec::new();
+        let mut all = self.series(values).peekable();
+        while let Some(first) = all.next() {
+            let mut shards = vec![first.id];
+            while let Some(other) = all.next_if(|other| is_same(&first, other)) {
+                shards.push(other.id);
+            }
+            let mut shards = shards.into_iter().filter_map(|id| values.aggregate.histogram(id));
+            let Some(buckets) = plan.buckets(self, first.id) else { continue };
+            labels.clear();
+            label_pairs(&mut labels, first.family.labels, first.values.iter());
+            let of_first = shards.next().unwrap_or(&empty);
             match shards.next() {
-                None => self.write_histogram(out, &line.text, buckets, first),
+                None => self.write_histogram(out, &labels, buckets, of_first),
                 Some(second) => {
-                    let mut merged = first.clone();
+                    let mut merged = of_first.clone();
                     [second].into_iter().chain(shards).for_each(|other| merged.merge(other));
-                    self.write_histogram(out, &line.text, buckets, &merged);
+                    self.write_histogram(out, &labels, buckets, &merged);
                 }
             }
         }
@@ -374,26 +381,27 @@ impl PlannedFamily {
     fn write_histogram(
         &self,
         out: &mut Vec<u8>,
-        labels: &str,
+        labels: &[u8],
         buckets: &Buckets,
         histogram: &ExponentialHistogram,
     ) {
-        let comma = if labels.is_empty() { "" } else { "," };
-        let mut line = |parts: &[&str], number: Number| {
-            parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        let name = self.name.as_bytes();
+        let comma: &[u8] = if labels.is_empty() { b"" } else { b"," };
+        let mut line = |parts: &[&[u8]], number: Number| {
+            parts.iter().for_each(|part| out.extend_from_slice(part));
             write_number(out, number);
             out.push(b'\n');
         };
         let below = histogram.cumulative(buckets.iter().map(|bucket| bucket.cut));
         for (bucket, below) in buckets.iter().zip(below) {
-            let parts = [&self.name, "_bucket{", labels, comma, "le=\"", &bucket.le, "\"} "];
+            let parts = [name, b"_bucket{", labels, comma, b"le=\"", bucket.le.as_bytes(), b"\"} "];
             line(&parts, below.into());
         }
         let count = Number::from(histogram.count());
-        line(&[&self.name, "_bucket{", labels, comma, "le=\"+Inf\"} "], count);
-        let (open, close) = if labels.is_empty() { ("", " ") } else { ("{", "} ") };
-        line(&[&self.name, "_sum", open, labels, close], histogram.sum().into());
-        line(&[&self.name, "_count", open, labels, close], count);
+        line(&[name, b"_bucket{", labels, comma, b"le=\"+Inf\"} "], count);
+        let (open, close): (&[u8], &[u8]) = if labels.is_empty() { (b"", b" ") } else { (b"{", b"} ") };
+        line(&[name, b"_sum", open, labels, close], histogram.sum().into());
+        line(&[name, b"_count", open, labels, close], count);
     }
 }
 
@@ -430,14 +438,21 @@ mod tests {
 
     type Laid = (usize, Vec<(String, Vec<(String, Vec<MetricId>, Option<u16>)>)>);
 
-    fn laid(plan: &Plan) -> Laid {
-        let line = |line: &Line| {
-            let mut ids = line.ids.clone();
-            ids.sort_unstable_by_key(|id| id.0);
-            (line.text.to_string(), ids, line.buckets)
-        };
+    fn laid(plan: &Plan, series: &SeriesView<'_>) -> Laid {
         let family = |planned: &PlannedFamily| {
-            (planned.name.clone(), planned.lines.iter().map(line).collect::<Vec<_>>())
+            let mut lines: Vec<(String, Vec<MetricId>, Option<u16>)> = Vec::new();
+            for id in &planned.ids {
+                let one = series.get(*id).unwrap();
+                let mut text = Vec::new();
+                label_pairs(&mut text, one.family.labels, one.values.iter());
+                let text = String::from_utf8(text).unwrap();
+                match lines.last_mut().filter(|(last, ..)| *last == text) {
+                    Some((_, ids, _)) => ids.push(*id),
+                    None => lines.push((text, vec![*id], plan.with_group_buckets.get(id).copied())),
+                }
+            }
+            lines.iter_mut().for_each(|(_, ids, _)| ids.sort_unstable_by_key(|id| id.0));
+            (planned.name.clone(), lines)
         };
         (plan.left_out, plan.families.iter().map(family).collect())
     }
@@ -489,7 +504,7 @@ mod tests {
                         let anew = Plan::new(series, "relay");
                         let followed = plan.take().and_then(|plan| plan.followed(series));
                         let followed = followed.unwrap_or_else(|| Plan::new(series, "relay"));
-                        prop_assert_eq!(laid(&followed), laid(&anew));
+                        prop_assert_eq!(laid(&followed, series), laid(&anew, series));
                         plan = Some(followed);
                         Ok(())
                     })?;
