@@ -1,9 +1,12 @@
 //! What was drained, folded into one column per series.
 //!
 //! Memory is bounded by the segment's rows of series: a column exists while its series is live, takes
-//! what arrives in place and keeps no history, so nothing grows when nobody scrapes.
+//! what arrives in place and keeps no history, so nothing grows when nobody scrapes. Of thirty series of a target
+//! all but one are cells and never travel in a ring: such a series has a column once a sample of it came.
 
-use relayscope_bridge::{MetricId, MetricKind, MetricSample, MetricValue, SeriesDirectory, ShardId};
+use relayscope_bridge::{
+    MetricId, MetricKind, MetricSample, MetricValue, SeriesDirectory, SeriesRef, ShardId,
+};
 
 use crate::histogram::{ExponentialHistogram, Refusal};
 
@@ -29,10 +32,9 @@ pub(crate) struct Refused {
     pub(crate) negative: u64,
 }
 
-/// One series' state, and whose samples may change it. What no sample has reached costs no allocation.
-#[derive(Default)]
+/// One series' state, and whose samples may change it.
 struct Column {
-    /// See [`SeriesRef::incarnation`](relayscope_bridge::SeriesRef::incarnation); 0 for none.
+    /// See [`SeriesRef::incarnation`].
     incarnation: u64,
     shard: ShardId,
     /// Samples at earlier positions were another series'.
@@ -40,11 +42,7 @@ struct Column {
     value: Value,
 }
 
-#[derive(Default)]
 enum Value {
-    /// No live series has this id.
-    #[default]
-    Vacant,
     Counter(Option<u64>),
     Gauge(Option<Reading>),
     Histogram(Option<Box<ExponentialHistogram>>),
@@ -60,17 +58,32 @@ impl Value {
     }
 }
 
-/// Dense columns indexed by [`MetricId`].
+impl Column {
+    fn of(series: &SeriesRef<'_>) -> Self {
+        let SeriesRef { incarnation, shard, since, family, .. } = *series;
+        Self { incarnation, shard, since, value: Value::of_kind(family.kind) }
+    }
+}
+
+/// No column.
+const NONE: u32 = u32::MAX;
+
+/// Columns by [`MetricId`].
 #[derive(Default)]
 pub(crate) struct Aggregate {
-    columns: Vec<Column>,
-    /// The directory's generation that `columns` reflects.
+    /// By id, a place in `columns`, or [`NONE`].
+    places: Vec<u32>,
+    columns: Vec<Option<Column>>,
+    /// Places in `columns` that nobody has.
+    free: Vec<u32>,
+    directory: Option<SeriesDirectory>,
+    /// The directory's generation that the columns reflect.
     generation: Option<u64>,
     refused: Refused,
 }
 
 impl Aggregate {
-    /// Makes a column for every live series and drops those of retired ones. O(1) while the directory
+    /// Makes a column for every live histogram and drops those of retired series. O(1) while the directory
     /// stands still, O(series) after it changed.
     ///
     /// Call it between marking a ring and draining it to the mark: the series of every sample below the
@@ -84,36 +97,77 @@ impl Aggregate {
             let mut next = 0;
             for live in series.series() {
                 let index = live.id.index();
-                if index >= self.columns.len() {
-                    self.columns.resize_with(index + 1, Column::default);
+                if index >= self.places.len() {
+                    self.places.resize(index + 1, NONE);
                 }
-                self.columns[next..index].fill_with(Column::default);
+                (next..index).for_each(|passed| self.drop_column(passed));
                 next = index + 1;
-                let column = &mut self.columns[index];
-                if column.incarnation != live.incarnation {
-                    *column = Column {
-                        incarnation: live.incarnation,
-                        shard: live.shard,
-                        since: live.since,
-                        value: Value::of_kind(live.family.kind),
-                    };
+                if self.column(live.id).is_some_and(|column| column.incarnation != live.incarnation) {
+                    self.drop_column(index);
+                }
+                if live.family.kind == MetricKind::Histogram && self.places[index] == NONE {
+                    self.make_column(&live);
                 }
             }
-            self.columns.truncate(next);
+            (next..self.places.len()).for_each(|passed| self.drop_column(passed));
+            self.places.truncate(next);
             self.generation = Some(series.generation());
+        });
+        self.directory = Some(directory.clone());
+    }
+
+    fn make_column(&mut self, series: &SeriesRef<'_>) {
+        let index = series.id.index();
+        if index >= self.places.len() {
+            self.places.resize(index + 1, NONE);
+        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.columns.push(None);
+            // There are no more columns than ids.
+            u32::try_from(self.columns.len() - 1).unwrap_or(NONE)
+        });
+        self.columns[place as usize] = Some(Column::of(series));
+        self.places[index] = place;
+    }
+
+    fn drop_column(&mut self, index: usize) {
+        let place = std::mem::replace(&mut self.places[index], NONE);
+        if place != NONE {
+            self.columns[place as usize] = None;
+            self.free.push(place);
+        }
+    }
+
+    fn column(&self, id: MetricId) -> Option<&Column> {
+        self.columns.get(*self.places.get(id.index())? as usize)?.as_ref()
+    }
+
+    fn column_mut(&mut self, id: MetricId) -> Option<&mut Column> {
+        self.columns.get_mut(*self.places.get(id.index())? as usize)?.as_mut()
+    }
+
+    /// The first sample of a series that has a cell.
+    fn make_first(&mut self, id: MetricId) {
+        let Some(directory) = self.directory.clone() else { return };
+        directory.read(|series| {
+            if let Some(live) = series.get(id) {
+                self.make_column(&live);
+            }
         });
     }
 
     /// Folds in the sample at `position` of `shard`'s ring, or counts why not. O(1).
     pub(crate) fn fold(&mut self, shard: ShardId, position: u64, sample: MetricSample) {
-        let column = self.columns.get_mut(sample.metric_id.index());
+        if self.column(sample.metric_id).is_none() {
+            self.make_first(sample.metric_id);
+        }
+        let column = self.column_mut(sample.metric_id);
         let own = column.filter(|column| column.shard == shard && position >= column.since);
         let Some(column) = own else {
             self.refused.no_series += 1;
             return;
         };
         match (&mut column.value, sample.value) {
-            (Value::Vacant, _) => self.refused.no_series += 1,
             (Value::Counter(newest), MetricValue::Counter(total)) => *newest = Some(total),
             (Value::Gauge(reading), MetricValue::Gauge(value)) => {
                 let value = (!value.is_nan()).then_some(value);
@@ -132,7 +186,7 @@ impl Aggregate {
 
     /// The newest total; `None` when no such sample came.
     pub(crate) fn counter(&self, id: MetricId) -> Option<u64> {
-        match self.columns.get(id.index())?.value {
+        match self.column(id)?.value {
             Value::Counter(newest) => newest,
             _ => None,
         }
@@ -140,7 +194,7 @@ impl Aggregate {
 
     /// The newest reading; `None` when no such sample came.
     pub(crate) fn gauge(&self, id: MetricId) -> Option<Reading> {
-        match self.columns.get(id.index())?.value {
+        match self.column(id)?.value {
             Value::Gauge(reading) => reading,
             _ => None,
         }
@@ -148,7 +202,7 @@ impl Aggregate {
 
     /// The distribution; `None` when no such sample came.
     pub(crate) fn histogram(&self, id: MetricId) -> Option<&ExponentialHistogram> {
-        match &self.columns.get(id.index())?.value {
+        match &self.column(id)?.value {
             Value::Histogram(histogram) => histogram.as_deref(),
             _ => None,
         }

@@ -236,7 +236,12 @@ impl ControlPlane {
         drain.tick(now, &attached.clocks);
         attached.look();
         attached.log_changes(now);
+        let epoch = drain.epoch();
         drop(drain);
+        // What nobody shares any more is half of what a target takes. Whoever renders now will see to it.
+        if let Ok(mut body) = self.0.body.try_lock() {
+            body.rendered.take_if(|rendered| rendered.epoch != epoch);
+        }
         let mut upkeep_ns = lock(&self.0.upkeep_ns);
         if now.since(*upkeep_ns) >= UPKEEP_INTERVAL {
             *upkeep_ns = now.monotonic_ns;
@@ -285,6 +290,7 @@ impl ControlPlane {
         {
             return rendered.bytes.clone();
         }
+        body.rendered = None;
         let bytes = Bytes::from(self.render_sound(&mut body.exposition, &mut drain, now));
         let (epoch, at_ns) = (drain.epoch(), now.monotonic_ns);
         body.rendered = Some(Rendered { bytes: bytes.clone(), epoch, at_ns });

@@ -68,7 +68,7 @@ pub struct TargetReading<'a> {
     pub sent_series: Option<(MetricId, u64)>,
 }
 
-/// The families that are read of a target, each at its place in [`Entry::numbers`].
+/// The families that are read of a target, each at its place in [`Numbers::ids`].
 static NUMBERS: [&Family; 8] = [
     &catalogue::PROBE_FAMILY_UP,
     &catalogue::PROBE_FAMILY_RTT,
@@ -82,8 +82,14 @@ static NUMBERS: [&Family; 8] = [
 /// The `kind` of [`catalogue::PROBE_WINDOW_JITTER`] that is read.
 const JITTER_KIND: &str = "ipdv";
 
-/// Id and incarnation of each series; absent where there is none.
-type Numbers = [Option<(MetricId, u64)>; NUMBERS.len()];
+/// The series of a target by one of its families.
+#[derive(Clone, Copy, Debug, Default)]
+struct Numbers {
+    /// In the order of [`NUMBERS`]; absent where there is none.
+    ids: [Option<MetricId>; NUMBERS.len()],
+    /// The incarnation of the one for [`catalogue::PROBE_SENT`].
+    sent_incarnation: u64,
+}
 
 /// The targets, as of a generation of the directory.
 ///
@@ -174,14 +180,14 @@ impl Roster {
 
 impl Entry {
     fn up(&self, series: &SeriesView<'_>) -> Option<bool> {
-        let [up, ..] = self.numbers;
-        series.gauge(up?.0).map(|up| up > 0.0)
+        let [up, ..] = self.numbers.ids;
+        series.gauge(up?).map(|up| up > 0.0)
     }
 
     fn read(&self, series: &SeriesView<'_>) -> TargetReading<'_> {
-        let [_, rtt, loss, jitter, last_reply, sent, received, lost] = self.numbers;
-        let gauge = |number: Option<(MetricId, u64)>| series.gauge(number?.0);
-        let count = |number: Option<(MetricId, u64)>| series.counter(number?.0);
+        let [_, rtt, loss, jitter, last_reply, sent, received, lost] = self.numbers.ids;
+        let gauge = |number: Option<MetricId>| series.gauge(number?);
+        let count = |number: Option<MetricId>| series.counter(number?);
         TargetReading {
             target: &self.target,
             up: self.up(series),
@@ -192,7 +198,7 @@ impl Entry {
             sent: count(sent),
             received: count(received),
             lost: count(lost),
-            sent_series: sent,
+            sent_series: sent.map(|id| (id, self.numbers.sent_incarnation)),
         }
     }
 }
@@ -231,7 +237,7 @@ fn find_numbers(series: &SeriesView<'_>, targets: &[Target]) -> Vec<Numbers> {
     let by_labels: HashMap<(&str, &str), usize> = (targets.iter().enumerate())
         .filter_map(|(index, target)| Some(((target.name.as_str(), family(target)?), index)))
         .collect();
-    let mut found = vec![[None; NUMBERS.len()]; targets.len()];
+    let mut found = vec![Numbers::default(); targets.len()];
     for SeriesRef { id, family, values, shard, incarnation, .. } in series.series() {
         let Some(number) = NUMBERS.iter().position(|wanted| ptr::eq(*wanted, family)) else { continue };
         let of_endpoint = match values.array() {
@@ -241,7 +247,10 @@ fn find_numbers(series: &SeriesView<'_>, targets: &[Target]) -> Vec<Numbers> {
         let Some(index) = of_endpoint.and_then(|labels| by_labels.get(&labels)) else { continue };
         // What another shard says is of no probe of this target's.
         if targets[*index].shard == shard {
-            found[*index][number] = Some((id, incarnation));
+            found[*index].ids[number] = Some(id);
+            if ptr::eq(NUMBERS[number], &catalogue::PROBE_SENT) {
+                found[*index].sent_incarnation = incarnation;
+            }
         }
     }
     found

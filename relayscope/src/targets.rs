@@ -37,7 +37,8 @@ pub(crate) fn lock(targets: &Mutex<Targets>) -> MutexGuard<'_, Targets> {
 pub(crate) struct Targets {
     registry: SeriesRegistry,
     shards: Vec<Commanded>,
-    active: BTreeMap<String, Active>,
+    /// By name. Boxed: a tree's nodes are half empty where names come in order.
+    active: BTreeMap<Box<str>, Box<Active>>,
     own: OwnSeries,
     next_id: u64,
 }
@@ -58,7 +59,7 @@ struct Active {
     address: HostPort,
     protocol: endpoint::Protocol,
     /// The shard's, and whether the name was found.
-    series: Vec<MetricId>,
+    series: Box<[MetricId]>,
     resolvable: GaugeCell,
     endpoints: Endpoints,
 }
@@ -71,13 +72,13 @@ impl Active {
 }
 
 /// At most one of each family, IPv4 first.
-type Endpoints = [Option<Endpoint>; ENDPOINTS_MAX];
+type Endpoints = [Option<Box<Endpoint>>; ENDPOINTS_MAX];
 
 struct Endpoint {
     id: EndpointId,
     address: SocketAddr,
     /// Without that which says where it is.
-    series: Vec<MetricId>,
+    series: Box<[MetricId]>,
     /// Says where it is.
     info: MetricId,
 }
@@ -124,11 +125,10 @@ impl Targets {
         let registry = self.registry.clone();
         let _at_once = registry.together();
         let named: HashSet<&str> = wanted.iter().map(|(wanted, _)| wanted.name.as_str()).collect();
-        let gone: Vec<_> =
-            self.active.keys().filter(|name| !named.contains(name.as_str())).cloned().collect();
+        let gone: Vec<_> = self.active.keys().filter(|name| !named.contains(&***name)).cloned().collect();
         drop(named);
         let (known, new): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|(wanted, _)| self.active.contains_key(&wanted.name));
+            wanted.into_iter().partition(|(wanted, _)| self.active.contains_key(wanted.name.as_str()));
         self.add_all(new)?;
         for name in gone {
             self.remove(&name)?;
@@ -165,7 +165,7 @@ impl Targets {
         let mut needs = vec![Need::default(); self.shards.len()];
         for (wanted, plan) in wanted {
             let need = &mut needs[usize::from(shard_of(&wanted.name, self.shards.len()).0)];
-            match self.active.get(&wanted.name).filter(|active| active.is(wanted, plan)) {
+            match self.active.get(wanted.name.as_str()).filter(|active| active.is(wanted, plan)) {
                 None => {
                     need.targets += 1;
                     need.endpoints += wanted.endpoints.len();
@@ -214,8 +214,9 @@ impl Targets {
         };
         let endpoints = [None, None];
         let address = wanted.address;
+        let series = series.into();
         let active = Active { id, shard, plan, address, protocol, series, resolvable, endpoints };
-        self.active.insert(name.clone(), active);
+        self.active.insert(name.as_str().into(), Box::new(active));
         self.send(shard, Command::AddTarget { id, series: Box::new(cells) })?;
         self.place_all(&name, &wanted.endpoints, wanted.resolvable)
             .map_err(|error| format!("target '{name}': {error}"))
@@ -235,7 +236,7 @@ impl Targets {
     /// Brings a target that is there to what is wanted of it.
     fn change(&mut self, wanted: Wanted, plan: Arc<Plan>) -> Result<(), String> {
         let name = &wanted.name;
-        if self.active.get(name).is_some_and(|active| !active.is(&wanted, &plan)) {
+        if self.active.get(name.as_str()).is_some_and(|active| !active.is(&wanted, &plan)) {
             self.remove(name)?;
             return self.add(wanted, plan);
         }
@@ -250,14 +251,14 @@ impl Targets {
         addresses: &[SocketAddr],
         resolvable: Option<bool>,
     ) -> Result<(), String> {
-        let Some(mut active) = self.active.remove(name) else { return Ok(()) };
+        let Some((name, mut active)) = self.active.remove_entry(name) else { return Ok(()) };
         active.resolvable.set_or_clear(resolvable.map(|found| f64::from(u8::from(found))));
         let mut placed = Ok(());
         for family in 0..ENDPOINTS_MAX {
             let address = addresses.iter().copied().find(|address| place(*address) == family);
-            placed = placed.and_then(|()| self.place_one(name, &mut active, family, address));
+            placed = placed.and_then(|()| self.place_one(&name, &mut active, family, address));
         }
-        self.active.insert(name.to_owned(), active);
+        self.active.insert(name, active);
         placed
     }
 
@@ -272,12 +273,12 @@ impl Targets {
             (None, None) => Ok(()),
             (Some(held), Some(address)) if held.address == address => Ok(()),
             (Some(_), None) => match active.endpoints[family].take() {
-                Some(held) => self.remove_endpoint(active.shard, held),
+                Some(held) => self.remove_endpoint(active.shard, *held),
                 None => Ok(()),
             },
             (Some(_), Some(address)) => self.move_endpoint(name, active, family, address),
             (None, Some(address)) => {
-                active.endpoints[family] = Some(self.add_endpoint(name, active, address)?);
+                active.endpoints[family] = Some(Box::new(self.add_endpoint(name, active, address)?));
                 Ok(())
             }
         }
@@ -310,7 +311,7 @@ impl Targets {
         self.commanded(shard)?.endpoints += 1;
         let (config, boxed) = (Box::new(config), Box::new(cells));
         self.send(shard, Command::AddEndpoint { id, target: active.id, config, series: boxed })?;
-        Ok(Endpoint { id, address, series, info })
+        Ok(Endpoint { id, address, series: series.into(), info })
     }
 
     /// Its session, window and counters go on; another gauge says where it is.
@@ -334,7 +335,8 @@ impl Targets {
     }
 
     fn remove_endpoint(&mut self, shard: ShardId, endpoint: Endpoint) -> Result<(), String> {
-        let Endpoint { id, mut series, info, .. } = endpoint;
+        let Endpoint { id, series, info, .. } = endpoint;
+        let mut series = series.into_vec();
         series.push(info);
         self.commanded(shard)?.endpoints -= 1;
         self.give_back(shard, &series, |ticket| Command::RemoveEndpoint { id, ticket })
@@ -342,9 +344,9 @@ impl Targets {
 
     fn remove(&mut self, name: &str) -> Result<(), String> {
         let Some(active) = self.active.remove(name) else { return Ok(()) };
-        let Active { id, shard, series, endpoints, .. } = active;
+        let Active { id, shard, series, endpoints, .. } = *active;
         for endpoint in endpoints.into_iter().flatten() {
-            self.remove_endpoint(shard, endpoint)?;
+            self.remove_endpoint(shard, *endpoint)?;
         }
         self.give_back(shard, &series, |ticket| Command::RemoveTarget { id, ticket })
     }
@@ -435,6 +437,8 @@ impl Commanded {
                 return false;
             }
         }
+        // It was as long as the whole list of targets.
+        self.pending = VecDeque::new();
         true
     }
 }
