@@ -8,6 +8,7 @@
 //! replies, [`probe`] settles them into a [`window`], [`shard`] records what happened.
 #![deny(unsafe_code)]
 
+mod addresses;
 pub mod clock;
 pub mod driver;
 pub mod endpoint;

@@ -1,9 +1,9 @@
 //! All sessions of one shard: who is due, whose reply this is, what has timed out. Sans-IO.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::addresses::Addresses;
 use crate::clock::{Arrival, Monotonic, Now, nanos};
 use crate::endpoint::{EndpointConfig, Path};
 use crate::probe::{Payload, ProbeEvent, Refusal, SendError, Session};
@@ -97,7 +97,7 @@ pub struct Prober {
     schedule: Schedule,
     sessions: Vec<Option<Slot>>,
     free: Vec<u32>,
-    by_address: HashMap<SocketAddr, Vec<u32>>,
+    by_address: Addresses,
     deadlines: SlotQueue<ProbeId>,
     /// Probes in flight by key: tells without a look at the session that a deadline is void.
     in_flight: Vec<u32>,
@@ -132,7 +132,7 @@ impl Prober {
             schedule: Schedule::new(slot),
             sessions: Vec::new(),
             free: Vec::new(),
-            by_address: HashMap::new(),
+            by_address: Addresses::default(),
             deadlines: SlotQueue::new(),
             in_flight: Vec::new(),
             stalls: Stalls::default(),
@@ -158,7 +158,7 @@ impl Prober {
         let rate = 1_000_000_000_000_000 / nanos(config.interval).max(1);
         self.sessions[key as usize] = Some(Slot { address, path, session, rate, generation });
         self.set_rate(self.rate + rate);
-        self.by_address.entry(address).or_default().push(key);
+        self.by_address.join(key, address);
         self.schedule.add(now, EntryKey { key, generation }, config.interval, config.phase_hash);
         Ok(SessionKey(key))
     }
@@ -182,13 +182,13 @@ impl Prober {
         u32::try_from(self.sessions.len() - 1).map_err(|_| SessionsFull)
     }
 
-    /// Forgets an endpoint; its probes in flight are nobody's any more. O(1), but for others at its address.
+    /// Forgets an endpoint; its probes in flight are nobody's any more. O(1).
     pub fn remove(&mut self, key: SessionKey) {
         let Some(slot) = self.sessions.get_mut(key.index()).and_then(Option::take) else { return };
         self.in_flight[key.index()] = 0;
         self.free.push(key.0);
         self.set_rate(self.rate - slot.rate);
-        self.leave_address(key, slot.address);
+        self.by_address.leave(key.0, slot.address);
     }
 
     /// The endpoint has another address from now on. Its account goes on; what is in flight says nothing.
@@ -201,17 +201,8 @@ impl Prober {
         let Some(Some(slot)) = self.sessions.get_mut(key.index()) else { return };
         let before = std::mem::replace(&mut slot.address, address);
         slot.session.handle_moved(&mut tell(key, &mut self.in_flight[key.index()], event));
-        self.leave_address(key, before);
-        self.by_address.entry(address).or_default().push(key.0);
-    }
-
-    fn leave_address(&mut self, key: SessionKey, address: SocketAddr) {
-        if let Some(keys) = self.by_address.get_mut(&address) {
-            keys.retain(|held| *held != key.0);
-            if keys.is_empty() {
-                self.by_address.remove(&address);
-            }
-        }
+        self.by_address.leave(key.0, before);
+        self.by_address.join(key.0, address);
     }
 
     /// How long its slots are now.
@@ -300,13 +291,14 @@ impl Prober {
         mut handle: impl FnMut(&mut Self, u32) -> Result<SessionKey, Refusal>,
     ) -> Result<SessionKey, Refusal> {
         let mut refusal = Refusal::UnknownSource;
-        let mut i = 0;
-        while let Some(&key) = self.by_address.get(&address).and_then(|keys| keys.get(i)) {
+        let Some(first) = self.by_address.first(address) else { return Err(refusal) };
+        let mut next = Some(first);
+        while let Some(key) = next {
             match handle(self, key) {
                 Ok(key) => return Ok(key),
                 Err(reason) => refusal = reason,
             }
-            i += 1;
+            next = self.by_address.next(first, key);
         }
         Err(refusal)
     }
@@ -339,7 +331,8 @@ impl Prober {
 
     /// The endpoints at an address.
     pub(crate) fn keys_at(&self, address: SocketAddr) -> impl Iterator<Item = SessionKey> {
-        self.by_address.get(&address).into_iter().flatten().copied().map(SessionKey)
+        let first = self.by_address.first(address);
+        std::iter::successors(first, move |key| self.by_address.next(first?, *key)).map(SessionKey)
     }
 
     /// How what is sent to the endpoint leaves; as the route says where the endpoint is gone.

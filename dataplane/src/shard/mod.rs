@@ -116,18 +116,27 @@ struct Endpoint {
 
 struct Target {
     series: TargetSeries,
-    /// Of IPv4 and IPv6, as far as it is probed by them.
-    endpoints: [Option<EndpointState>; 2],
+    /// Of IPv4 and IPv6, those that said something.
+    endpoints: [Option<SessionKey>; 2],
 }
 
+const _: () = assert!(size_of::<Target>() <= 80 && size_of::<Endpoint>() <= 384, "see docs/scale.md");
+
 impl Target {
-    fn refresh(&mut self) {
-        let [ipv4, ipv6] = &self.endpoints;
+    /// With what is said by IPv4 and IPv6.
+    fn refresh(&mut self, by_family: [Option<EndpointState>; 2]) {
+        let [ipv4, ipv6] = &by_family;
         let is_up = |state: &&EndpointState| state.up == Some(true);
         let answers = ipv4.as_ref().filter(is_up).or(ipv6.as_ref().filter(is_up));
         let state = answers.or(ipv4.as_ref()).or(ipv6.as_ref());
         self.series.refresh(state.unwrap_or(&EndpointState::default()));
     }
+}
+
+/// Brings an endpoint's gauges up to date.
+fn refresh(endpoints: &mut [Option<Endpoint>], prober: &Prober, key: SessionKey) -> Option<EndpointState> {
+    let endpoint = endpoints.get_mut(key.index())?.as_mut()?;
+    Some(endpoint.series.refresh(prober.session(key)?))
 }
 
 impl Out {
@@ -139,25 +148,32 @@ impl Out {
     }
 
     fn refresh(&mut self, prober: &Prober) {
-        for key in self.touched.drain(..) {
-            let (Some(Some(endpoint)), Some(session)) =
-                (self.endpoints.get_mut(key.index()), prober.session(key))
-            else {
+        while let Some(key) = self.touched.pop() {
+            let Some(state) = refresh(&mut self.endpoints, prober, key) else { continue };
+            let Some(Some(Endpoint { target, family, .. })) = self.endpoints.get(key.index()) else {
                 continue;
             };
-            let state = endpoint.series.refresh(session);
-            if let Some(target) = self.targets.get_mut(&endpoint.target) {
-                target.endpoints[endpoint.family] = Some(state);
-                target.refresh();
-            }
+            let Some(target) = self.targets.get_mut(target) else { continue };
+            let family = *family;
+            target.endpoints[family] = Some(key);
+            let mut by_family = [Some(state), Some(state)];
+            // As a rule there is none.
+            by_family[1 - family] =
+                target.endpoints[1 - family].and_then(|other| refresh(&mut self.endpoints, prober, other));
+            target.refresh(by_family);
         }
     }
 
-    fn remove_endpoint(&mut self, key: SessionKey) {
-        let Some(endpoint) = self.endpoints.get_mut(key.index()).and_then(Option::take) else { return };
-        if let Some(target) = self.targets.get_mut(&endpoint.target) {
-            target.endpoints[endpoint.family] = None;
-            target.refresh();
+    fn remove_endpoint(&mut self, prober: &Prober, key: SessionKey) {
+        let Some(Endpoint { target, family, .. }) =
+            self.endpoints.get_mut(key.index()).and_then(Option::take)
+        else {
+            return;
+        };
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.endpoints[family] = None;
+            let by_family = target.endpoints.map(|other| refresh(&mut self.endpoints, prober, other?));
+            target.refresh(by_family);
         }
     }
 }
@@ -207,7 +223,7 @@ impl Shard {
                     if let Some(quic) = &mut self.quic {
                         quic.remove(key.number());
                     }
-                    self.out.remove_endpoint(key);
+                    self.out.remove_endpoint(&self.prober, key);
                 }
                 self.out.publisher.acknowledge(ticket);
             }
