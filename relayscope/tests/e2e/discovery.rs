@@ -18,13 +18,13 @@ use crate::relay::{Relay, loopback, sample, wait_for};
 type Zone = HashMap<(String, RecordType), Option<Vec<RData>>>;
 
 /// A DNS server, for as long as the test's process lives.
-struct DnsServer {
-    address: SocketAddr,
+pub(crate) struct DnsServer {
+    pub(crate) address: SocketAddr,
     zone: Arc<Mutex<Zone>>,
 }
 
 impl DnsServer {
-    fn start(ip: IpAddr) -> Self {
+    pub(crate) fn start(ip: IpAddr) -> Self {
         let socket = UdpSocket::bind((ip, 0)).unwrap();
         let (address, zone) = (socket.local_addr().unwrap(), Arc::new(Mutex::new(Zone::new())));
         let answers = Arc::clone(&zone);
@@ -38,7 +38,7 @@ impl DnsServer {
         Self { address, zone }
     }
 
-    fn set(&self, name: &str, addresses: &[IpAddr]) {
+    pub(crate) fn set(&self, name: &str, addresses: &[IpAddr]) {
         let mut zone = self.zone.lock().unwrap();
         for (record, v4) in [(RecordType::A, true), (RecordType::AAAA, false)] {
             let of_family = addresses.iter().filter(|ip| ip.is_ipv4() == v4);

@@ -22,6 +22,7 @@ mod scapy;
 mod segment;
 mod servers;
 mod shards;
+mod soak;
 mod split;
 mod stamp_suite;
 mod tap;
@@ -65,6 +66,7 @@ fn main() {
     add("lists_over_http_bring_targets_and_survive_failures", None, discovery::lists_over_http);
     add("a_name_that_moves_takes_its_target_along_and_one_that_fails_stays", None, discovery::names_move);
     add("both_families_of_a_name_are_one_target", None, discovery::both_families_and_services);
+    add("targets_that_come_and_go_leave_nothing_behind", None, soak::targets_come_and_go);
     add("a_flood_at_a_probing_socket_is_counted_and_is_not_loss", None, hostile::flood);
     add("a_log_nobody_reads_does_not_end_the_relay", None, mesh::log_is_gone);
     add("losses_imposed_come_back_packet_for_packet", None, truth::losses);
