@@ -57,6 +57,7 @@ mod plane;
 mod process;
 mod roster;
 mod source;
+mod worker;
 
 pub use clock::Now;
 pub use drain::{DrainPanicked, DrainThread};
@@ -66,3 +67,4 @@ pub use http::{Limits, ReloadRequest, ServerPanicked, ServerThread, router, serv
 pub use mesh::{Mesh, MeshRow, MeshState};
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};
 pub use roster::{Endpoint, Roster, Target, TargetReading};
+pub use worker::{EndedEarly, Worker};

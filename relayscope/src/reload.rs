@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::SeriesRegistry;
-use relayscope_controlplane::ReloadRequest;
+use relayscope_controlplane::{ReloadRequest, Worker};
 use relayscope_controlplane::discovery::{Candidate, Discovery, Stamp, Wanted};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Receiver;
@@ -30,6 +30,7 @@ pub(crate) struct Reload {
     discovery: Discovery,
     plans: Plans,
     requests: Option<Receiver<ReloadRequest>>,
+    worker: Worker,
     watched: Watched,
     retry_at: Option<Instant>,
     twice: Vec<String>,
@@ -73,6 +74,7 @@ impl Reload {
             discovery,
             plans,
             requests,
+            worker: Worker::new("relayscope-load"),
             watched: Watched::new(args.config.as_deref(), &config),
             started_with: config,
             args,
@@ -167,10 +169,17 @@ impl Reload {
         self.twice = twice;
     }
 
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.worker.run(work).await.map_err(Failure::host)
+    }
+
     async fn apply(&self, wanted: Vec<Wanted>, plans: Plans) -> Result<(), String> {
         let targets = Arc::clone(&self.targets);
-        let applied = tokio::task::spawn_blocking(move || lock(&targets).apply(wanted, &plans)).await;
-        applied.unwrap_or_else(|panic| Err(format!("the change ended early: {panic}")))
+        let applied = self.worker.run(move || lock(&targets).apply(wanted, &plans)).await;
+        applied.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     async fn reload_and_tell(&mut self) -> Result<usize, String> {
@@ -213,17 +222,17 @@ impl Reload {
     /// Everything that can be wrong is found here.
     async fn read(&mut self) -> Result<Read, Failure> {
         let args = self.args.clone();
-        let config = blocking(move || config::load(args.config.as_deref())?.resolve(&args)).await??;
+        let config = self.blocking(move || config::load(args.config.as_deref())?.resolve(&args)).await??;
         let most = self.started_with.targets_max;
         let (mut wanted, plans) = config.discovery();
         wanted.bounds.targets_max = most;
         let mut candidate = self.discovery.prepare(wanted);
-        let (candidate, wanted) = blocking(move || {
+        let read_files = move || {
             candidate.read_files();
             let wanted = candidate.wanted();
             (candidate, wanted)
-        })
-        .await?;
+        };
+        let (candidate, wanted) = self.blocking(read_files).await?;
         let wanted = wanted.map_err(|error| match error.given {
             count if count <= config.targets_max => Failure::Usage(format!(
                 "{count} targets are more than targets_max was at start, {most}; restart to raise it"
@@ -255,10 +264,6 @@ impl Reload {
         }
         keys
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|panic| Failure::Host(format!("ended early: {panic}")))
 }
 
 /// The files the configuration is made of, and whether they changed since they were read.

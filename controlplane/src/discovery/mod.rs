@@ -30,6 +30,7 @@ pub use self::settings::{Bounds, DiscoveryConfig, Families, Group, Member, Selec
 use self::catalog::{Answer, Catalog, Task};
 use self::dns::{LOOKUPS_MAX, Resolver};
 use self::file::Files;
+use crate::Worker;
 use crate::clock::instant;
 
 /// Answers that come within this of each other are one change.
@@ -59,6 +60,8 @@ pub struct Discovery {
     resolver: Resolver,
     groups: HashMap<Arc<str>, Group>,
     files: Shelf,
+    /// Reads them.
+    reader: Worker,
     running: JoinSet<(Task, Answer)>,
 }
 
@@ -79,6 +82,7 @@ impl Discovery {
             catalog: Catalog::new(instant(), groups, bounds),
             resolver: Resolver::new(resolver),
             files: Shelf::default(),
+            reader: Worker::new("relayscope-sd"),
             running: JoinSet::new(),
         }
     }
@@ -177,10 +181,12 @@ impl Discovery {
             }
             Task::File { group, pattern } => {
                 let Some(form) = self.groups.get(group).map(Group::form) else { return };
-                let (files, pattern) = (Arc::clone(&self.files), Arc::clone(pattern));
-                self.running.spawn_blocking(move || {
-                    let answer = lock(&files).entry(task.clone()).or_default().look(&pattern, form);
-                    (task, answer)
+                let (files, reader) = (Arc::clone(&self.files), self.reader.clone());
+                let (pattern, of_task) = (Arc::clone(pattern), task.clone());
+                let look = move || lock(&files).entry(of_task).or_default().look(&pattern, form);
+                self.running.spawn(async move {
+                    let looked = reader.run(look).await;
+                    (task, looked.unwrap_or_else(|error| Answer::Failed(error.to_string())))
                 });
             }
             Task::Http { group, url } => {

@@ -28,7 +28,7 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::ControlPlane;
+use crate::{ControlPlane, Worker};
 use crate::exposition::CONTENT_TYPE;
 
 pub use limits::Limits;
@@ -49,16 +49,17 @@ const LANDING: &str = "relayscope: telemetry of this relay and its mesh\n\n\
 #[derive(Clone)]
 struct App {
     plane: ControlPlane,
-    /// One blocking thread renders at a time; the others wait here, where their time limit reaches
-    /// them.
-    renderer: Arc<Mutex<()>>,
+    /// Renders.
+    renderer: Worker,
+    /// One request is with it at a time; the others wait here, where their time limit reaches them.
+    turn: Arc<Mutex<()>>,
 }
 
 /// The routes of `plane`, each request within `limits.request_timeout` and `limits.body_bytes_max`.
 ///
 /// [`serve`] serves it with all limits; mount it in a server of your own if you have one.
 pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
-    let app = App { plane, renderer: Arc::default() };
+    let app = App { plane, renderer: Worker::new("relayscope-page"), turn: Arc::default() };
     Router::new()
         .route("/", get(|| async { reply(StatusCode::OK, TEXT, LANDING) }))
         .route("/metrics", get(metrics))
@@ -74,15 +75,8 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
 }
 
 async fn metrics(State(app): State<App>) -> Response {
-    let turn = app.renderer.lock_owned().await;
-    let render = move || {
-        let body = app.plane.exposition();
-        // Held to here even if the client gave up: a drain that hangs costs one thread, not one per
-        // request.
-        drop(turn);
-        body
-    };
-    match on_blocking_thread(render).await {
+    let plane = app.plane.clone();
+    match app.render(move || plane.exposition()).await {
         Ok(body) => reply(StatusCode::OK, CONTENT_TYPE, body),
         Err(failed) => failed,
     }
@@ -103,7 +97,8 @@ async fn mesh(State(app): State<App>, Query(query): Query<MeshQuery>, headers: H
             return reply(StatusCode::BAD_REQUEST, TEXT, line);
         }
     };
-    match on_blocking_thread(move || app.plane.mesh()).await {
+    let plane = app.plane.clone();
+    match app.render(move || plane.mesh()).await {
         Ok(mesh) if as_json => json(StatusCode::OK, &mesh),
         Ok(mesh) => reply(StatusCode::OK, TEXT, mesh.to_text()),
         Err(failed) => failed,
@@ -141,14 +136,25 @@ async fn count(State(app): State<App>, request: Request, next: Next) -> Response
     response
 }
 
-/// Runs what may wait for a lock where it stalls no other request.
-async fn on_blocking_thread<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Response> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        tracing::error!(%error, "an answer could not be rendered");
-        reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the answer could not be rendered; see the log\n")
-    })
+impl App {
+    /// Runs what may wait for a lock where it stalls nothing but pages of its kind.
+    async fn render<T: Send + 'static>(
+        &self,
+        page: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Response> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let render = move || {
+            let page = page();
+            // Held to here even if the client gave up: of requests whose time is over one is left, however
+            // long the drain hangs.
+            drop(turn);
+            page
+        };
+        self.renderer.run(render).await.map_err(|error| {
+            tracing::error!(%error, "an answer could not be rendered");
+            reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the answer could not be rendered; see the log\n")
+        })
+    }
 }
 
 /// Whether `application/json` is among the media types asked for.
