@@ -144,7 +144,7 @@ impl Peers {
              [dns]\nresolver = \"{}\"\nttl_min = \"200ms\"\nttl_max = \"1s\"\n\
              [probe]\ninterval = \"{}ms\"\ntimeout = \"5s\"\n\
              [reflector]\nlisten = [\"{stamp}\", \"{}:{}\", \"{stamp6}\"]\nkey_file = \"key\"\n\
-             session_idle = \"10s\"\nquic_listen = [\"{quic}\", \"{quic6}\"]\n",
+             session_idle = \"10s\"\nsessions_max = 1024\nquic_listen = [\"{quic}\", \"{quic6}\"]\n",
             self.dns.address,
             BASE_INTERVAL.as_millis(),
             self.other,
