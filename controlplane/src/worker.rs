@@ -87,7 +87,8 @@ mod tests {
         let here = || std::thread::current().id();
         let first = worker.run(here).await.unwrap();
         assert_eq!(worker.run(|| panic!("on purpose")).await, Err::<(), _>(EndedEarly("test")));
-        let (next, last) = tokio::join!(worker.run(here), worker.clone().run(here));
+        let clone = worker.clone();
+        let (next, last) = tokio::join!(worker.run(here), clone.run(here));
         assert_eq!((next, last), (Ok(first), Ok(first)));
         assert_ne!(first, here());
     }
