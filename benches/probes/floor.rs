@@ -84,12 +84,21 @@ fn against_echo(echo_core: usize, send: impl FnOnce(&UdpSocket, SocketAddr) -> u
                 }
             })
         });
+        // Told to end even by a panic, or the scope would wait for it for good.
+        let _stops = Stops(&stop);
         on_core(SENDER_CORE, || {
             let before = cpu_of_this_thread();
             let round_trips = send(&socket, address);
             let cpu = cpu_of_this_thread() - before;
-            stop.store(true, Ordering::Relaxed);
             cpu.as_secs_f64() * 1e6 / f64::from(round_trips)
         })
     })
+}
+
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
