@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::SeriesRegistry;
-use relayscope_controlplane::{ReloadRequest, Worker};
 use relayscope_controlplane::discovery::{Candidate, Discovery, Stamp, Wanted};
+use relayscope_controlplane::{ReloadRequest, Worker};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Receiver;
 

@@ -28,8 +28,8 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::{ControlPlane, Worker};
 use crate::exposition::CONTENT_TYPE;
+use crate::{ControlPlane, Worker};
 
 pub use limits::Limits;
 pub use reload::ReloadRequest;
@@ -49,9 +49,9 @@ const LANDING: &str = "relayscope: telemetry of this relay and its mesh\n\n\
 #[derive(Clone)]
 struct App {
     plane: ControlPlane,
-    /// Renders.
+    /// Renders scrapes.
     renderer: Worker,
-    /// One request is with it at a time; the others wait here, where their time limit reaches them.
+    /// It has one to do at a time; the others wait here, where their time limit reaches them.
     turn: Arc<Mutex<()>>,
 }
 
@@ -75,10 +75,17 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
 }
 
 async fn metrics(State(app): State<App>) -> Response {
-    let plane = app.plane.clone();
-    match app.render(move || plane.exposition()).await {
+    let turn = app.turn.lock_owned().await;
+    let render = move || {
+        let body = app.plane.exposition();
+        // Held to here even if the client gave up: of requests whose time is over one waits, however long
+        // the drain hangs.
+        drop(turn);
+        body
+    };
+    match app.renderer.run(render).await {
         Ok(body) => reply(StatusCode::OK, CONTENT_TYPE, body),
-        Err(failed) => failed,
+        Err(error) => cannot_render(error),
     }
 }
 
@@ -97,8 +104,7 @@ async fn mesh(State(app): State<App>, Query(query): Query<MeshQuery>, headers: H
             return reply(StatusCode::BAD_REQUEST, TEXT, line);
         }
     };
-    let plane = app.plane.clone();
-    match app.render(move || plane.mesh()).await {
+    match on_blocking_thread(move || app.plane.mesh()).await {
         Ok(mesh) if as_json => json(StatusCode::OK, &mesh),
         Ok(mesh) => reply(StatusCode::OK, TEXT, mesh.to_text()),
         Err(failed) => failed,
@@ -136,25 +142,16 @@ async fn count(State(app): State<App>, request: Request, next: Next) -> Response
     response
 }
 
-impl App {
-    /// Runs what may wait for a lock where it stalls nothing but pages of its kind.
-    async fn render<T: Send + 'static>(
-        &self,
-        page: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Response> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        let render = move || {
-            let page = page();
-            // Held to here even if the client gave up: of requests whose time is over one is left, however
-            // long the drain hangs.
-            drop(turn);
-            page
-        };
-        self.renderer.run(render).await.map_err(|error| {
-            tracing::error!(%error, "an answer could not be rendered");
-            reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the answer could not be rendered; see the log\n")
-        })
-    }
+/// Runs what may wait for a lock where it stalls no other request.
+async fn on_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Response> {
+    tokio::task::spawn_blocking(work).await.map_err(cannot_render)
+}
+
+fn cannot_render(error: impl std::fmt::Display) -> Response {
+    tracing::error!(%error, "an answer could not be rendered");
+    reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the answer could not be rendered; see the log\n")
 }
 
 /// Whether `application/json` is among the media types asked for.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{Limits, serve};
 use crate::ControlPlane;
 
-/// Of the thread that serves and of those that render.
+/// Of the thread that serves and of those that wait for a lock; scrapes are rendered on one of their own.
 const NAME: &str = "relayscope-http";
 
 /// The server thread died of a panic; its message is on stderr.
