@@ -228,8 +228,8 @@ impl Prober {
         self.own_addresses = addresses;
     }
 
-    /// Requests at an own address may have been dropped between these moments for want of room: as
-    /// [`handle_blind`](Self::handle_blind), for probes of this host's own to there. That is no path's loss.
+    /// Requests at an own address may have been dropped between these moments for want of room, or left unread:
+    /// as [`handle_blind`](Self::handle_blind), for probes of this host's own to there. That is no path's loss.
     pub fn handle_own_blind(&mut self, from: Monotonic, to: Monotonic) {
         self.own_stalls.note(from, to);
     }
@@ -357,6 +357,11 @@ impl Prober {
     ) -> Result<SessionKey, Refusal> {
         let Some(slot) = self.sessions[key as usize].as_mut() else { return Err(Refusal::UnknownSource) };
         let mut event = tell(SessionKey(key), &mut self.in_flight[key as usize], event);
+        // What waited for us to answer it until it was too late is no loss, whether we read the answer before its
+        // deadline is served or after. Earlier answers have been read: they came in before at the same socket.
+        if arrival.exact && self.own_addresses.iter().any(|own| is_at(slot.address, *own)) {
+            slot.session.handle_overdue(arrival.at, &self.own_stalls, &mut event);
+        }
         slot.session.handle_datagram(arrival, datagram, &mut event)?;
         Ok(SessionKey(key))
     }

@@ -239,6 +239,31 @@ fn what_was_dropped_where_we_answer_is_no_loss_of_our_own_probes_there_and_excus
 }
 
 #[test]
+fn an_answer_of_our_own_that_waited_for_us_too_long_is_late_and_no_loss() {
+    let own = "127.0.0.1:862";
+    let late = ProbeEvent::Late { sequence: 0 };
+    let expected = [
+        (own, [ProbeEvent::Discarded { sequence: 0 }, late]),
+        ("127.0.0.1:863", [ProbeEvent::Lost { sequence: 0 }, late]),
+    ];
+    for (bound, expected) in expected {
+        let mut network = Network::new(|_| vec![ms(5)]);
+        network.prober.set_own_addresses(vec![bound.parse().unwrap()]);
+        network.add(own, 1000, 500);
+        while network.in_flight.is_empty() {
+            network.run_until(network.now / MS + 1);
+        }
+        let sent_at = Monotonic(network.now);
+        let Reverse((_, source, octets)) = network.in_flight.pop().unwrap();
+        network.prober.handle_own_blind(sent_at, sent_at + ms(60));
+        let mut events = Vec::new();
+        let arrival = Arrival::exact(sent_at + ms(501));
+        network.prober.handle_datagram(source, arrival, &octets, &mut |_, event| events.push(event)).unwrap();
+        assert_eq!(events, expected, "bound to {bound}");
+    }
+}
+
+#[test]
 fn a_reply_that_waited_out_our_stall_in_the_socket_keeps_its_rtt() {
     let mut network = Network::new(|_| vec![ms(20)]);
     network.add("192.0.2.9:862", 1000, 500);

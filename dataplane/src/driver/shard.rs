@@ -251,10 +251,11 @@ impl ShardDriver {
         let is_ours = matches!(role, Role::QuicProbes);
         if let Ok(Readout { more, dropped }) = read {
             shard.handle_overflow(dropped.into());
-            match (dropped, is_ours) {
-                (0, _) => {}
-                (_, true) => shard.handle_blind(*read_at, clock::monotonic()),
-                (_, false) => shard.handle_own_blind(*read_at, clock::monotonic()),
+            // What is left unread may be a probe of our own, whose time runs out in our own queue.
+            match (more || dropped > 0, is_ours) {
+                (false, _) => {}
+                (true, true) => shard.handle_blind(*read_at, clock::monotonic()),
+                (true, false) => shard.handle_own_blind(*read_at, clock::monotonic()),
             }
             if !more {
                 *read_at = began;

@@ -262,6 +262,21 @@ impl Account {
         }
     }
 
+    /// As [`handle_deadline`](Self::handle_deadline), for each probe whose deadline was before `at` though it
+    /// has not been served yet. O(history).
+    pub(crate) fn handle_overdue(
+        &mut self,
+        at: Monotonic,
+        stalls: &Stalls,
+        event: &mut impl FnMut(ProbeEvent),
+    ) {
+        for sequence in self.history.sequences() {
+            if self.in_flight(sequence).is_some_and(|(sent_at, _)| sent_at + self.timeout() < at) {
+                self.handle_deadline(sequence, stalls, event);
+            }
+        }
+    }
+
     /// What is in flight will not be answered for a reason of ours. O(history).
     pub(crate) fn discard_in_flight(&mut self, event: &mut impl FnMut(ProbeEvent)) {
         for sequence in self.history.sequences() {

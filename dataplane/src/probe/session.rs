@@ -261,6 +261,16 @@ impl Session {
         self.account.handle_bounce(sequence, reason, event)
     }
 
+    /// Serves the deadlines before `at` that have not been served yet. O(history).
+    pub(crate) fn handle_overdue(
+        &mut self,
+        at: Monotonic,
+        stalls: &Stalls,
+        event: &mut impl FnMut(ProbeEvent),
+    ) {
+        self.account.handle_overdue(at, stalls, event);
+    }
+
     /// The probe's deadline has passed and all that was readable has been read. If this shard stalled
     /// while the probe was in flight, that may be why it was not answered.
     pub fn handle_deadline(&mut self, sequence: u32, stalls: &Stalls, event: &mut impl FnMut(ProbeEvent)) {

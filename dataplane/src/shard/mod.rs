@@ -367,7 +367,7 @@ impl Shard {
         self.prober.set_own_addresses(addresses);
     }
 
-    /// Requests to us may have been dropped between these moments; see [`Prober::handle_own_blind`].
+    /// Requests to us may have been dropped or left unread between these moments; see [`Prober::handle_own_blind`].
     pub fn handle_own_blind(&mut self, from: Monotonic, to: Monotonic) {
         self.prober.handle_own_blind(from, to);
     }
