@@ -165,8 +165,13 @@ impl Prober {
 
     fn set_rate(&mut self, rate: u64) {
         self.rate = rate;
-        let slot_ns = PROBES_PER_SLOT_MAX * 1_000_000_000_000_000 / rate.max(1);
-        self.slot = Duration::from_nanos(slot_ns).max(SLOT_MIN).min(self.slot_max);
+        let wanted = Duration::from_nanos(PROBES_PER_SLOT_MAX * 1_000_000_000_000_000 / rate.max(1));
+        // Halved, so that every slot there was before ends with one there is now: of thousands that are added one
+        // by one, each with another length, the first probes would else leave in a wake of their own.
+        self.slot = self.slot_max;
+        while self.slot > wanted && self.slot / 2 >= SLOT_MIN {
+            self.slot /= 2;
+        }
         self.schedule.set_slot(self.slot);
     }
 
@@ -177,6 +182,7 @@ impl Prober {
         if self.sessions.len() >= SESSIONS_MAX {
             return Err(SessionsFull);
         }
+        make_room(&mut self.sessions);
         self.sessions.push(None);
         self.in_flight.push(0);
         u32::try_from(self.sessions.len() - 1).map_err(|_| SessionsFull)
@@ -437,6 +443,13 @@ impl Prober {
         };
         while self.deadlines.pop_if(|_, probe| is_void(probe)).is_some() {}
         [self.deadlines.next_due(), self.read_due, self.schedule.next_due()].into_iter().flatten().min()
+    }
+}
+
+/// For one more, by an eighth at a time: a table of thousands is not kept half empty.
+pub(crate) fn make_room<T>(table: &mut Vec<T>) {
+    if table.len() == table.capacity() {
+        table.reserve_exact(table.len() / 8 + 16);
     }
 }
 

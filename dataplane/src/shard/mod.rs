@@ -16,7 +16,7 @@ use crate::clock::{Arrival, Monotonic, Now};
 use crate::endpoint::{EndpointConfig, Protocol};
 use crate::probe::quic::QuicProber;
 use crate::probe::{ProbeEvent, Refusal, SendError};
-use crate::prober::{ProbeId, Prober, SessionKey, Transmit};
+use crate::prober::{ProbeId, Prober, SessionKey, Transmit, make_room};
 use crate::reflector::{self, Reflector, Request};
 use crate::telemetry::{EndpointSeries, EndpointState, ShardSeries, TargetSeries};
 
@@ -250,6 +250,8 @@ impl Shard {
         }
         let endpoints = &mut self.out.endpoints;
         if key.index() >= endpoints.len() {
+            // Keys are given in order.
+            make_room(endpoints);
             endpoints.resize_with(key.index() + 1, || None);
         }
         let family = usize::from(config.address.is_ipv6());
