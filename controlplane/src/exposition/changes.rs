@@ -1,6 +1,6 @@
 //! Which series came and went since they were last looked at.
 
-use relayscope_bridge::{MetricId, SeriesRef, SeriesView};
+use relayscope_bridge::{MetricId, SeriesView};
 
 /// No series had the id.
 const NONE: u32 = 0;
@@ -14,10 +14,11 @@ pub(crate) struct Known {
 }
 
 /// What changed since.
-pub(crate) struct Changes<'a> {
+#[derive(Default)]
+pub(crate) struct Changes {
     pub(crate) gone: Gone,
     /// In order of id. One that took over the id of one that is gone is here, too.
-    pub(crate) came: Vec<SeriesRef<'a>>,
+    pub(crate) came: Vec<MetricId>,
 }
 
 /// Ids of series that are gone.
@@ -46,8 +47,8 @@ impl Gone {
 
 impl Known {
     /// Takes in the series there are now. O(series), a number compared for each that stands.
-    pub(crate) fn follow<'a>(&mut self, series: &'a SeriesView<'a>) -> Changes<'a> {
-        let mut changes = Changes { gone: Gone::default(), came: Vec::new() };
+    pub(crate) fn follow(&mut self, series: &SeriesView<'_>) -> Changes {
+        let mut changes = Changes::default();
         let mut next = 0;
         for live in series.series() {
             let index = live.id.index();
@@ -64,7 +65,7 @@ impl Known {
             }
             self.forget(index, &mut changes.gone);
             self.by_id[index] = incarnation;
-            changes.came.push(live);
+            changes.came.push(live.id);
         }
         for passed in next..self.by_id.len() {
             self.forget(passed, &mut changes.gone);

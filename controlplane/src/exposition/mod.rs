@@ -57,10 +57,12 @@ impl Exposition {
 
     /// Renders one body. O(series).
     pub(crate) fn render(&mut self, sources: &Sources<'_>) -> Vec<u8> {
-        let names = sources.attached.directory.read(|series| self.taken_names(series));
+        let (names, len) = (sources.attached.directory)
+            .read(|series| (self.taken_names(series), self.plan(series).text_len()));
         let taken = names.iter().map(String::as_str).collect();
         let own = sources.own.render(&taken);
-        let mut out = Vec::with_capacity(self.last_len + self.last_len / 8);
+        // At once: what grows by doubling leaves holes behind.
+        let mut out = Vec::with_capacity(len.max(self.last_len) + self.last_len / 8);
         sources.attached.directory.read(|series| self.write_ours(&mut out, series, sources, own.left_out));
         out.extend_from_slice(own.text.as_bytes());
         self.last_len = out.len();

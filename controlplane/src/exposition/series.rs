@@ -100,6 +100,11 @@ pub(crate) struct Plan {
     malformed_buckets: Option<String>,
 }
 
+/// Of a histogram: `le="+Inf"`, sum and count.
+const LINES_BESIDE_BUCKETS: usize = 3;
+/// A line with a name of 30 octets.
+const LINE_LEN: usize = 112;
+
 struct PlannedFamily {
     family: &'static Family,
     name: String,
@@ -120,7 +125,7 @@ impl Plan {
         let mut refused: HashSet<&'static str> = HashSet::new();
         let mut taken = TakenNames::of_catalogue(prefix);
         let mut known = Known::default();
-        for SeriesRef { id, family, .. } in known.follow(series).came {
+        for SeriesRef { id, family, .. } in came(series, known.follow(series).came) {
             if is_of_state(family) {
                 continue;
             }
@@ -167,7 +172,7 @@ impl Plan {
         if !changes.gone.is_empty() {
             self.families.iter_mut().for_each(|planned| planned.ids.retain(|id| !changes.gone.contains(*id)));
         }
-        for SeriesRef { id, family, .. } in changes.came {
+        for SeriesRef { id, family, .. } in came(series, changes.came) {
             if is_of_state(family) {
                 continue;
             }
@@ -219,6 +224,15 @@ impl Plan {
         self.malformed_buckets.as_deref()
     }
 
+    /// About how long what it writes is.
+    pub(crate) fn text_len(&self) -> usize {
+        let lines = |planned: &PlannedFamily| match &planned.buckets {
+            None => planned.ids.len(),
+            Some(buckets) => planned.ids.len() * (buckets.iter().count() + LINES_BESIDE_BUCKETS),
+        };
+        self.families.iter().map(lines).sum::<usize>() * LINE_LEN
+    }
+
     /// The full names of all planned families.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.families.iter().map(|planned| planned.name.as_str())
@@ -237,6 +251,10 @@ impl Plan {
             planned.write(out, values, self);
         }
     }
+}
+
+fn came<'a>(series: &'a SeriesView<'a>, ids: Vec<MetricId>) -> impl Iterator<Item = SeriesRef<'a>> {
+    ids.into_iter().filter_map(|id| series.get(id))
 }
 
 /// The names under which samples are exposed. Whoever comes first has them: the catalogue does.
