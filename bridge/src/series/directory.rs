@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::index::Index;
 use super::strings::{List, Lists, Strings};
-use super::{NO_CELL, SeriesRow, Table};
+use super::{NO_CELL, SeriesRow, Table, make_room};
 use crate::catalogue::{self, Family};
 use crate::cell::{read_counter, read_gauge};
 use crate::sample::{MetricId, MetricKind, ShardId};
@@ -136,6 +136,7 @@ impl Directory {
                 break;
             }
             if index == self.entries.len() {
+                make_room(&mut self.entries, 1);
                 self.entries.push(Entry::vacant(0, State::Vacant));
             }
             let row = &self.table.series[index];

@@ -1,5 +1,7 @@
 //! Finds rows by what they say without keeping that a second time.
 
+use super::make_room;
+
 /// No row.
 const NONE: u32 = u32::MAX;
 
@@ -39,6 +41,8 @@ impl Index {
         }
         let place = row as usize;
         if place >= self.links.len() {
+            let more = place + 1 - self.links.len();
+            make_room(&mut self.links, more);
             self.links.resize(place + 1, Link { hash: 0, next: NONE });
         }
         self.links[place] = Link { hash: short(hash), next: NONE };

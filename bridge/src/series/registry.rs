@@ -16,7 +16,7 @@ use super::error::SeriesError;
 use super::index::Index;
 use super::strings::{List, Lists};
 use super::texts::{Growing, Texts};
-use super::{NO_CELL, SeriesRow, Table};
+use super::{NO_CELL, SeriesRow, Table, make_room};
 use crate::catalogue::Family;
 use crate::cell::{CellWords, CounterCell, GaugeCell};
 #[cfg(all(feature = "metrics", not(loom)))]
@@ -424,6 +424,7 @@ impl Registry {
         let table = Growing { at: self.table.series_at, words: rows(max) };
         let (before, after) = (rows(self.entries.len()), rows(self.entries.len() + 1));
         table.reserve(&self.owner, before, after)?;
+        make_room(&mut self.entries, 1);
         self.entries.push(Entry::unused(shard));
         // The table has at most 2^28 rows.
         Ok((MetricId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)), 0))

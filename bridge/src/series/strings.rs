@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use super::index::Index;
+use super::make_room;
 use crate::segment::layout::LABELS_MAX;
 
 /// Texts by number, for as long as anybody uses them.
@@ -33,6 +34,7 @@ impl Strings {
                 number
             }
             None => {
+                make_room(&mut self.held, 1);
                 self.held.push(held);
                 // Each is of a row, and rows are fewer than 2^32 divided by their labels.
                 u32::try_from(self.held.len() - 1).unwrap_or(u32::MAX)
@@ -93,6 +95,7 @@ impl Lists {
             }
             None => {
                 let at = self.numbers.len();
+                make_room(&mut self.numbers, len);
                 self.numbers.extend_from_slice(&numbers[..len]);
                 // Rows are at most 2^28, of at most 8 labels each.
                 u32::try_from(at).unwrap_or(u32::MAX)

@@ -318,6 +318,7 @@ impl PlannedFamily {
             (Some(a), Some(b)) => compare(&a, &b),
             _ => a.0.cmp(&b.0),
         });
+        self.ids.shrink_to_fit();
     }
 
     fn write(&self, out: &mut Vec<u8>, values: &Values<'_>, plan: &Plan) {
