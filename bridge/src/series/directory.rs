@@ -5,8 +5,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::index::Index;
+use super::pages::Pages;
 use super::strings::{List, Lists, Strings};
-use super::{NO_CELL, SeriesRow, Table, make_room};
+use super::{NO_CELL, SeriesRow, Table};
 use crate::catalogue::{self, Family};
 use crate::cell::{read_counter, read_gauge};
 use crate::sample::{MetricId, MetricKind, ShardId};
@@ -28,7 +29,7 @@ struct Directory {
     /// Another with every change of what is known.
     generation: u64,
     families: Vec<Option<&'static Family>>,
-    entries: Vec<Entry>,
+    entries: Pages<Entry>,
     /// The live ones by name and values.
     index: Index,
     hasher: RandomState,
@@ -83,7 +84,7 @@ impl SeriesDirectory {
             seen: None,
             generation: next_generation(),
             families: Vec::new(),
-            entries: Vec::new(),
+            entries: Pages::default(),
             index: Index::default(),
             hasher: RandomState::new(),
             strings: Strings::default(),
@@ -136,7 +137,6 @@ impl Directory {
                 break;
             }
             if index == self.entries.len() {
-                make_room(&mut self.entries, 1);
                 self.entries.push(Entry::vacant(0, State::Vacant));
             }
             let row = &self.table.series[index];
@@ -323,7 +323,7 @@ impl SeriesView<'_> {
 
     /// Every live series, in order of id. O(series).
     pub fn series(&self) -> impl Iterator<Item = SeriesRef<'_>> {
-        (0..).map(MetricId).zip(&self.0.entries).filter_map(|(id, entry)| self.series_of(id, entry))
+        (0..).map(MetricId).zip(self.0.entries.iter()).filter_map(|(id, entry)| self.series_of(id, entry))
     }
 
     /// One live series. O(1).

@@ -1,6 +1,6 @@
 //! Finds rows by what they say without keeping that a second time.
 
-use super::make_room;
+use super::pages::Pages;
 
 /// No row.
 const NONE: u32 = u32::MAX;
@@ -12,7 +12,7 @@ pub(super) struct Index {
     /// By hash, the first of a chain; a power of two of them, or none.
     heads: Vec<u32>,
     /// By number.
-    links: Vec<Link>,
+    links: Pages<Link>,
     len: usize,
 }
 
@@ -40,10 +40,8 @@ impl Index {
             self.grow();
         }
         let place = row as usize;
-        if place >= self.links.len() {
-            let more = place + 1 - self.links.len();
-            make_room(&mut self.links, more);
-            self.links.resize(place + 1, Link { hash: 0, next: NONE });
+        while self.links.len() <= place {
+            self.links.push(Link { hash: 0, next: NONE });
         }
         self.links[place] = Link { hash: short(hash), next: NONE };
         self.link(row);

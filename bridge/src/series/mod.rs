@@ -7,6 +7,7 @@
 pub(crate) mod directory;
 pub(crate) mod error;
 mod index;
+mod pages;
 pub(crate) mod registry;
 mod strings;
 mod texts;
@@ -287,13 +288,6 @@ fn read_labels(row: &Row, len: usize) -> Option<Vec<Text>> {
         [low32(pair), low32(pair >> 32)]
     });
     Some(pairs.take(len).collect())
-}
-
-/// For so many more, by an eighth of the table at a time: one of a million rows is not kept half empty.
-fn make_room<T>(table: &mut Vec<T>, more: usize) {
-    if table.len() + more > table.capacity() {
-        table.reserve_exact(more.max(table.len() / 8));
-    }
 }
 
 /// The low half: the mask keeps what fits, so the cast drops nothing.

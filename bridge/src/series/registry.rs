@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::SeriesError;
 use super::index::Index;
+use super::pages::Pages;
 use super::strings::{List, Lists};
 use super::texts::{Growing, Texts};
-use super::{NO_CELL, SeriesRow, Table, make_room};
+use super::{NO_CELL, SeriesRow, Table};
 use crate::catalogue::Family;
 use crate::cell::{CellWords, CounterCell, GaugeCell};
 #[cfg(all(feature = "metrics", not(loom)))]
@@ -61,7 +62,7 @@ struct Registry {
     families: HashMap<&'static Family, u16>,
     /// The same by address: a family's texts are hashed once, not for every series.
     families_by_place: HashMap<usize, u16>,
-    entries: Vec<Entry>,
+    entries: Pages<Entry>,
     /// The live ones by family and values.
     index: Index,
     hasher: RandomState,
@@ -137,7 +138,7 @@ impl SeriesRegistry {
             table,
             families: HashMap::new(),
             families_by_place: HashMap::new(),
-            entries: Vec::new(),
+            entries: Pages::default(),
             index: Index::default(),
             hasher: RandomState::new(),
             texts: Texts::default(),
@@ -424,7 +425,6 @@ impl Registry {
         let table = Growing { at: self.table.series_at, words: rows(max) };
         let (before, after) = (rows(self.entries.len()), rows(self.entries.len() + 1));
         table.reserve(&self.owner, before, after)?;
-        make_room(&mut self.entries, 1);
         self.entries.push(Entry::unused(shard));
         // The table has at most 2^28 rows.
         Ok((MetricId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)), 0))

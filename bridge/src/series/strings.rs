@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use super::index::Index;
-use super::make_room;
+use super::pages::Pages;
 use crate::segment::layout::LABELS_MAX;
 
 /// Texts by number, for as long as anybody uses them.
@@ -34,7 +34,6 @@ impl Strings {
                 number
             }
             None => {
-                make_room(&mut self.held, 1);
                 self.held.push(held);
                 // Each is of a row, and rows are fewer than 2^32 divided by their labels.
                 u32::try_from(self.held.len() - 1).unwrap_or(u32::MAX)
@@ -72,7 +71,7 @@ impl Strings {
 /// Short lists of numbers, side by side.
 #[derive(Default)]
 pub(super) struct Lists {
-    numbers: Vec<u32>,
+    numbers: Pages<u32>,
     /// By length.
     free: [Vec<u32>; LABELS_MAX + 1],
 }
@@ -90,15 +89,14 @@ impl Lists {
         let len = numbers.len().min(LABELS_MAX);
         let at = match self.free[len].pop() {
             Some(at) => {
-                self.numbers[at as usize..][..len].copy_from_slice(&numbers[..len]);
+                if let Some(free) = self.numbers.run_mut(at as usize, len) {
+                    free.copy_from_slice(&numbers[..len]);
+                }
                 at
             }
             None => {
-                let at = self.numbers.len();
-                make_room(&mut self.numbers, len);
-                self.numbers.extend_from_slice(&numbers[..len]);
                 // Rows are at most 2^28, of at most 8 labels each.
-                u32::try_from(at).unwrap_or(u32::MAX)
+                u32::try_from(self.numbers.push_run(&numbers[..len], 0)).unwrap_or(u32::MAX)
             }
         };
         // At most LABELS_MAX.
@@ -106,7 +104,7 @@ impl Lists {
     }
 
     pub(super) fn get(&self, list: List) -> &[u32] {
-        self.numbers.get(list.at as usize..).and_then(|from| from.get(..usize::from(list.len))).unwrap_or(&[])
+        self.numbers.run(list.at as usize, usize::from(list.len)).unwrap_or(&[])
     }
 
     pub(super) fn give_back(&mut self, list: List) {

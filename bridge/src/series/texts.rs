@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::error::SeriesError;
 use super::strings::Strings;
-use super::{Table, Text, make_room};
+use super::{Table, Text};
 use crate::segment::SegmentOwner;
 
 /// The string words: each text once, however many rows name it.
@@ -35,8 +35,6 @@ impl Texts {
         })?;
         let index = number as usize;
         if index >= self.places.len() {
-            let more = index + 1 - self.places.len();
-            make_room(&mut self.places, more);
             self.places.resize(index + 1, 0);
         }
         self.places[index] = at;
