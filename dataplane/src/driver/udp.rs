@@ -78,7 +78,7 @@ impl UdpPort {
     /// # Errors
     /// [`BindError`] names the address, the cause and the remedy.
     pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        open(address, Sharing::Alone).map_err(|source| BindError { address, source })
+        open(address, Use::Alone).map_err(|source| BindError { address, source })
     }
 
     /// Binds this address once per shard: `n` sockets, among which the kernel shares datagrams out by the
@@ -108,7 +108,7 @@ impl UdpPort {
         if n > 1 {
             setsockopt(&first.socket, sockopt::ReusePort, &true).map_err(|errno| failed(errno.into()))?;
         }
-        let others = (1..n).map(|_| open(address, Sharing::Among).map_err(failed));
+        let others = (1..n).map(|_| open(address, Use::Shared).map_err(failed));
         std::iter::once(Ok(first)).chain(others).collect()
     }
 
@@ -119,7 +119,7 @@ impl UdpPort {
     pub fn ephemeral(ipv6: bool) -> Result<Self, BindError> {
         let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let address = SocketAddr::new(any, 0);
-        let port = Self::bind(address)?;
+        let port = open(address, Use::Probes).map_err(|source| BindError { address, source })?;
         let prepared = match ipv6 {
             // A refused probe comes back as such, instead of as silence.
             true => setsockopt(&port.socket, sockopt::Ipv6RecvErr, &true).map_err(io::Error::from),
@@ -248,31 +248,29 @@ impl Replies<'_> {
     }
 }
 
-/// Whether a socket takes its port alone or joins those that have it.
+/// What a socket is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sharing {
+enum Use {
+    /// Alone at its address, and answers there.
     Alone,
-    Among,
+    /// Answers at an address beside others of ours.
+    Shared,
+    /// Probes leave from it. What it receives says nothing by its TTL, and came to the one address.
+    Probes,
 }
 
-fn open(address: SocketAddr, sharing: Sharing) -> io::Result<UdpPort> {
+fn open(address: SocketAddr, purpose: Use) -> io::Result<UdpPort> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     // Neither SO_REUSEADDR nor, but among our own, SO_REUSEPORT: a second instance must fail, not share.
-    setsockopt(&socket, sockopt::ReusePort, &(sharing == Sharing::Among))?;
+    setsockopt(&socket, sockopt::ReusePort, &(purpose == Use::Shared))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         socket.set_unicast_hops_v6(TTL)?;
-        setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
     } else {
         socket.set_ttl_v4(TTL)?;
-        setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
     }
-    if address.ip().is_unspecified() {
-        // Replies must leave from the address that was probed, whichever of ours that is.
-        match address {
-            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
-            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
-        }
+    if purpose != Use::Probes {
+        tell_paths(&socket, address)?;
     }
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
     setsockopt(&socket, sockopt::RxqOvfl, &1)?;
@@ -283,6 +281,22 @@ fn open(address: SocketAddr, sharing: Sharing) -> io::Result<UdpPort> {
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
     let (arrivals, batch) = (ArrivalClock::default(), RecvBatch::new());
     Ok(UdpPort { socket, local, arrivals, batch, dropped: 0, reported: 0, drained: true, bounced: false })
+}
+
+/// Has the kernel say with what TTL each datagram came, and, where that is not plain, to which address.
+fn tell_paths(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4RecvTtl, &true)?,
+        SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvHopLimit, &true)?,
+    }
+    if address.ip().is_unspecified() {
+        // Replies must leave from the address that was probed, whichever of ours that is.
+        match address {
+            SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+        }
+    }
+    Ok(())
 }
 
 fn is_of_the_network(error: &io::Error) -> bool {
