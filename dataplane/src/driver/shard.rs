@@ -9,7 +9,7 @@ use super::tcp::Connects;
 use super::udp::{BindError, Datagram, Readout, Replies, UdpPort};
 use crate::clock::{Monotonic, Now};
 use crate::probe::{Payload, SendError};
-use crate::prober::{ProbeId, Transmit};
+use crate::prober::{ProbeId, SessionKey, Transmit};
 use crate::reflector::Request;
 use crate::responder::Responder;
 use crate::shard::{Command, Shard, reply_source};
@@ -166,7 +166,8 @@ impl ShardDriver {
         match transmit.payload {
             Payload::Quic => {
                 self.shard.begin_quic(now, transmit.probe)?;
-                Ok(self.send_quic().unwrap_or(now.monotonic))
+                let Transmit { probe, .. } = *transmit;
+                Ok(self.send_quic(Some((probe.key, probe.sequence)))?.unwrap_or(now.monotonic))
             }
             Payload::Connect => {
                 self.connects.begin(now, transmit.probe, destination, path, deadline)?;
@@ -183,11 +184,11 @@ impl ShardDriver {
         }
     }
 
-    /// Sends all that QUIC probes have to send. What the kernel does not take is lost on its way, which
-    /// QUIC bears. Returns T1 of the last probe among it.
-    fn send_quic(&mut self) -> Option<Monotonic> {
+    /// Sends all that QUIC probes have to send. What else the kernel does not take is lost on its way, which
+    /// QUIC bears. Returns T1 of the probe `wanted`, if that is among it, or why that was not taken.
+    fn send_quic(&mut self, wanted: Option<(SessionKey, u32)>) -> Result<Option<Monotonic>, SendError> {
         let Self { shard, waking, packet, .. } = self;
-        let mut newest = None;
+        let mut outcome = Ok(None);
         for _ in 0..QUIC_PACKETS_PER_TURN_MAX {
             let Some(transmit) = shard.poll_quic_transmit(clock::now(), packet) else { break };
             let ipv6 = transmit.destination.is_ipv6();
@@ -195,19 +196,27 @@ impl ShardDriver {
                 matches!(waking.role, Role::QuicProbes) && waking.port.local_address().is_ipv6() == ipv6
             });
             let octets = &packet[..transmit.len];
+            let now = clock::now();
             if let Some(probe) = transmit.probe {
-                let now = clock::monotonic();
-                shard.note_quic_sent(now, probe);
-                newest = Some(now);
+                shard.note_quic_sent(now.monotonic, probe);
             }
-            port.map(|waking| waking.port.send(octets, transmit.destination, transmit.path).ok());
+            let sent = match port {
+                Some(waking) => waking.port.send(octets, transmit.destination, transmit.path),
+                None => Err(SendError::Unreachable),
+            };
+            match (transmit.probe, sent) {
+                (Some(probe), sent) if wanted == Some(probe) => outcome = sent.map(|()| Some(now.monotonic)),
+                // It was counted when it was asked for, and had to wait.
+                (Some(probe), Err(_)) => shard.discard_quic(now, probe),
+                _ => {}
+            }
         }
-        newest
+        outcome
     }
 
     fn handle_quic_timeout(&mut self, now: Now) {
         self.shard.handle_quic_timeout(now);
-        self.send_quic();
+        self.send_quic(None).ok();
         for WakingPort { port, role, .. } in &mut self.waking {
             if let Role::Responder(responder) = role {
                 responder.handle_timeout(now.monotonic);
@@ -262,7 +271,7 @@ impl ShardDriver {
             }
         }
         if is_ours {
-            self.send_quic();
+            self.send_quic(None).ok();
         }
         read.map(|_| ())
     }

@@ -52,7 +52,7 @@ impl<P: Copy> Connects<P> {
         deadline: Monotonic,
     ) -> Result<(), SendError> {
         if self.attempts.len() >= CONNECTS_MAX {
-            return Err(SendError::WouldBlock);
+            return Err(SendError::Exhausted);
         }
         let socket = open(destination, path).map_err(|error| send_error(&error))?;
         match socket.connect(&destination.into()) {

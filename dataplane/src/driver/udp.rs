@@ -18,6 +18,8 @@ use crate::probe::SendError;
 const RECEIVE_BUFFER_LEN: usize = 4 << 20;
 /// Test packets leave with the highest TTL, so that the far end can count the hops.
 const TTL: u32 = 255;
+/// Attempts at one send.
+const SEND_ATTEMPTS_MAX: usize = 4;
 /// Errors read in one turn.
 const BOUNCES_PER_READ_MAX: usize = 100;
 /// Batches read in one turn, so that a flood cannot keep the shard from its schedule.
@@ -212,8 +214,12 @@ impl UdpPort {
     pub fn send(&mut self, octets: &[u8], destination: SocketAddr, path: Path) -> Result<(), SendError> {
         let send = |socket: &Socket| mmsg::send(socket.as_fd(), octets, destination, path);
         let mut sent = send(&self.socket);
-        if sent.as_ref().is_err_and(is_of_the_network) {
-            // It may be about an earlier datagram: the kernel tells the next call, and then forgets it.
+        for _ in 1..SEND_ATTEMPTS_MAX {
+            if !sent.as_ref().is_err_and(is_of_the_network) {
+                break;
+            }
+            // It may be about an earlier datagram: the kernel tells the next call, and then forgets it. Another
+            // one may have come meanwhile; one that is about this datagram stays.
             self.bounced = true;
             sent = send(&self.socket);
         }
@@ -306,7 +312,8 @@ fn is_of_the_network(error: &io::Error) -> bool {
 pub(super) fn send_error(error: &io::Error) -> SendError {
     match error.raw_os_error() {
         Some(libc::ENOBUFS) => SendError::Dropped,
-        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => SendError::WouldBlock,
+        Some(libc::EAGAIN) => SendError::WouldBlock,
+        Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE) => SendError::Exhausted,
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL) => {
             SendError::Unreachable
         }

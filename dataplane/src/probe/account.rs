@@ -140,8 +140,12 @@ impl Account {
         }
         self.settle(sequence, Settled::Discarded);
         let unsent_since = *self.unsent_since.get_or_insert(sent_at);
-        let says_nothing = [SendError::WouldBlock, SendError::Connecting].contains(&reason);
-        if !says_nothing || sent_at.since(unsent_since) >= self.timeout() {
+        let is_down = match reason {
+            SendError::Exhausted => false,
+            SendError::WouldBlock | SendError::Connecting => sent_at.since(unsent_since) >= self.timeout(),
+            _ => true,
+        };
+        if is_down {
             self.note_settled(sequence, false);
         }
         event(ProbeEvent::Unsent { sequence, reason });
@@ -274,6 +278,14 @@ impl Account {
             if self.in_flight(sequence).is_some_and(|(sent_at, _)| sent_at + self.timeout() < at) {
                 self.handle_deadline(sequence, stalls, event);
             }
+        }
+    }
+
+    /// This one says nothing.
+    pub(crate) fn discard(&mut self, sequence: u32, event: &mut impl FnMut(ProbeEvent)) {
+        if self.is_in_flight(sequence) {
+            self.settle(sequence, Settled::Discarded);
+            event(ProbeEvent::Discarded { sequence });
         }
     }
 

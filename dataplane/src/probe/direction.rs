@@ -34,6 +34,8 @@ const SEEN_MIN: usize = 128;
 /// One session's directions.
 #[derive(Debug)]
 pub(crate) struct Directions {
+    configured: ReflectorKind,
+    /// As configured, or as found out since.
     kind: ReflectorKind,
     seen: Seen,
     /// A reply came.
@@ -70,6 +72,7 @@ impl Directions {
     /// For a session that remembers so many probes.
     pub(crate) fn new(kind: ReflectorKind, history: usize) -> Self {
         Self {
+            configured: kind,
             kind,
             seen: Seen::new((2 * history).max(SEEN_MIN)),
             begun: false,
@@ -82,7 +85,16 @@ impl Directions {
         }
     }
 
-    /// Any reply: in time, late, or one more of the same.
+    /// Another reflector from now on: what was found out of the one before is of no use. `sent` is our number
+    /// of the last probe to that.
+    pub(crate) fn restart(&mut self, sent: u32) {
+        let before = std::mem::replace(self, Self::new(self.configured, 0));
+        self.seen = Seen::new(before.seen.capacity());
+        self.newest = (sent, BEFORE_ALL.1);
+        self.base = sent;
+    }
+
+    /// Any reply: in time, late, or one more of the same. O(numbers remembered), whatever the reflector says.
     pub(crate) fn handle_reply(&mut self, ours: u32, theirs: u32) {
         if self.kind == ReflectorKind::Stateless {
             return;
@@ -96,6 +108,11 @@ impl Directions {
         let is_newest = is_after(ours, newest_ours);
         if is_older || is_newest && self.began_anew(theirs) {
             return self.begin(ours, theirs);
+        }
+        if !self.seen.is_near(theirs) {
+            // Of a reply that is not the newest, this tells nothing but that the count is not to be trusted.
+            self.span.void = true;
+            return;
         }
         self.span.missing += self.seen.insert(theirs);
         if !is_newest {
@@ -142,8 +159,7 @@ impl Directions {
 
     fn began_anew(&self, theirs: u32) -> bool {
         let behind = self.seen.newest.wrapping_sub(theirs).cast_signed();
-        let far_ahead = behind < 0 && behind.unsigned_abs() as usize >= self.seen.capacity();
-        far_ahead || behind >= REORDERED_MAX.cast_signed() || self.seen.contains(theirs)
+        !self.seen.is_near(theirs) || behind >= REORDERED_MAX.cast_signed() || self.seen.contains(theirs)
     }
 
     /// What was not yet told of the reflector's count before this one never will be.
@@ -154,6 +170,8 @@ impl Directions {
         self.end = None;
         self.span = Span::default();
         self.beyond = Span::default();
+        // It may have copied our numbers until now.
+        self.withheld = Attributed::default();
     }
 }
 
@@ -175,6 +193,12 @@ impl Seen {
         self.bits.len() * 64
     }
 
+    /// Whether a number is not further from the newest than numbers are remembered.
+    fn is_near(&self, number: u32) -> bool {
+        let distance = number.wrapping_sub(self.newest).cast_signed().unsigned_abs();
+        (distance as usize) < self.capacity()
+    }
+
     fn begin(&mut self, number: u32) {
         self.bits.fill(0);
         self.newest = number;
@@ -182,7 +206,7 @@ impl Seen {
         self.set(number, true);
     }
 
-    /// Notes a number. Returns how many that never came are forgotten to make room.
+    /// Notes a number that is near. Returns how many that never came are forgotten to make room.
     fn insert(&mut self, number: u32) -> u32 {
         let mut missing = 0;
         if is_after(number, self.newest) {
@@ -191,7 +215,7 @@ impl Seen {
             if is_after(oldest, self.oldest) {
                 missing = self.forget_through(oldest.wrapping_sub(1));
             }
-            // At most the capacity, or it would have begun anew.
+            // At most the capacity, as it is near.
             let mut next = self.newest.wrapping_add(1);
             while next != number {
                 self.set(next, false);
@@ -389,6 +413,65 @@ mod tests {
             }
         }
         assert_eq!(sum, Attributed { forward: 0, reverse: 3 });
+    }
+
+    #[test]
+    fn a_reflector_that_only_then_begins_to_count_is_not_held_against_what_it_copied() {
+        let mut directions = Directions::new(ReflectorKind::Auto, HISTORY);
+        let mut sum = Attributed::default();
+        for ours in 0..200u32 {
+            // Every fourth is lost on the way there while our numbers are copied; then it counts, and none is.
+            let lost = ours < 40 && ours % 4 == 3;
+            if !lost {
+                directions.handle_reply(ours, if ours < 40 { ours } else { ours - 40 });
+            }
+            let Some(closed) = ours.checked_sub(16) else { continue };
+            let verdict = match closed < 40 && closed % 4 == 3 {
+                true => Verdict::Vanished,
+                false => Verdict::Replied,
+            };
+            let known = directions.handle_closed(Closed { sequence: closed, verdict }).unwrap_or_default();
+            sum.forward += known.forward;
+            sum.reverse += known.reverse;
+        }
+        assert_eq!(sum, Attributed::default());
+    }
+
+    #[test]
+    fn after_a_move_the_other_reflector_is_found_out_anew() {
+        let mut directions = Directions::new(ReflectorKind::Auto, HISTORY);
+        directions.handle_reply(0, 0);
+        directions.handle_reply(2, 1);
+        directions.restart(2);
+        let mut known = Attributed::default();
+        // The other one copies our numbers, and every third probe is lost.
+        for ours in 3..200u32 {
+            if ours % 3 != 0 {
+                directions.handle_reply(ours, ours);
+            }
+            let Some(sequence) = ours.checked_sub(16) else { continue };
+            let verdict = if sequence % 3 == 0 { Verdict::Vanished } else { Verdict::Replied };
+            let told = directions.handle_closed(Closed { sequence, verdict }).unwrap_or_default();
+            known.forward += told.forward;
+            known.reverse += told.reverse;
+        }
+        assert_eq!(known, Attributed::default());
+    }
+
+    proptest::proptest! {
+        /// Whatever numbers a reflector makes up, for whichever of our probes: bounded work, no overflow.
+        #[test]
+        fn made_up_numbers_cost_no_more_than_true_ones(
+            replies in proptest::collection::vec((0u32..64, proptest::num::u32::ANY), 1..40),
+        ) {
+            let mut directions = Directions::new(ReflectorKind::Stateful, HISTORY);
+            for (i, (ours, theirs)) in replies.iter().enumerate() {
+                directions.handle_reply(*ours, *theirs);
+                let sequence = u32::try_from(i).unwrap();
+                directions.handle_closed(Closed { sequence, verdict: Verdict::Vanished });
+            }
+            proptest::prop_assert!(directions.seen.capacity() <= 2 * SEEN_MIN);
+        }
     }
 
     #[test]

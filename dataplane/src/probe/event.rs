@@ -105,8 +105,11 @@ impl ProbeEvent {
 /// Why a probe did not get through, as far as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// Socket buffer full (EAGAIN), or no memory: our own doing, says nothing about the target.
+    /// Socket buffer full (EAGAIN): our own doing, says nothing about the target unless it lasts.
     WouldBlock,
+    /// This process has no more descriptors, memory or ports, or no room for another connection: our own doing,
+    /// says nothing however long it lasts.
+    Exhausted,
     /// Taken, and dropped by a queue or device of this host (ENOBUFS).
     Dropped,
     /// No route, here or further on (ENETUNREACH, EHOSTUNREACH).
@@ -125,8 +128,9 @@ pub enum SendError {
 
 impl SendError {
     /// All of them, in order of their series.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::WouldBlock,
+        Self::Exhausted,
         Self::Dropped,
         Self::Unreachable,
         Self::Refused,
@@ -140,6 +144,7 @@ impl SendError {
     pub fn label(self) -> &'static str {
         match self {
             Self::WouldBlock => "would_block",
+            Self::Exhausted => "exhausted",
             Self::Dropped => "dropped",
             Self::Unreachable => "unreachable",
             Self::Refused => "refused",

@@ -223,6 +223,11 @@ impl Session {
         self.account.handle_reply(&reply, event)
     }
 
+    /// A probe that was counted as sent did not leave, for a reason of ours: it says nothing.
+    pub fn discard(&mut self, sequence: u32, event: &mut impl FnMut(ProbeEvent)) {
+        self.account.discard(sequence, event);
+    }
+
     /// The connection came, or went.
     pub fn handle_connection(&mut self, happened: ProbeEvent, event: &mut impl FnMut(ProbeEvent)) {
         if let State::Quic(connecting) = &mut self.protocol {
@@ -280,8 +285,10 @@ impl Session {
     /// The target has another address from now on: what is in flight to the old one says nothing.
     pub fn handle_moved(&mut self, event: &mut impl FnMut(ProbeEvent)) {
         self.account.discard_in_flight(event);
-        if let State::Stun(client) = &mut self.protocol {
-            client.forget_mapped();
+        match &mut self.protocol {
+            State::Stamp(sender) => sender.handle_moved(self.account.next_sequence().wrapping_sub(1)),
+            State::Stun(client) => client.forget_mapped(),
+            State::Tcp | State::Quic(_) => {}
         }
     }
 

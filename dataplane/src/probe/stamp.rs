@@ -67,6 +67,11 @@ impl Sender {
         self.directions.handle_reply(ours, theirs);
     }
 
+    /// The target is somewhere else now; the last probe to where it was is `sent`.
+    pub(super) fn handle_moved(&mut self, sent: u32) {
+        self.directions.restart(sent);
+    }
+
     pub(super) fn handle_closed(&mut self, closed: Closed) -> Option<Attributed> {
         self.directions.handle_closed(closed)
     }

@@ -96,6 +96,14 @@ impl Shard {
         self.prober.with_session(key, note, |session, _| session.note_sent_at(sequence, now));
     }
 
+    /// A probe that had waited on its connection could not be sent after all.
+    pub fn discard_quic(&mut self, now: Now, (key, sequence): (SessionKey, u32)) {
+        let Self { prober, out, .. } = self;
+        let note = &mut |key, event| out.note(now, key, event);
+        prober.with_session(key, note, |session, mut note| session.discard(sequence, &mut note));
+        out.refresh(prober);
+    }
+
     /// An error came back for a QUIC packet: an attempt at a connection there has failed. One that is there
     /// is told by its peer alone.
     pub fn handle_quic_bounce(&mut self, now: Now, destination: SocketAddr, reason: SendError) {
@@ -131,10 +139,7 @@ fn settle(now: Now, key: SessionKey, event: Event, prober: &mut Prober, out: &mu
             // Of a probe long forgotten: nothing is told of that any more.
             session.handle_answer(sequence, arrival, turnaround_ns, &mut note).ok();
         }
-        Event::Unsent { sequence } => {
-            let (took, result) = (std::time::Duration::ZERO, Err(SendError::NotConnected));
-            session.handle_sent(sequence, took, result, &mut note);
-        }
+        Event::Unsent { sequence } => session.discard(sequence, &mut note),
         Event::Connected { handshake, .. } => {
             session.handle_connection(ProbeEvent::Connected { handshake }, &mut note);
         }
