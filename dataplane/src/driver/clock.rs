@@ -19,7 +19,7 @@ pub fn now() -> Now {
 }
 
 /// Both clocks, and nothing in between: read again while this thread was kept from its core there, which
-/// would look as if one of them had stepped. After [`LOOKS_MAX`] attempts the best one counts.
+/// would look as if one of them had stepped. After four attempts the best one counts.
 pub fn look() -> Now {
     let read = || {
         let looked = now();
