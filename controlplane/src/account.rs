@@ -93,6 +93,9 @@ fn log_never_read(segment: &Path, record: &Record) {
     for ((shard, reader), (delivered, lost)) in crashed.shards().zip(&record.deliveries) {
         let recorded = reader.account().recorded;
         let never_read = recorded.saturating_sub(delivered + lost);
+        if never_read == 0 {
+            continue;
+        }
         tracing::warn!(
             generation,
             shard = shard.0,

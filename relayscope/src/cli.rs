@@ -160,7 +160,7 @@ pub(crate) struct ProbeArgs {
     /// Time from probe to probe.
     #[arg(short = 'i', value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     pub(crate) interval: Duration,
-    /// Time to wait for a reply.
+    /// Time to wait for a reply; three times as long for a QUIC handshake.
     #[arg(short = 'W', value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     pub(crate) timeout: Duration,
     /// A JSON object per line instead of text.

@@ -15,7 +15,7 @@ use super::tcp::Connects;
 use super::udp::{BindError, UdpPort};
 use crate::clock::{Monotonic, Now, nanos};
 use crate::endpoint::{EndpointConfig, Protocol};
-use crate::probe::quic::{Event, QuicProber};
+use crate::probe::quic::{Event, FailureKind, QuicProber};
 use crate::probe::{Payload, ProbeEvent, SendError, Session};
 use crate::stall::Stalls;
 
@@ -23,8 +23,8 @@ use crate::stall::Stalls;
 const STOP_LATENCY_MS: u16 = 100;
 /// How often a connection on its way is looked at; its round trip is the kernel's, whenever that is.
 const CONNECT_LOOK: Duration = Duration::from_millis(5);
-/// How long a QUIC handshake may take.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// A QUIC handshake may take as many timeouts: it is some round trips, and cryptography.
+const HANDSHAKE_TIMEOUTS: u32 = 3;
 /// Tells our session from others at the same address; a one-shot probe is the only one at its port.
 const SSID: u16 = 1;
 
@@ -46,7 +46,7 @@ pub enum OneshotError {
     /// Waiting failed.
     #[error("cannot wait for replies: {0}")]
     Wait(#[source] io::Error),
-    /// No QUIC connection.
+    /// No QUIC connection with who answers there.
     #[error("cannot connect to {address}: {reason}")]
     Connect {
         /// Whom to.
@@ -143,7 +143,8 @@ impl<'a> Sockets<'a> {
         Ok(Self { endpoint, port, connects: Connects::new(), quic })
     }
 
-    /// Connects first, where there is something to connect. Whether it is connected: `stop` may say no.
+    /// Connects first, where there is something to connect. Whether it is connected: nobody may answer, and
+    /// `stop` may say no.
     fn connect(
         &mut self,
         stop: &impl Fn() -> bool,
@@ -153,7 +154,7 @@ impl<'a> Sockets<'a> {
         if self.quic.is_none() {
             return Ok(true);
         }
-        let give_up = clock::monotonic() + CONNECT_MAX;
+        let give_up = clock::monotonic() + self.endpoint.timeout * HANDSHAKE_TIMEOUTS;
         while !stop() {
             let now = clock::now();
             let refused = self.read_quic(now);
@@ -175,13 +176,14 @@ impl<'a> Sockets<'a> {
             if connected {
                 return Ok(true);
             }
-            let reason = match (refused, now.monotonic >= give_up) {
-                (true, _) => Some("nobody listens on that port".to_owned()),
-                (_, true) => Some(format!("no answer within {CONNECT_MAX:?}")),
+            let silent = match (refused, now.monotonic >= give_up) {
+                (true, _) => Some(FailureKind::Refused),
+                (_, true) => Some(FailureKind::Timeout),
                 _ => None,
             };
-            if let Some(reason) = reason {
-                return Err(OneshotError::Connect { address, reason });
+            if let Some(kind) = silent {
+                report(ProbeEvent::Disconnected { kind });
+                return Ok(false);
             }
             self.send_quic();
             self.wait(give_up)?;

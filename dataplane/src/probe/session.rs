@@ -261,7 +261,9 @@ impl Session {
         let sequence = match &self.protocol {
             State::Stamp(sender) => sender.quoted(quoted),
             State::Stun(_) => stun::Client::quoted(quoted),
-            State::Tcp | State::Quic(_) => return Err(Refusal::Malformed),
+            // A packet of a connection shows nobody what it carries: it is about the newest probe.
+            State::Quic(_) => None,
+            State::Tcp => return Err(Refusal::Malformed),
         };
         self.account.handle_bounce(sequence, reason, event)
     }

@@ -104,13 +104,19 @@ impl Shard {
         out.refresh(prober);
     }
 
-    /// An error came back for a QUIC packet: an attempt at a connection there has failed. One that is there
-    /// is told by its peer alone.
+    /// An error came back for a QUIC packet: the probe on its way there is lost, and an attempt at a connection
+    /// there has failed. One that is there is ended by its peer alone: anybody may have sent the error.
     pub fn handle_quic_bounce(&mut self, now: Now, destination: SocketAddr, reason: SendError) {
-        let Self { quic: Some(quic), prober, .. } = self else { return };
+        let Self { quic: Some(quic), prober, out, .. } = self else { return };
         if reason == SendError::Refused {
-            for key in prober.keys_at(destination) {
+            let keys: Vec<_> = prober.keys_at(destination).collect();
+            for key in keys {
                 quic.handle_port_closed(now.monotonic, key.number());
+                let note = &mut |key, event| out.note(now, key, event);
+                prober.with_session(key, note, |session, mut note| {
+                    // None is in flight: it was settled before.
+                    session.handle_bounce(reason, &[], &mut note).ok();
+                });
             }
         }
         self.settle_quic(now);

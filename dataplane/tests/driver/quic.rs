@@ -8,7 +8,9 @@ use relayscope_dataplane::driver::listen::{Listeners, QuicListener};
 use relayscope_dataplane::driver::oneshot::{self, Oneshot};
 use relayscope_dataplane::endpoint::{EndpointConfig, Protocol};
 use relayscope_dataplane::probe::ProbeEvent;
-use relayscope_dataplane::probe::quic::{ALPN, Client, ClientOptions, IDLE_DEFAULT, Verification};
+use relayscope_dataplane::probe::quic::{
+    ALPN, Client, ClientOptions, FailureKind, IDLE_DEFAULT, Verification,
+};
 use relayscope_dataplane::responder::{Identity, ResponderConfig};
 use relayscope_dataplane::runtime::Backend;
 
@@ -57,6 +59,9 @@ fn quic_probes_connect_are_answered_and_see_the_server_go(backend: Backend) {
     assert!(pongs >= 10, "{pongs}");
     answering.join().unwrap();
     wait_for("down", || gauge(&collector, &catalogue::PROBE_UP, &["q"]) == Some(0.0));
+    // Its port is closed, and that is known at once.
+    let refused = || counter(&collector, &catalogue::PROBE_SEND_ERRORS, &["q", "ipv4", "refused"]);
+    wait_for("a refusal", || refused() >= 1);
     probing.join().unwrap();
 }
 
@@ -82,6 +87,7 @@ fn a_one_shot_probe_connects_first_and_says_why_it_cannot() {
     let error = oneshot::run(&Oneshot { endpoint, count: 1 }, || false, |_, _| {}).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot connect to {address}: certificate not trusted")), "{error}");
     answering.join().unwrap();
-    let error = oneshot::run(&oneshot, || false, |_, _| {}).unwrap_err().to_string();
-    assert_eq!(error, format!("cannot connect to {address}: nobody listens on that port"));
+    let mut events = Vec::new();
+    assert_eq!(oneshot::run(&oneshot, || false, |event, _| events.push(event)).unwrap(), 0, "nothing sent");
+    assert_eq!(events, [ProbeEvent::Disconnected { kind: FailureKind::Refused }]);
 }
