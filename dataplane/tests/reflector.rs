@@ -13,6 +13,7 @@ use relayscope_dataplane::wire::stamp::{ErrorEstimate, ReflectorPacket, SenderPa
 use relayscope_dataplane::wire::timestamp::{Format, Timestamp};
 
 const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = 1_000_000;
 const T2: Realtime = Realtime(1_700_000_000 * SECOND);
 const T3: Realtime = Realtime(T2.0 + 500_000);
 const SENDER: &str = "192.0.2.1:4000";
@@ -29,9 +30,9 @@ fn request(source: &str) -> Request {
     Request { source: source.parse().unwrap(), ttl: Some(61), received_at: T2 }
 }
 
-/// A packet sent `sequence` seconds before its arrival's second, or after.
+/// A packet sent `sequence` milliseconds after its arrival by our clock.
 fn sender(sequence: u32, ssid: u16) -> SenderPacket {
-    let timestamp = Timestamp::encode(Realtime(T2.0 + u64::from(sequence) * SECOND), Format::Ntp);
+    let timestamp = Timestamp::encode(Realtime(T2.0 + u64::from(sequence) * MILLISECOND), Format::Ntp);
     SenderPacket { sequence, timestamp, error_estimate: ErrorEstimate(0x8101), ssid }
 }
 
@@ -141,7 +142,7 @@ fn a_repetition_is_refused_for_as_long_as_its_session_lives() {
 fn a_sender_that_begins_anew_is_answered_and_its_earlier_packets_are_not() {
     let mut reflector = Reflector::new(with_key());
     let restarted = |sequence| {
-        let later = Realtime(T2.0 + (1000 + u64::from(sequence)) * SECOND);
+        let later = Realtime(T2.0 + (1000 + u64::from(sequence)) * MILLISECOND);
         SenderPacket { timestamp: Timestamp::encode(later, Format::Ntp), ..sender(sequence, 1) }
     };
     for sequence in 0..300 {
@@ -166,9 +167,46 @@ fn a_session_that_was_silent_too_long_begins_anew_in_both_modes() {
     let (open, sealed) = (sender(7, 1).encode(), sender(7, 1).encode_authenticated(&key()));
     assert_eq!((count(0, &open), count(1, &open), count(901, &open)), (Ok(0), Ok(1), Ok(2)));
     assert_eq!(count(1802, &open), Ok(0), "15 minutes and a second later");
+    let later = sender(8, 1).encode_authenticated(&key());
     assert_eq!((count(0, &sealed), count(900, &sealed)), (Ok(0), Err(Refusal::Replayed)));
     // What is refused keeps nobody awake.
-    assert_eq!(count(901, &sealed), Ok(0), "forgotten with its session");
+    assert_eq!(count(901, &later), Ok(0), "forgotten with its session");
+}
+
+#[test]
+fn a_recorded_packet_is_answered_once_whatever_source_is_forged() {
+    let mut reflector = Reflector::new(with_key());
+    let recorded = sender(7, 1).encode_authenticated(&key());
+    assert!(reflect(&mut reflector, SENDER, &recorded).is_ok());
+    for port in 5000..6500 {
+        let source = format!("192.0.2.1:{port}");
+        assert_eq!(reflect(&mut reflector, &source, &recorded), Err(Refusal::Replayed), "{source}");
+    }
+    assert_eq!(reflector.sessions(), 1, "it fills nothing");
+}
+
+#[test]
+fn an_authenticated_packet_is_of_use_for_a_minute() {
+    let recorded = sender(0, 1).encode_authenticated(&key());
+    let answered_at = |received_at| {
+        let request = Request { received_at, ..request(SENDER) };
+        let result =
+            Reflector::new(with_key()).reflect(Monotonic(0), &request, &mut recorded.clone()).map(|_| ());
+        result
+    };
+    assert_eq!(answered_at(Realtime(T2.0 + 60 * SECOND - MILLISECOND)), Ok(()));
+    assert_eq!(answered_at(Realtime(T2.0 - 60 * SECOND + MILLISECOND)), Ok(()), "a clock ahead of ours");
+    assert_eq!(answered_at(Realtime(T2.0 + 61 * SECOND)), Err(Refusal::Stale));
+    assert_eq!(answered_at(Realtime(T2.0 - 61 * SECOND)), Err(Refusal::Stale));
+}
+
+#[test]
+fn a_full_authenticated_table_refuses_newcomers_and_serves_who_is_there() {
+    let mut reflector = Reflector::new(ReflectorConfig { sessions_max: 1, ..with_key() });
+    assert!(exchange(&mut reflector, SENDER, sender(0, 1), &key()).is_ok());
+    let newcomer = exchange(&mut reflector, "192.0.2.2:1", sender(1, 1), &key());
+    assert_eq!(newcomer, Err(Refusal::TableFull));
+    assert_eq!(exchange(&mut reflector, SENDER, sender(2, 1), &key()).unwrap().sequence, 1);
 }
 
 #[test]

@@ -4,11 +4,18 @@
 //! gains an attacker nothing. What could be a reply itself is never answered, so two reflectors cannot
 //! be set upon each other. No source gets more than its rate.
 //!
-//! An authenticated request is verified before anything of it is used, and answered once: see
-//! [`replay`](crate::wire::replay). Sessions of authenticated senders have a table of their own, which
-//! nobody without a key can fill.
+//! An authenticated request is verified before anything of it is used. Its HMAC does not cover the source,
+//! which whoever recorded it can forge; so it is of use for no longer than [`FRESHNESS`] about its T1, and in
+//! that time is answered once, whatever source it comes from: the tags of those answered are kept. Within a
+//! session there is also a window: see [`replay`](crate::wire::replay). All this is by one reflector: each
+//! shard has one, and one that was restarted has forgotten. Whoever forwards a recorded packet faster
+//! than its path does takes the answer from the true sender, as who drops packets does.
+//!
+//! Sessions of authenticated senders have a table of their own. One that is full refuses newcomers, who
+//! would have no window. A recorded packet takes at most one place in it.
 
 mod rate;
+mod seen;
 mod sessions;
 mod table;
 
@@ -16,6 +23,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rate::RateLimit;
+pub use seen::FRESHNESS;
+use seen::Seen;
 use sessions::Sessions;
 
 use crate::clock::{Monotonic, Realtime};
@@ -45,9 +54,9 @@ pub enum Mode {
 pub struct ReflectorConfig {
     /// Stateful by default.
     pub mode: Mode,
-    /// Most sessions at once, of each mode; a further one is answered without a count of its own, as a
-    /// stateless reflector does, and without a replay window, until another falls idle: whoever fills the
-    /// table must not make others look dead. Default 16384.
+    /// Most sessions at once, of each mode. Until one falls idle, a further one is answered without a count of
+    /// its own, as a stateless reflector does: whoever fills the table must not make others look dead. One
+    /// that is authenticated is refused, for only who has a key can fill that table. Default 16384.
     pub sessions_max: usize,
     /// A session is forgotten after this without a packet (RFC 8762's REFWAIT). Default 15 min.
     pub session_idle: Duration,
@@ -111,6 +120,12 @@ pub enum Refusal {
     /// Authenticated, and there before, or too old to tell.
     #[error("was there before, or is too old to tell")]
     Replayed,
+    /// Authenticated, with a T1 further from now than [`FRESHNESS`]: recorded, or a clock is wrong.
+    #[error("sent more than {} s from now by our clock; set both clocks", FRESHNESS.as_secs())]
+    Stale,
+    /// Authenticated, and the table of such sessions is full.
+    #[error("the table of authenticated sessions is full; raise sessions_max")]
+    TableFull,
     /// Its source has had its share.
     #[error("its source asked for more than its rate")]
     RateLimited,
@@ -121,7 +136,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in order of their series.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Short,
         Self::Oversized,
         Self::Loop,
@@ -129,6 +144,8 @@ impl Refusal {
         Self::NoKey,
         Self::BadHmac,
         Self::Replayed,
+        Self::Stale,
+        Self::TableFull,
         Self::RateLimited,
         Self::SendError,
     ];
@@ -143,6 +160,8 @@ impl Refusal {
             Self::NoKey => "no_key",
             Self::BadHmac => "bad_hmac",
             Self::Replayed => "replayed",
+            Self::Stale => "stale",
+            Self::TableFull => "table_full",
             Self::RateLimited => "rate_limited",
             Self::SendError => "send_error",
         }
@@ -194,6 +213,7 @@ pub struct Reflector {
     config: ReflectorConfig,
     open: Sessions<()>,
     authenticated: Sessions<ReplayWindow>,
+    seen: Seen,
     limit: RateLimit,
 }
 
@@ -206,6 +226,7 @@ impl Reflector {
         Self {
             open: Sessions::new(open_max, config.session_idle),
             authenticated: Sessions::new(authenticated_max, config.session_idle),
+            seen: Seen::new(authenticated_max > 0),
             limit: RateLimit::new(config.rate_per_source),
             config,
         }
@@ -214,7 +235,8 @@ impl Reflector {
     /// Turns the request in `packet` into its reply, in place: same length, TLVs and padding kept.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing has changed then, and nothing is to be sent.
+    /// [`Refusal`]; nothing is answered or remembered then, but that a source without a place in a full table
+    /// asked, which counts against its rate.
     pub fn reflect<'a>(
         &'a mut self,
         now: Monotonic,
@@ -278,13 +300,19 @@ impl Reflector {
         let sender = SenderPacket::decode_authenticated(packet, key).map_err(|_| wrong)?;
         let session = (request.source, ssid);
         let sent_at = SentAt::new(sender.timestamp, sender.error_estimate.format());
+        let tag = *packet[..AUTHENTICATED_LEN].last_chunk().ok_or(Refusal::Short)?;
+        let received_at = Timestamp::encode(request.received_at, Format::Ntp);
+        let received_at = SentAt::new(received_at, Format::Ntp);
+        self.seen.check(received_at, sent_at, &tag)?;
         self.authenticated.check(now, &session, sender.sequence, sent_at).map_err(|_| Refusal::Replayed)?;
         if !self.limit.admit(now, request.source, true) {
             return Err(Refusal::RateLimited);
         }
         let count = self.authenticated.count(now, session, sender.sequence, sent_at);
+        let count = count.ok_or(Refusal::TableFull)?;
+        self.seen.insert(received_at, sent_at, &tag);
         let own = match self.config.mode {
-            Mode::Stateful => count,
+            Mode::Stateful => Some(count),
             Mode::Stateless => Some(sender.sequence),
         };
         let reply = answer(request, &sender, own);

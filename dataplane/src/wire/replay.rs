@@ -1,8 +1,9 @@
 //! Which packets of an authenticated session were there already: a window over the sender's sequence
 //! numbers in the manner of RFC 6479, which also knows a sender that began anew.
 //!
-//! An HMAC proves who made a packet, not when it was sent. Whoever recorded it may send it again, from a
-//! forged source at that, to make a stateful reflector count what the sender did not send.
+//! An HMAC proves who made a packet, not when it was sent. Whoever recorded it may send it again, to make a
+//! stateful reflector count what the sender did not send. This is about one session, which is of one
+//! source; from a forged one it is another session, and for the [`reflector`](crate::reflector) to refuse.
 //!
 //! - A number ahead of all seen is new, and moves the window, whatever its T1 says: the sender's clock may
 //!   step. (Ahead is as in RFC 1982, so numbers may wrap.)
@@ -11,7 +12,7 @@
 //!   then the sender began anew, for only it can make such a packet. The window starts over there, and
 //!   what has a T1 before that is from its earlier life and never again accepted.
 //!
-//! So no packet is accepted twice, whatever the order. The price: what a sender's very first packets after
+//! So no packet is accepted twice by one window, whatever the order. The price: what a sender's very first packets after
 //! it began anew overtake on their way is refused, and a sender that begins anew in the same
 //! session (same address, port and SSID) after its clock was set back is refused until its T1 is later
 //! again, or until the reflector has forgotten the session. A sender that takes a new port, as ours
@@ -64,7 +65,7 @@ impl SentAt {
     }
 
     /// Later by less than half an era of 136 years.
-    fn is_after(self, other: Self) -> bool {
+    pub(crate) fn is_after(self, other: Self) -> bool {
         self.0.wrapping_sub(other.0).cast_signed() > 0
     }
 }
