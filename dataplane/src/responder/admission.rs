@@ -97,8 +97,9 @@ impl Admission {
 }
 
 /// A host has all of a /64 (RFC 4291 section 2.5.4).
-fn network(source: IpAddr) -> IpAddr {
+pub(super) fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
+        loopback if loopback.is_loopback() => loopback,
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         v4 @ IpAddr::V4(_) => v4,
     }

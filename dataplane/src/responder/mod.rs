@@ -9,15 +9,16 @@ mod admission;
 mod identity;
 mod setup;
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointEvent, Incoming};
 
-use admission::Admission;
 pub use admission::Rate;
+use admission::{Admission, network};
 pub use identity::{Identity, IdentityError};
 
 use crate::clock::{Arrival, Monotonic, Now};
@@ -34,6 +35,9 @@ const ANSWERS_MAX: usize = 64;
 pub struct ResponderConfig {
     /// Most connections at once; default 4096. A further one is refused.
     pub connections_max: usize,
+    /// Most connections at once of one source, an IPv4 address or an IPv6 /64; default 64. A further one is
+    /// refused. Sources on this host have no such bound.
+    pub connections_per_source_max: usize,
     /// Most handshakes at once; default 256. Beyond that clients must prove their addresses, and those who
     /// have are not answered.
     pub handshakes_max: usize,
@@ -52,6 +56,7 @@ impl Default for ResponderConfig {
     fn default() -> Self {
         Self {
             connections_max: 4096,
+            connections_per_source_max: 64,
             handshakes_max: 256,
             handshake_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(30),
@@ -98,6 +103,9 @@ pub enum Refusal {
     /// The table of connections is full.
     #[error("the table of connections is full")]
     TableFull,
+    /// Its source has as many connections as one may.
+    #[error("its source has as many connections as one may")]
+    SourceFull,
     /// Its source shakes hands too often.
     #[error("its source shakes hands too often")]
     SourceRate,
@@ -117,9 +125,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in order of their series.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Unknown,
         Self::TableFull,
+        Self::SourceFull,
         Self::SourceRate,
         Self::Busy,
         Self::Handshake,
@@ -132,6 +141,7 @@ impl Refusal {
         match self {
             Self::Unknown => "unknown_session",
             Self::TableFull => "table_full",
+            Self::SourceFull => "source_full",
             Self::SourceRate => "rate_limited",
             Self::Busy => "busy",
             Self::Handshake => "handshake",
@@ -167,6 +177,8 @@ pub struct Responder {
     admission: Admission,
     peers: Vec<Option<Box<Peer>>>,
     open: usize,
+    /// Of each source that has any; no more than there are connections.
+    open_by_source: HashMap<IpAddr, usize>,
     handshakes: usize,
     line: VecDeque<usize>,
     deadlines: Deadlines<usize>,
@@ -175,6 +187,8 @@ pub struct Responder {
 
 struct Peer {
     connection: Connection,
+    /// Where it came from at first: a client may move.
+    source: IpAddr,
     timer: Option<Monotonic>,
     in_line: bool,
     /// While the handshake lasts: when it is given up.
@@ -211,6 +225,7 @@ impl Responder {
             clock,
             peers: Vec::new(),
             open: 0,
+            open_by_source: HashMap::new(),
             handshakes: 0,
             line: VecDeque::new(),
             deadlines: Deadlines::new(),
@@ -350,13 +365,14 @@ impl Responder {
             self.endpoint.ignore(incoming);
             return Err(reason);
         }
-        if self.connections() >= self.config.connections_max {
+        let source = network(incoming.remote_address().ip());
+        if let Some(reason) = self.full_for(source) {
             let transmit = self.endpoint.refuse(incoming, &mut octets);
             self.answer(&transmit, octets)?;
-            return Err(Refusal::TableFull);
+            return Err(reason);
         }
         match self.endpoint.accept(incoming, instant, &mut octets, None) {
-            Ok((handle, connection)) => self.open(now, handle, connection),
+            Ok((handle, connection)) => self.open(now, source, handle, connection),
             Err(error) => {
                 if let Some(transmit) = error.response {
                     self.answer(&transmit, octets)?;
@@ -366,9 +382,19 @@ impl Responder {
         }
     }
 
+    fn full_for(&self, source: IpAddr) -> Option<Refusal> {
+        let open = self.open_by_source.get(&source).copied().unwrap_or(0);
+        if self.open >= self.config.connections_max {
+            return Some(Refusal::TableFull);
+        }
+        let is_full = open >= self.config.connections_per_source_max && !source.is_loopback();
+        is_full.then_some(Refusal::SourceFull)
+    }
+
     fn open(
         &mut self,
         now: Monotonic,
+        source: IpAddr,
         handle: ConnectionHandle,
         connection: Connection,
     ) -> Result<Outcome, Refusal> {
@@ -376,9 +402,10 @@ impl Responder {
         if self.peers.len() <= handle.0 {
             self.peers.resize_with(handle.0 + 1, || None);
         }
-        let peer = Peer { connection, timer: None, in_line: false, patience, pings: VecDeque::new() };
+        let peer = Peer { connection, source, timer: None, in_line: false, patience, pings: VecDeque::new() };
         self.peers[handle.0] = Some(Box::new(peer));
         self.open += 1;
+        *self.open_by_source.entry(source).or_default() += 1;
         self.handshakes += 1;
         self.settle(handle.0, now)
     }
@@ -449,6 +476,12 @@ impl Responder {
     fn remove(&mut self, index: usize) {
         let Some(peer) = self.peers[index].take() else { return };
         self.open -= 1;
+        if let Entry::Occupied(mut open) = self.open_by_source.entry(peer.source) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
         if peer.patience.is_some() {
             self.handshakes -= 1;
         }

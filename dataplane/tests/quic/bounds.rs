@@ -17,7 +17,11 @@ fn resident_octets() -> u64 {
 fn a_thousand_connections_are_held_and_each_is_small() {
     let mut world = World::new(10 * MS);
     let generous = Rate { burst: 1000, per_second: 1000 };
-    let config = ResponderConfig { unproven: generous, ..ResponderConfig::default() };
+    let config = ResponderConfig {
+        unproven: generous,
+        connections_per_source_max: 1000,
+        ..ResponderConfig::default()
+    };
     let responder = world.responder(config, identity());
     world.servers.insert(server_at(1), responder);
     let shared = client(Verification::Insecure);
@@ -127,6 +131,25 @@ fn clients_must_prove_their_address_once_the_common_budget_is_spent() {
         })
         .collect();
     assert_eq!(handshakes, [2 * MS, 2 * MS, 4 * MS, 4 * MS], "proving it takes a round trip");
+}
+
+#[test]
+fn one_source_does_not_take_all_connections_and_what_it_closes_is_free_again() {
+    let mut world = World::new(MS);
+    let config = ResponderConfig { connections_per_source_max: 2, ..ResponderConfig::default() };
+    let responder = world.responder(config, identity());
+    world.servers.insert(server_at(1), responder);
+    for key in 0..4 {
+        world.prober.add(key, server_at(1), client(Verification::Insecure), u64::from(key));
+        world.connect(key);
+    }
+    assert_eq!(connections(&world), 2);
+    assert_eq!(world.refusals, [Refusal::SourceFull; 2]);
+    world.prober.remove(0);
+    world.run(SECOND);
+    world.prober.add(9, server_at(1), client(Verification::Insecure), 9);
+    world.connect(9);
+    assert_eq!((connections(&world), world.refusals.len()), (2, 2));
 }
 
 #[test]
