@@ -2,6 +2,7 @@
 //! blocked, and says little where memory may not be locked.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use io_uring::{IoUring, Probe, opcode};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -11,6 +12,10 @@ const MEMLOCK_MIN_LEN: u64 = 512 << 10;
 /// Descriptors for HTTP and files, and for one executor with its rings and sockets.
 const FILES_BASE: u64 = 128;
 const FILES_PER_SHARD: u64 = 32;
+/// Most TCP connections of one shard on their way at once, each with a descriptor.
+pub(crate) const CONNECTS_MAX: usize = 1024;
+/// Fewest, where files are few: they are made room for by turns, and there may be too few files even so.
+const CONNECTS_MIN: usize = 16;
 /// Entries of the ring made to see whether one can be made.
 const PROBE_RING_DEPTH: u32 = 8;
 
@@ -124,20 +129,44 @@ fn try_ring() -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 
-/// Holds the limit of open files against what `shards` need on any backend; the soft limit is raised
-/// where the hard one allows it.
+/// Holds the limit of open files against what `shards` need on any backend. The soft limit is raised, where the
+/// hard one allows it, to what they need and 1024 TCP connections of each on their way; where it does not,
+/// there may be fewer connections at once.
 ///
 /// # Errors
 /// [`PreflightError::Files`].
 pub fn check_files(shards: usize) -> Result<(), PreflightError> {
     let shards = shards as u64;
-    let needed = FILES_BASE + shards.saturating_mul(FILES_PER_SHARD);
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
-    if soft >= needed {
-        return Ok(());
+    let needed = files_needed(shards);
+    let wanted = needed.saturating_add(shards.saturating_mul(CONNECTS_MAX as u64));
+    let (mut soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    let raised = wanted.min(hard);
+    if soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok() {
+        soft = raised;
     }
-    let raised = hard >= needed && setrlimit(Resource::RLIMIT_NOFILE, needed, hard).is_ok();
-    if raised { Ok(()) } else { Err(PreflightError::Files { limit: hard, shards, needed }) }
+    CONNECTS.store(connects_within(soft, shards), Ordering::Relaxed);
+    if soft >= needed { Ok(()) } else { Err(PreflightError::Files { limit: hard, shards, needed }) }
+}
+
+/// How many TCP connections each shard may have on their way: at most 1024, and what the limit of open files
+/// leaves of the shards that were last [checked](check_files) for, or of one.
+pub fn connects_max() -> usize {
+    match CONNECTS.load(Ordering::Relaxed) {
+        0 => connects_within(getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft), 1),
+        connects => connects,
+    }
+}
+
+/// The limit is the process's, and so is what it leaves. Zero before anything was checked.
+static CONNECTS: AtomicUsize = AtomicUsize::new(0);
+
+fn files_needed(shards: u64) -> u64 {
+    FILES_BASE.saturating_add(shards.saturating_mul(FILES_PER_SHARD))
+}
+
+fn connects_within(limit: u64, shards: u64) -> usize {
+    let each = limit.saturating_sub(files_needed(shards)) / shards.max(1);
+    usize::try_from(each).unwrap_or(usize::MAX).clamp(CONNECTS_MIN, CONNECTS_MAX)
 }
 
 fn check_memlock(limit: u64, shards: u64) -> Result<(), PreflightError> {
@@ -151,6 +180,17 @@ fn check_memlock(limit: u64, shards: u64) -> Result<(), PreflightError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_on_their_way_leave_files_for_everything_else() {
+        assert_eq!(connects_within(u64::MAX, 4), CONNECTS_MAX);
+        assert_eq!(connects_within(1024, 2), (1024 - 128 - 2 * 32) / 2);
+        assert_eq!(connects_within(100, 2), CONNECTS_MIN);
+        check_files(1).unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert!(soft >= hard.min(128 + 32 + 1024), "raised to {soft} of {hard}");
+        assert!(connects_max() as u64 <= soft - 160);
+    }
 
     #[test]
     fn a_small_memlock_limit_names_the_remedy() {

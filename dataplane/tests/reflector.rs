@@ -190,9 +190,7 @@ fn an_authenticated_packet_is_of_use_for_a_minute() {
     let recorded = sender(0, 1).encode_authenticated(&key());
     let answered_at = |received_at| {
         let request = Request { received_at, ..request(SENDER) };
-        let result =
-            Reflector::new(with_key()).reflect(Monotonic(0), &request, &mut recorded.clone()).map(|_| ());
-        result
+        Reflector::new(with_key()).reflect(Monotonic(0), &request, &mut recorded.clone()).map(|_| ())
     };
     assert_eq!(answered_at(Realtime(T2.0 + 60 * SECOND - MILLISECOND)), Ok(()));
     assert_eq!(answered_at(Realtime(T2.0 - 60 * SECOND + MILLISECOND)), Ok(()), "a clock ahead of ours");
