@@ -230,6 +230,11 @@ mod tests {
         (listener, address, fill)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test may wait, for the kernel")]
+    fn pause(ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+
     /// The probes that came to an end, looked for over some 100 ms of true time.
     fn answered(connects: &mut Connects<u32>, ms: u64) -> Vec<u32> {
         let mut answered = Vec::new();
@@ -238,7 +243,7 @@ mod tests {
                 assert!(result.is_ok(), "{result:?}");
                 answered.push(probe);
             });
-            std::thread::sleep(Duration::from_millis(5));
+            pause(5);
         }
         answered
     }
@@ -271,7 +276,7 @@ mod tests {
         let address = live.local_addr().unwrap();
         let mut connects = Connects::bounded(1);
         assert_eq!(begin(&mut connects, 0, 1, address), Ok(()));
-        std::thread::sleep(Duration::from_millis(20));
+        pause(20);
         assert_eq!(begin(&mut connects, 300, 2, address), Ok(()));
         let mut both = answered(&mut connects, 301);
         both.sort_unstable();
