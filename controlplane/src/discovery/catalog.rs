@@ -68,10 +68,10 @@ pub(super) enum Answer {
     Members { members: Vec<Member>, failed: Vec<String> },
     /// Nothing changed since the last time.
     Same,
-    /// The addresses of a name, and for how long they hold.
-    Host { v4: Addresses<Ipv4Addr>, v6: Addresses<Ipv6Addr>, valid_for: Duration },
-    /// The members of a source that holds for as long.
-    Timed { members: Vec<Member>, valid_for: Duration },
+    /// The addresses of a name, those that were refused, and for how long they hold.
+    Host { v4: Addresses<Ipv4Addr>, v6: Addresses<Ipv6Addr>, refused: Vec<String>, valid_for: Duration },
+    /// The members of a source that holds for as long, and what is wrong with those it leaves out.
+    Timed { members: Vec<Member>, failed: Vec<String>, valid_for: Duration },
     /// Nothing could be read: the content of before stays.
     Failed(String),
 }
@@ -213,19 +213,24 @@ impl Catalog {
         let mut pause = None;
         let mut errors = Vec::new();
         match answer {
-            Answer::Same => {}
+            // What failed before fails still.
+            Answer::Same => {
+                let pause = self.pause(&task);
+                return self.ask_at(now + pause, task);
+            }
             Answer::Members { members, failed } => {
                 self.changed |= known.found.replace(members);
                 errors = failed;
             }
-            Answer::Timed { members, valid_for } => {
+            Answer::Timed { members, failed, valid_for } => {
                 self.changed |= known.found.replace(members);
+                errors = failed;
                 pause = Some(valid_for);
             }
-            Answer::Host { v4, v6, valid_for } => {
+            Answer::Host { v4, v6, refused, valid_for } => {
                 let (changed, failed) = known.found.move_to(v4, v6);
                 self.changed |= changed;
-                errors.extend(failed);
+                errors.extend(failed.into_iter().chain(refused));
                 pause = Some(valid_for);
             }
             Answer::Failed(error) => {

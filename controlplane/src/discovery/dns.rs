@@ -2,7 +2,7 @@
 //!
 //! As this host's own programs see them: an address in `/etc/hosts` counts before any server is asked.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,10 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 
 use super::HostPort;
+use super::address::check_ip;
 use super::catalog::{Addresses, Answer};
 use super::file::Stamp;
-use super::list::MEMBERS_MAX;
+use super::list::{LeftOut, MEMBERS_MAX, parse_name};
 use super::settings::{Families, Member};
 use crate::clock::instant;
 
@@ -58,18 +59,16 @@ impl Resolver {
     /// The addresses of a name.
     pub(super) async fn host(&self, name: &str, families: Families) -> Answer {
         if let Some((v4, v6)) = self.in_hosts(name, families) {
-            return Answer::Host { v4, v6, valid_for: Duration::ZERO };
+            return host(v4, v6, Duration::ZERO);
         }
         let (v4, v6) = match self.ask_both(name, families).await {
             Ok(answers) => answers,
             Err(error) => return Answer::Failed(error),
         };
         let valid_for = [&v4, &v6].into_iter().filter_map(valid_for).min().unwrap_or_default();
-        Answer::Host {
-            v4: addresses(v4, |data| if let RData::A(a) = data { Some(a.0) } else { None }),
-            v6: addresses(v6, |data| if let RData::AAAA(a) = data { Some(a.0) } else { None }),
-            valid_for,
-        }
+        let v4 = addresses(v4, |data| if let RData::A(a) = data { Some(a.0) } else { None });
+        let v6 = addresses(v6, |data| if let RData::AAAA(a) = data { Some(a.0) } else { None });
+        host(v4, v6, valid_for)
     }
 
     async fn ask_both(&self, name: &str, families: Families) -> Result<(Asked, Asked), String> {
@@ -128,31 +127,31 @@ impl Resolver {
         };
         let service = |data: &RData| match data {
             // The root as target says that there is no such service (RFC 2782).
-            RData::SRV(srv) if !srv.target.is_root() => {
-                let mut host = srv.target.to_utf8();
-                host.truncate(host.trim_end_matches('.').len());
-                HostPort::new(host, srv.port)
-            }
+            RData::SRV(srv) if !srv.target.is_root() => Some(written(&srv.target, srv.port)),
             _ => None,
         };
-        timed(&lookup, lookup.answers().iter().filter_map(|record| service(&record.data)))
+        let services = lookup.answers().iter().filter_map(|record| service(&record.data));
+        let valid_for = lookup.valid_until().saturating_duration_since(instant());
+        timed(services, Vec::new(), valid_for)
     }
 
     /// Every address of a name as a target by itself.
     pub(super) async fn addresses(&self, address: &HostPort, families: Families) -> Answer {
-        let (v4, v6, valid_for) = match self.host(address.host(), families).await {
-            Answer::Host { v4, v6, valid_for } => (v4, v6, valid_for),
+        let (v4, v6, refused, valid_for) = match self.host(address.host(), families).await {
+            Answer::Host { v4, v6, refused, valid_for } => (v4, v6, refused, valid_for),
             other => return other,
         };
         // A family that failed would take its targets with it: then all stay as they were.
         let (v4, v6) = match (v4, v6) {
             (Addresses::Failed(error), _) | (_, Addresses::Failed(error)) => return Answer::Failed(error),
-            (Addresses::None, Addresses::None) => return Answer::Failed("it has no address".to_owned()),
+            (Addresses::None, Addresses::None) => {
+                let none = "it has no address".to_owned();
+                return Answer::Failed(if refused.is_empty() { none } else { refused.join("; ") });
+            }
             (v4, v6) => (v4.found(), v6.found()),
         };
-        let texts = v4.iter().map(Ipv4Addr::to_string).chain(v6.iter().map(Ipv6Addr::to_string));
-        let addresses = texts.filter_map(|host| HostPort::new(host, address.port()));
-        Answer::Timed { members: members(addresses), valid_for }
+        let ips = v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6));
+        timed(ips.map(|ip| SocketAddr::new(ip, address.port()).to_string()), refused, valid_for)
     }
 }
 
@@ -219,19 +218,44 @@ fn addresses<T>(asked: Asked, select: impl Fn(&RData) -> Option<T>) -> Addresses
     if found.is_empty() { Addresses::None } else { Addresses::Found(found) }
 }
 
-fn timed(lookup: &Lookup, addresses: impl Iterator<Item = HostPort>) -> Answer {
-    let valid_for = lookup.valid_until().saturating_duration_since(instant());
-    Answer::Timed { members: members(addresses), valid_for }
+/// Without the addresses no single host can have.
+fn host(mut v4: Addresses<Ipv4Addr>, mut v6: Addresses<Ipv6Addr>, valid_for: Duration) -> Answer {
+    let mut refused = LeftOut::default();
+    refuse(&mut v4, &mut refused);
+    refuse(&mut v6, &mut refused);
+    Answer::Host { v4, v6, refused: refused.told().into_iter().collect(), valid_for }
 }
 
-/// Named by their addresses, once each, in an order that does not change with the server's.
-fn members(addresses: impl Iterator<Item = HostPort>) -> Vec<Member> {
-    let mut addresses: Vec<_> = addresses.take(MEMBERS_MAX).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    let member =
-        |address: HostPort| Member { name: address.to_string(), address, settings: None, families: None };
-    addresses.into_iter().map(member).collect()
+fn refuse<T: Copy + Into<IpAddr>>(addresses: &mut Addresses<T>, refused: &mut LeftOut) {
+    let Addresses::Found(found) = addresses else { return };
+    found.retain(|ip| check_ip((*ip).into()).map_err(|error| refused.add(1, error)).is_ok());
+    if found.is_empty() {
+        *addresses = Addresses::None;
+    }
+}
+
+/// As in a list, to be checked as there.
+fn written(host: &Name, port: u16) -> String {
+    let mut host = host.to_utf8();
+    host.truncate(host.trim_end_matches('.').len());
+    format!("{host}:{port}")
+}
+
+/// Members named by their addresses, once each, in an order that does not change with the server's.
+fn timed(addresses: impl Iterator<Item = String>, mut failed: Vec<String>, valid_for: Duration) -> Answer {
+    let mut left_out = LeftOut::default();
+    let mut members = Vec::new();
+    for text in addresses.take(MEMBERS_MAX) {
+        let address = HostPort::parse(&text, None);
+        match address.and_then(|address| Ok((parse_name(&address.to_string())?, address))) {
+            Ok((name, address)) => members.push(Member { name, address, settings: None, families: None }),
+            Err(error) => left_out.add(1, error),
+        }
+    }
+    members.sort_unstable_by(|a, b| a.address.cmp(&b.address));
+    members.dedup_by(|a, b| a.address == b.address);
+    failed.extend(left_out.told());
+    Answer::Timed { members, failed, valid_for }
 }
 
 #[cfg(test)]

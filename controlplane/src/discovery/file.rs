@@ -38,24 +38,34 @@ impl Stamp {
 #[derive(Default)]
 pub(super) struct Files {
     held: BTreeMap<PathBuf, Held>,
-    /// The paths that matched, to tell one that went.
     failed: Vec<String>,
+    /// Whether they were looked at since they were to be taken as they are.
+    looked: bool,
 }
 
+#[derive(Default)]
 struct Held {
-    /// `None` asks for it to be read again.
+    /// As it was read; `None` asks for it to be read again.
     stamp: Option<Stamp>,
+    /// As it was at the last look.
+    seen: Option<Stamp>,
     good: Option<List>,
     failed: Option<String>,
+    /// Whether it was not there at the last look.
+    missed: bool,
 }
 
 impl Files {
-    /// Reads all files again at the next look, changed or not.
+    /// Reads all files again at the next look, changed or not, as they are then.
     pub(super) fn forget_stamps(&mut self) {
+        self.looked = false;
         self.held.values_mut().for_each(|held| held.stamp = None);
     }
 
-    /// Looks at the files of `pattern`, and reads those that changed. One that is broken, and the only one of
+    /// Looks at the files of `pattern`, and reads those that changed and are done changing: the same at two
+    /// looks in a row, as half a list may well be valid. The first look takes them as they are.
+    ///
+    /// One that is broken, and the only one of
     /// a pattern without `*` that is gone, keep their content of before; one of several that is gone takes
     /// its targets with it.
     pub(super) fn look(&mut self, pattern: &str, form: AddressForm) -> Answer {
@@ -64,10 +74,16 @@ impl Files {
             Err(error) => return self.failed(vec![error]),
         };
         let before = self.held.len();
-        self.held.retain(|path, _| paths.contains(path));
+        let at_once = !std::mem::replace(&mut self.looked, true);
+        self.held.retain(|path, held| {
+            let here = paths.contains(path);
+            let gone = !here && (at_once || held.missed);
+            held.missed = !here;
+            !gone
+        });
         let mut changed = before != self.held.len();
         for path in paths {
-            changed |= self.read(path, form);
+            changed |= self.read(path, form, at_once);
         }
         let failed: Vec<_> = self.held.values().filter_map(|held| held.failed.clone()).collect();
         if !changed && failed == self.failed {
@@ -90,28 +106,30 @@ impl Files {
     }
 
     /// Whether it was read.
-    fn read(&mut self, path: PathBuf, form: AddressForm) -> bool {
+    fn read(&mut self, path: PathBuf, form: AddressForm, at_once: bool) -> bool {
         let stamp = Stamp::of(&path).ok();
-        let held = self.held.entry(path.clone()).or_insert(Held { stamp: None, good: None, failed: None });
-        if stamp.is_some() && held.stamp == stamp {
+        let held = self.held.entry(path.clone()).or_default();
+        let settled = std::mem::replace(&mut held.seen, stamp) == stamp;
+        if stamp.is_some() && held.stamp == stamp || !settled && !at_once {
             return false;
         }
         held.stamp = stamp;
-        let list = read_list(&path).and_then(|list| list.members(form).map(|_| list));
-        match list {
-            Ok(list) => {
+        let list = read_list(&path).and_then(|list| list.members(form).map(|(_, bad)| (list, bad.told())));
+        let wrong = match list {
+            Ok((list, left_out)) => {
                 held.good = Some(list);
-                held.failed = None;
+                left_out
             }
-            Err(error) => held.failed = Some(format!("{}: {error}", path.display())),
-        }
+            Err(error) => Some(error),
+        };
+        held.failed = wrong.map(|error| format!("{}: {error}", path.display()));
         true
     }
 
     fn members(&self, form: AddressForm) -> Result<Vec<Member>, String> {
         let mut members = Vec::new();
         for list in self.held.values().filter_map(|held| held.good.as_ref()) {
-            members.extend(list.members(form)?);
+            members.extend(list.members(form)?.0);
         }
         match members.len() {
             0..=MEMBERS_MAX => Ok(members),
@@ -243,23 +261,69 @@ mod tests {
         let pattern = directory.path().join("*.json").display().to_string();
         let mut files = Files::default();
         assert!(matches!(files.look(&pattern, form()), Answer::Same), "nothing there yet");
+        let mut settled = || {
+            assert!(matches!(files.look(&pattern, form()), Answer::Same), "it may be written still");
+            files.look(&pattern, form())
+        };
 
         write("a.json", r#"[{"targets": ["a1"]}]"#);
         write("b.json", r#"[{"targets": ["b1"]}]"#);
-        assert_eq!(names(files.look(&pattern, form())), (vec!["a1".into(), "b1".into()], vec![]));
-        assert!(matches!(files.look(&pattern, form()), Answer::Same));
+        assert_eq!(names(settled()), (vec!["a1".into(), "b1".into()], vec![]));
+        assert!(matches!(settled(), Answer::Same));
 
         write("a.json", "[{");
         write("b.json", r#"[{"targets": ["b2"]}]"#);
-        let (members, failed) = names(files.look(&pattern, form()));
+        let (members, failed) = names(settled());
         assert_eq!(members, ["a1", "b2"]);
         assert!(failed[0].contains("a.json: EOF while parsing"), "{failed:?}");
-        assert!(matches!(files.look(&pattern, form()), Answer::Same), "told once");
+        assert!(matches!(settled(), Answer::Same), "told once");
 
         std::fs::remove_file(directory.path().join("b.json")).unwrap();
-        assert_eq!(names(files.look(&pattern, form())).0, ["a1"]);
+        assert_eq!(names(settled()).0, ["a1"]);
         write("a.json", "[]");
-        assert_eq!(names(files.look(&pattern, form())), (vec![], vec![]));
+        assert_eq!(names(settled()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_takes_no_target_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s.yml");
+        let pattern = path.display().to_string();
+        let (one, two) = ("- targets: [a]\n", "- targets: [a]\n- targets: [b]\n");
+        std::fs::write(&path, two).unwrap();
+        let mut files = Files::default();
+        assert_eq!(names(files.look(&pattern, form())).0, ["a", "b"], "the first look takes it as it is");
+
+        // Valid, but half of it.
+        std::fs::write(&path, one).unwrap();
+        assert!(matches!(files.look(&pattern, form()), Answer::Same));
+        std::fs::write(&path, two).unwrap();
+        assert!(matches!(files.look(&pattern, form()), Answer::Same), "it changed again");
+        assert_eq!(names(files.look(&pattern, form())).0, ["a", "b"]);
+
+        // Emptied for longer.
+        for empty in ["", " \n", "# soon\n", "null\n"] {
+            std::fs::write(&path, empty).unwrap();
+            assert!(matches!(files.look(&pattern, form()), Answer::Same));
+            let (members, failed) = names(files.look(&pattern, form()));
+            assert_eq!(members, ["a", "b"], "{empty:?}");
+            assert!(failed[0].contains("s.yml: is empty; expected a list"), "{failed:?}");
+            assert!(matches!(files.look(&pattern, form()), Answer::Same), "told once");
+        }
+        std::fs::write(&path, "[]\n").unwrap();
+        assert!(matches!(files.look(&pattern, form()), Answer::Same));
+        assert_eq!(names(files.look(&pattern, form())), (vec![], vec![]), "on purpose");
+    }
+
+    #[test]
+    fn a_bad_member_is_left_out_of_its_file_and_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s.yml");
+        std::fs::write(&path, "- targets: [a, 'a..b', '0.0.0.0']\n").unwrap();
+        let mut files = Files::default();
+        let (members, failed) = names(files.look(&path.display().to_string(), form()));
+        assert_eq!(members, ["a"]);
+        assert!(failed[0].contains("s.yml: 2 targets are left out: 'a..b' is no host name"), "{failed:?}");
     }
 
     #[test]
@@ -273,8 +337,10 @@ mod tests {
         assert!(failed[0].ends_with("a.yaml: No such file or directory (os error 2)"), "{failed:?}");
 
         std::fs::write(&path, "- targets: [a]").unwrap();
+        assert!(matches!(files.look(&pattern, form()), Answer::Same), "it may be written still");
         assert_eq!(names(files.look(&pattern, form())).0, ["a"]);
         std::fs::remove_file(&path).unwrap();
+        assert!(matches!(files.look(&pattern, form()), Answer::Same), "it may come back");
         let (members, failed) = names(files.look(&pattern, form()));
         assert_eq!((members, failed.len()), (vec!["a".to_owned()], 1));
     }

@@ -12,7 +12,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Fetches a list, once. Blocks.
 pub(super) fn fetch(url: &str, form: AddressForm) -> Answer {
     match get(url).and_then(|text| List::from_json(&text)).and_then(|list| list.members(form)) {
-        Ok(members) => Answer::Members { members, failed: Vec::new() },
+        Ok((members, left_out)) => Answer::Members { members, failed: left_out.told().into_iter().collect() },
         Err(error) => Answer::Failed(error),
     }
 }

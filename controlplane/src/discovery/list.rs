@@ -19,6 +19,8 @@ use super::settings::{AddressForm, Member};
 pub(super) const LIST_LEN_MAX: u64 = 32 << 20;
 /// Most targets of a source.
 pub(super) const MEMBERS_MAX: usize = 65_535;
+/// Members left out of a source that are told with what is wrong with them; all are counted.
+const LEFT_OUT_TOLD_MAX: usize = 5;
 /// Most octets of a name: it stands in every series of the target.
 pub const NAME_LEN_MAX: usize = 128;
 
@@ -47,30 +49,77 @@ impl List {
     }
 
     pub(super) fn from_yaml(text: &str) -> Result<Self, String> {
-        // An empty YAML file is null; it lists nothing.
         let list: Option<Self> =
             serde_yaml_ng::from_str(text).map_err(|error| format!("{error}; expected {SHAPE}"))?;
-        Ok(list.unwrap_or(Self(Vec::new())))
+        // An empty YAML file is null: more likely one that is being written than one that lists nothing.
+        list.ok_or_else(|| format!("is empty; expected {SHAPE}, or [] for no targets"))
     }
 
-    /// Its targets, once each.
-    pub(super) fn members(&self, form: AddressForm) -> Result<Vec<Member>, String> {
+    /// Its targets, once each, and what is wrong with those that are left out.
+    ///
+    /// # Errors
+    /// When there are more than [`MEMBERS_MAX`].
+    pub(super) fn members(&self, form: AddressForm) -> Result<(Vec<Member>, LeftOut), String> {
         let mut members = Vec::new();
+        let mut left_out = LeftOut::default();
         let mut seen = HashSet::new();
         for block in &self.0 {
-            let name = block.name()?;
+            let name = match block.name() {
+                Ok(name) => name,
+                Err(error) => {
+                    left_out.add(block.targets.len(), error);
+                    continue;
+                }
+            };
             for target in &block.targets {
-                let name = parse_name(name.unwrap_or(target))?;
-                let address = form.parse(target)?;
-                if seen.insert((name.clone(), address.clone())) {
-                    members.push(Member { name, address, settings: None, families: None });
+                match Member::parse(name.unwrap_or(target), target, form) {
+                    Err(error) => left_out.add(1, error),
+                    Ok(member) if seen.insert((member.name.clone(), member.address.clone())) => {
+                        members.push(member);
+                    }
+                    Ok(_) => {}
                 }
                 if members.len() > MEMBERS_MAX {
                     return Err(format!("lists more than {MEMBERS_MAX} targets"));
                 }
             }
         }
-        Ok(members)
+        Ok((members, left_out))
+    }
+}
+
+/// Members of a source that cannot be probed. They go, the others stay.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    targets: usize,
+    errors: Vec<String>,
+    /// Whether there are more errors than are kept.
+    more: bool,
+}
+
+impl LeftOut {
+    pub(super) fn add(&mut self, targets: usize, error: String) {
+        self.targets += targets;
+        if self.errors.len() < LEFT_OUT_TOLD_MAX {
+            self.errors.push(error);
+        } else {
+            self.more = true;
+        }
+    }
+
+    /// A sentence, if there are any.
+    pub(super) fn told(&self) -> Option<String> {
+        let more = if self.more { "; ..." } else { "" };
+        (self.targets > 0)
+            .then(|| format!("{} targets are left out: {}{more}", self.targets, self.errors.join("; ")))
+    }
+}
+
+impl Member {
+    /// Checks both, as they are written.
+    fn parse(name: &str, address: &str, form: AddressForm) -> Result<Self, String> {
+        let (name, address) = (parse_name(name)?, form.parse(address)?);
+        Ok(Self { name, address, settings: None, families: None })
     }
 }
 
@@ -116,7 +165,10 @@ mod tests {
     }
 
     fn members(list: Result<List, String>) -> Result<Vec<(String, String)>, String> {
-        let members = list?.members(form())?;
+        let (members, left_out) = list?.members(form())?;
+        if let Some(told) = left_out.told() {
+            return Err(told);
+        }
         Ok(members.into_iter().map(|member| (member.name, member.address.to_string())).collect())
     }
 
@@ -143,22 +195,49 @@ mod tests {
   - relay-a.example
 ";
         assert_eq!(members(List::from_yaml(yaml)).unwrap(), expected);
-        assert_eq!(members(List::from_yaml("")).unwrap(), []);
+        assert_eq!(members(List::from_yaml("[]")).unwrap(), []);
         assert_eq!(members(List::from_json("[]")).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_empty_is_no_list() {
+        for text in ["", " \n\n", "# none\n", "null", "~"] {
+            let error = List::from_yaml(text).unwrap_err();
+            assert!(error.contains("is empty; expected a list of"), "{text:?}: {error}");
+            assert!(List::from_json(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_member_is_left_out_and_told_while_the_others_stay() {
+        let bad: Vec<_> = (0..7).map(|i| format!("\"a..b{i}\"")).collect();
+        let json = format!(r#"[{{"targets": ["a", {}, "b"]}}, {{"targets": ["c"]}}]"#, bad.join(","));
+        let (members, left_out) = List::from_json(&json).unwrap().members(form()).unwrap();
+        assert_eq!(members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+        let told = left_out.told().unwrap();
+        assert!(told.starts_with("7 targets are left out: 'a..b0' is no host name;"), "{told}");
+        assert!(told.ends_with("; ..."), "{told}");
+        assert!(!told.contains("b5"), "bounded: {told}");
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (json, error) in [
-            (r#"[{"targets": ["a b"]}]"#, "'a b' is no address; expected HOST, HOST:PORT or [IPV6]:PORT"),
-            (r#"[{"targets": ["quic://a"]}]"#, "protocol 'quic' is not the group's; expected stamp or none"),
+            (
+                r#"[{"targets": ["a b"]}]"#,
+                "1 targets are left out: 'a b' is no address; expected HOST, HOST:PORT or [IPV6]:PORT",
+            ),
+            (
+                r#"[{"targets": ["quic://a"]}]"#,
+                "1 targets are left out: protocol 'quic' is not the group's; expected stamp or none",
+            ),
             (
                 r#"[{"targets": ["a", "b"], "labels": {"name": "x"}}]"#,
-                "label name 'x' stands with 2 targets; expected it with one target alone",
+                "2 targets are left out: label name 'x' stands with 2 targets; expected it with one target alone",
             ),
             (
                 r#"[{"targets": ["a"], "labels": {"name": ""}}]"#,
-                "target name \"\" is invalid; expected 1..=128 octets without control characters",
+                "1 targets are left out: target name \"\" is invalid; expected 1..=128 octets without control characters",
             ),
         ] {
             assert_eq!(members(List::from_json(json)).unwrap_err(), error);

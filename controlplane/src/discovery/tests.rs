@@ -170,6 +170,33 @@ async fn services_and_addresses_of_a_name_are_targets_each() {
 }
 
 #[tokio::test]
+async fn what_no_single_host_can_be_at_is_refused_and_counted() {
+    let dns = DnsServer::start();
+    let label = "x".repeat(60);
+    let long = format!("{label}.{label}.{label}.test.");
+    dns.set_services("_stamp._udp.test", &[("b.test.", 862), (&long, 862), ("*.test.", 862)]);
+    dns.set("b.test", &["0.0.0.0", "127.0.0.2", "ff02::1"]);
+    dns.set("all.test", &["224.0.0.1", "127.0.0.8", "255.255.255.255", "::"]);
+    dns.set("none.test", &["0.0.0.0", "::"]);
+    let sources = vec![
+        Source::Srv("_stamp._udp.test".to_owned()),
+        Source::Dns(HostPort::parse("all.test:7", None).unwrap()),
+    ];
+    let fixed = vec![member("none", "none.test")];
+    let mut discovery = Discovery::new(dns.config(vec![Group { fixed, sources, ..Group::default() }]));
+    let left = [
+        target("none", &[], false),
+        target("b.test:862", &["127.0.0.2:862"], true),
+        target("127.0.0.8:7", &["127.0.0.8:7"], true),
+    ];
+    expect(&mut discovery, &left).await;
+    let failures: HashMap<_, _> = discovery.failures().collect();
+    for kind in [SourceKind::Srv, SourceKind::Dns, SourceKind::Name] {
+        assert!(failures[&kind] > 0, "{failures:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_family_that_is_not_wanted_is_not_asked_for() {
     let dns = DnsServer::start();
     dns.set("b.test", &["127.0.0.1", "::1"]);
@@ -239,7 +266,8 @@ fn ten_thousand_names_are_followed_without_a_walk_for_each() {
     let mut asked = 0;
     while let Some(task) = catalog.poll_task(now) {
         let v4 = catalog::Addresses::Found(vec![std::net::Ipv4Addr::LOCALHOST]);
-        let answer = Answer::Host { v4, v6: catalog::Addresses::None, valid_for: Duration::from_secs(60) };
+        let valid_for = Duration::from_secs(60);
+        let answer = Answer::Host { v4, v6: catalog::Addresses::None, refused: vec![], valid_for };
         catalog.handle(now, task, answer);
         asked += 1;
     }

@@ -23,7 +23,7 @@ fn host(name: &str) -> Task {
 
 fn found(v4: &[[u8; 4]], valid_for: Duration) -> Answer {
     let v4 = Addresses::Found(v4.iter().copied().map(Ipv4Addr::from).collect());
-    Answer::Host { v4, v6: Addresses::None, valid_for }
+    Answer::Host { v4, v6: Addresses::None, refused: vec![], valid_for }
 }
 
 /// Name, endpoints and whether it was found, of every target.
@@ -70,8 +70,13 @@ fn a_name_that_fails_keeps_its_addresses_and_is_said_not_to_resolve() {
     catalog.take_changed();
     for answer in [
         Answer::Failed("no answer".to_owned()),
-        Answer::Host { v4: Addresses::None, v6: Addresses::None, valid_for: SECOND },
-        Answer::Host { v4: Addresses::Failed("refused".into()), v6: Addresses::None, valid_for: SECOND },
+        Answer::Host { v4: Addresses::None, v6: Addresses::None, refused: vec![], valid_for: SECOND },
+        Answer::Host {
+            v4: Addresses::Failed("refused".into()),
+            v6: Addresses::None,
+            refused: vec![],
+            valid_for: SECOND,
+        },
     ] {
         catalog.handle(now, host("relay-b"), answer);
         assert_eq!(targets(&catalog), [target("b", &["192.0.2.2:8620"], Some(false))]);
@@ -102,7 +107,7 @@ fn one_family_that_fails_keeps_its_address_and_one_that_is_gone_goes() {
     let (v4, v6) = (Ipv4Addr::new(192, 0, 2, 2), Ipv6Addr::LOCALHOST);
     let mut catalog = catalog(now, vec![group(vec![member("b", "relay-b")])]);
     let mut answer = |v4, v6| {
-        catalog.handle(now, host("relay-b"), Answer::Host { v4, v6, valid_for: SECOND });
+        catalog.handle(now, host("relay-b"), Answer::Host { v4, v6, refused: vec![], valid_for: SECOND });
         targets(&catalog).remove(0).1
     };
     let both = ["192.0.2.2:8620", "[::1]:8620"];
