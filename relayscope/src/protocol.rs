@@ -7,7 +7,7 @@ use relayscope_dataplane::endpoint::{Protocol, Stamp};
 use relayscope_dataplane::probe::quic::{Client, ClientOptions, Verification, native_roots};
 use relayscope_dataplane::responder::Identity;
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::config::{QuicIdentity, Settings};
 use crate::target;
@@ -25,6 +25,23 @@ pub(crate) fn protocol(settings: &Settings, host: &str) -> Result<Protocol, Stri
         target::Protocol::Stun => Ok(Protocol::Stun),
         target::Protocol::Tcp => Ok(Protocol::Tcp),
         target::Protocol::Quic => quic(settings, host),
+    }
+}
+
+/// Whether a target at `host` can be probed with these settings, as far as the host matters.
+///
+/// # Errors
+/// A sentence that names the host and what would be right.
+pub(crate) fn check_host(settings: &Settings, host: &str) -> Result<(), String> {
+    if settings.protocol != target::Protocol::Quic {
+        return Ok(());
+    }
+    let name = settings.server_name.as_deref().unwrap_or(host);
+    match ServerName::try_from(name) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(format!("'{name}' is no name of a server: {error}; expected a DNS name or an address"))
+        }
     }
 }
 

@@ -16,10 +16,11 @@ use crate::config::{self, Config, Plans};
 use crate::failure::Failure;
 use crate::targets::{Targets, lock};
 
-/// After a change of targets that could not be made it is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Names that stand twice and are told by name.
-const TWICE_TOLD_MAX: usize = 5;
+/// After a change of targets that could not be made it is tried again, ever more rarely.
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Targets that are left out and told by name.
+const LEFT_OUT_TOLD_MAX: usize = 5;
 
 /// All a reload needs.
 pub(crate) struct Reload {
@@ -33,7 +34,39 @@ pub(crate) struct Reload {
     worker: Worker,
     watched: Watched,
     retry_at: Option<Instant>,
+    retry_pause: Duration,
+    /// Why the targets are not in force that were found.
+    not_applied: Option<String>,
+    left_out: LeftOut,
+}
+
+/// Targets that are not probed though they are there.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct LeftOut {
+    /// Names that another target has.
     twice: Vec<String>,
+    /// What is wrong with those that cannot be probed.
+    wrong: Vec<String>,
+}
+
+impl LeftOut {
+    fn count(&self) -> usize {
+        self.twice.len() + self.wrong.len()
+    }
+
+    /// Warns of what was not left out `before`.
+    fn tell(&self, before: &Self) {
+        let first = |texts: &[String]| texts[..texts.len().min(LEFT_OUT_TOLD_MAX)].join("; ");
+        let Self { twice, wrong } = self;
+        if *twice != before.twice && !twice.is_empty() {
+            let names = first(twice);
+            tracing::warn!("{} targets are left out, as others have their names: {names}", twice.len());
+        }
+        if *wrong != before.wrong && !wrong.is_empty() {
+            let errors = first(wrong);
+            tracing::warn!("{} targets are left out, as they cannot be probed: {errors}", wrong.len());
+        }
+    }
 }
 
 /// What it is made of.
@@ -79,7 +112,9 @@ impl Reload {
             started_with: config,
             args,
             retry_at: None,
-            twice: Vec::new(),
+            retry_pause: RETRY_PAUSE_MIN,
+            not_applied: None,
+            left_out: LeftOut::default(),
         }
     }
 
@@ -137,16 +172,34 @@ impl Reload {
         self.note_failures();
         let applied = match self.discovery.wanted() {
             Ok((wanted, twice)) => {
-                self.tell_twice(twice);
-                self.apply(wanted, self.plans.clone()).await
+                let applied = self.apply(wanted, self.plans.clone()).await;
+                applied.map(|wrong| LeftOut { twice, wrong })
             }
             Err(error) => Err(error.to_string()),
         };
-        if let Err(error) = applied {
-            tracing::warn!("the targets found are not in force, those before stay so: {error}");
-            self.retry_at = Some(Instant::now() + RETRY_PAUSE);
-            self.with_targets(Targets::note_not_applied);
+        match applied {
+            Ok(left_out) => self.note_applied(left_out),
+            Err(error) => {
+                if self.not_applied.as_ref() != Some(&error) {
+                    tracing::warn!("the targets found are not in force, those before stay so: {error}");
+                }
+                self.not_applied = Some(error);
+                self.retry_later();
+                self.with_targets(Targets::note_not_applied);
+            }
         }
+    }
+
+    fn note_applied(&mut self, left_out: LeftOut) {
+        (self.retry_at, self.retry_pause, self.not_applied) = (None, RETRY_PAUSE_MIN, None);
+        self.with_targets(|targets| targets.note_left_out(left_out.count()));
+        left_out.tell(&self.left_out);
+        self.left_out = left_out;
+    }
+
+    fn retry_later(&mut self) {
+        self.retry_at = Some(Instant::now() + self.retry_pause);
+        self.retry_pause = longer(self.retry_pause);
     }
 
     fn note_failures(&self) {
@@ -160,15 +213,6 @@ impl Reload {
         with(&mut lock(&self.targets));
     }
 
-    fn tell_twice(&mut self, twice: Vec<String>) {
-        self.with_targets(|targets| targets.note_left_out(twice.len()));
-        if twice != self.twice && !twice.is_empty() {
-            let names = twice.iter().take(TWICE_TOLD_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-            tracing::warn!("{} targets are left out, as others have their names: {names}", twice.len());
-        }
-        self.twice = twice;
-    }
-
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -176,7 +220,7 @@ impl Reload {
         self.worker.run(work).await.map_err(Failure::host)
     }
 
-    async fn apply(&self, wanted: Vec<Wanted>, plans: Plans) -> Result<(), String> {
+    async fn apply(&self, wanted: Vec<Wanted>, plans: Plans) -> Result<Vec<String>, String> {
         let targets = Arc::clone(&self.targets);
         let applied = self.worker.run(move || lock(&targets).apply(wanted, &plans)).await;
         applied.unwrap_or_else(|error| Err(error.to_string()))
@@ -201,11 +245,18 @@ impl Reload {
         let read = self.read().await?;
         let Read { config, candidate, plans, wanted: (wanted, twice) } = read;
         let count = wanted.len();
-        self.apply(wanted, plans.clone()).await.map_err(Failure::Host)?;
+        let wrong = match self.apply(wanted, plans.clone()).await {
+            Ok(wrong) => wrong,
+            Err(error) => {
+                // Where it failed half-way, the targets of before are put in force again.
+                self.retry_later();
+                return Err(Failure::Host(error));
+            }
+        };
+        let count = count - wrong.len();
         self.discovery.adopt(candidate);
         self.plans = plans;
-        self.retry_at = None;
-        self.tell_twice(twice);
+        self.note_applied(LeftOut { twice, wrong });
         self.note_failures();
         self.watched.follow(&config);
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -264,6 +315,11 @@ impl Reload {
         }
         keys
     }
+}
+
+/// The pause after this one.
+fn longer(pause: Duration) -> Duration {
+    (2 * pause).min(RETRY_PAUSE_MAX)
 }
 
 /// The files the configuration is made of, and whether they changed since they were read.
@@ -327,6 +383,13 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retries_become_rarer_up_to_a_bound() {
+        let pauses = std::iter::successors(Some(RETRY_PAUSE_MIN), |pause| Some(longer(*pause)));
+        let seconds: Vec<_> = pauses.take(8).map(|pause| pause.as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
 
     #[test]
     fn a_file_has_changed_once_it_is_done_changing() {

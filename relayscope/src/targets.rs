@@ -83,6 +83,14 @@ struct Endpoint {
     info: MetricId,
 }
 
+/// A target that is wanted, with all that may be wrong with it found out.
+struct Ready {
+    wanted: Wanted,
+    plan: Arc<Plan>,
+    /// `None` where it is probed already as it is to be.
+    protocol: Option<endpoint::Protocol>,
+}
+
 /// What is new needs on a shard.
 #[derive(Clone, Copy, Default)]
 struct Need {
@@ -117,24 +125,53 @@ impl Targets {
     /// session, window and counters, also where its name moved to another address of the same family; one whose
     /// settings changed starts anew; one that is gone takes its series with it. Readers see it at once.
     ///
-    /// Checked first: when there is no room for what is new, nothing changes. Should a new one fail all the
-    /// same, for a file system that is full, those added before it go again; the old ones are untouched.
-    pub(crate) fn apply(&mut self, wanted: Vec<Wanted>, plans: &Plans) -> Result<(), String> {
-        let wanted = with_plans(wanted, plans)?;
-        self.check_room(&wanted)?;
+    /// Checked first: one that cannot be probed is left out, and returned with what is wrong with it; when
+    /// there is no room for what is new, nothing changes. Should a new one fail all the same, for a file system
+    /// that is full, those added before it go again; the old ones are untouched.
+    pub(crate) fn apply(&mut self, wanted: Vec<Wanted>, plans: &Plans) -> Result<Vec<String>, String> {
+        let (ready, left_out) = self.ready(wanted, plans)?;
+        self.check_room(&ready)?;
+        let made = self.make(ready, plans);
+        // What was made is for the shards to know, all or not.
+        self.flush().and(made).map(|()| left_out)
+    }
+
+    /// Nothing is changed by this, and nothing that was made ready can fail for what it is.
+    fn ready(&self, wanted: Vec<Wanted>, plans: &Plans) -> Result<(Vec<Ready>, Vec<String>), String> {
+        let (mut ready, mut left_out) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for wanted in wanted {
+            let Some(plan) = plans.plans.get(wanted.settings).map(Arc::clone) else {
+                return Err(format!("target '{}' has no settings", wanted.name));
+            };
+            let held = self.active.get(wanted.name.as_str());
+            if held.is_some_and(|active| active.is(&wanted, &plan)) {
+                ready.push(Ready { wanted, plan, protocol: None });
+                continue;
+            }
+            match protocol(&plan.settings, wanted.address.host()) {
+                Ok(protocol) => ready.push(Ready { wanted, plan, protocol: Some(protocol) }),
+                Err(error) => left_out.push(format!("target '{}': {error}", wanted.name)),
+            }
+        }
+        Ok((ready, left_out))
+    }
+
+    fn make(&mut self, ready: Vec<Ready>, plans: &Plans) -> Result<(), String> {
         let registry = self.registry.clone();
         let _at_once = registry.together();
-        let named: HashSet<&str> = wanted.iter().map(|(wanted, _)| wanted.name.as_str()).collect();
+        let named: HashSet<&str> = ready.iter().map(|ready| ready.wanted.name.as_str()).collect();
         let gone: Vec<_> = self.active.keys().filter(|name| !named.contains(&***name)).cloned().collect();
         drop(named);
         let (known, new): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|(wanted, _)| self.active.contains_key(wanted.name.as_str()));
+            ready.into_iter().partition(|ready| self.active.contains_key(ready.wanted.name.as_str()));
         self.add_all(new)?;
         for name in gone {
             self.remove(&name)?;
         }
-        for (wanted, plan) in known {
-            self.change(wanted, plan)?;
+        // One that fails keeps no other from being what it is to be.
+        let mut changed = Ok(());
+        for ready in known {
+            changed = changed.and(self.change(ready));
         }
         let gone = self.own.note_groups(&plans.groups);
         if !gone.is_empty() {
@@ -142,18 +179,17 @@ impl Targets {
             let id = TargetId(self.next_id());
             self.give_back(own_series::SHARD, &gone, |ticket| Command::RemoveTarget { id, ticket })?;
         }
-        self.flush()
+        changed
     }
 
     /// All or none.
-    fn add_all(&mut self, new: Vec<(Wanted, Arc<Plan>)>) -> Result<(), String> {
+    fn add_all(&mut self, new: Vec<Ready>) -> Result<(), String> {
         let mut added = Vec::new();
-        for (wanted, plan) in new {
-            let name = wanted.name.clone();
-            added.push(name);
-            if let Err(error) = self.add(wanted, plan) {
+        for ready in new {
+            let Some(protocol) = ready.protocol else { continue };
+            added.push(ready.wanted.name.clone());
+            if let Err(error) = self.add(ready.wanted, ready.plan, protocol) {
                 added.iter().try_for_each(|name: &String| self.remove(name))?;
-                self.flush()?;
                 return Err(error);
             }
         }
@@ -161,11 +197,11 @@ impl Targets {
     }
 
     /// Series of removed targets are free only once their shard has let go.
-    fn check_room(&self, wanted: &[(Wanted, Arc<Plan>)]) -> Result<(), String> {
+    fn check_room(&self, ready: &[Ready]) -> Result<(), String> {
         let mut needs = vec![Need::default(); self.shards.len()];
-        for (wanted, plan) in wanted {
+        for Ready { wanted, protocol, .. } in ready {
             let need = &mut needs[usize::from(shard_of(&wanted.name, self.shards.len()).0)];
-            match self.active.get(wanted.name.as_str()).filter(|active| active.is(wanted, plan)) {
+            match self.active.get(wanted.name.as_str()).filter(|_| protocol.is_none()) {
                 None => {
                     need.targets += 1;
                     need.endpoints += wanted.endpoints.len();
@@ -196,10 +232,9 @@ impl Targets {
         Ok(())
     }
 
-    fn add(&mut self, wanted: Wanted, plan: Arc<Plan>) -> Result<(), String> {
+    fn add(&mut self, wanted: Wanted, plan: Arc<Plan>, protocol: endpoint::Protocol) -> Result<(), String> {
         let name = wanted.name;
         let of_target = |error: String| format!("target '{name}': {error}");
-        let protocol = protocol(&plan.settings, wanted.address.host()).map_err(of_target)?;
         let shard = shard_of(&name, self.shards.len());
         let id = TargetId(self.next_id());
         let mut series = Vec::with_capacity(TARGET_SERIES);
@@ -234,11 +269,12 @@ impl Targets {
     }
 
     /// Brings a target that is there to what is wanted of it.
-    fn change(&mut self, wanted: Wanted, plan: Arc<Plan>) -> Result<(), String> {
+    fn change(&mut self, ready: Ready) -> Result<(), String> {
+        let Ready { wanted, plan, protocol } = ready;
         let name = &wanted.name;
-        if self.active.get(name.as_str()).is_some_and(|active| !active.is(&wanted, &plan)) {
+        if let Some(protocol) = protocol {
             self.remove(name)?;
-            return self.add(wanted, plan);
+            return self.add(wanted, plan, protocol);
         }
         self.place_all(name, &wanted.endpoints, wanted.resolvable)
             .map_err(|error| format!("target '{name}': {error}"))
@@ -458,12 +494,4 @@ fn phase(name: &str, ip: IpAddr) -> u64 {
 
 fn labels<'a>(name: &'a str, active: &'a Active, address: SocketAddr) -> EndpointLabels<'a> {
     EndpointLabels { target: name, address, protocol: active.protocol.label(), group: &active.plan.group }
-}
-
-fn with_plans(wanted: Vec<Wanted>, plans: &Plans) -> Result<Vec<(Wanted, Arc<Plan>)>, String> {
-    let plan = |wanted: Wanted| match plans.plans.get(wanted.settings) {
-        Some(plan) => Ok((wanted, Arc::clone(plan))),
-        None => Err(format!("target '{}' has no settings", wanted.name)),
-    };
-    wanted.into_iter().map(plan).collect()
 }

@@ -16,7 +16,7 @@ use super::{Config, HOUR, Source};
 use crate::cli::RunArgs;
 use crate::failure::Failure;
 use crate::own_series::{GROUPS_MAX, GroupLabels};
-use crate::protocol::protocol;
+use crate::protocol::{check_host, protocol};
 use crate::target::{TargetArg, parse_url, split_name};
 
 /// Whose settings are those of `[probe]`.
@@ -164,6 +164,8 @@ impl Source {
         let by_name: HashMap<&str, usize> =
             groups.iter().enumerate().map(|(index, group)| (group.name.as_str(), index)).collect();
         let mut add = |target: Target, key: &str| {
+            check_host(&target.settings, target.address.host())
+                .map_err(|error| self.at(key, &format!("target '{}': {error}", target.name)))?;
             if !names.insert(target.name.clone()) {
                 return Err(self.wrong(key, &target.name, "a name of its own for each target"));
             }
@@ -244,6 +246,8 @@ fn from_command_line(args: &RunArgs, default: &Group) -> Result<Vec<Target>, Fai
         if settings.protocol != *protocol {
             settings = Arc::new((*settings).clone().with_protocol(*protocol));
         }
+        check_host(&settings, address.host())
+            .map_err(|error| Failure::Usage(format!("--probe {name}: {error}")))?;
         targets.push(Target { name: name.clone(), address: address.clone(), group: 0, settings });
     }
     Ok(targets)

@@ -148,6 +148,35 @@ pub(crate) fn lists_in_files() {
     assert_eq!(relay.sample(&info("kept", SocketAddr::new(ip, 8620), "g")), Some(1.0));
 }
 
+/// A list is not read while it is being written, and an empty one takes nothing away; a member that cannot be
+/// probed is left out alone, and the other lists go on.
+pub(crate) fn bad_lists() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let list = |name: &str| directory.path().join(name);
+    let content = format!("- targets: ['{ip}']\n  labels: {{name: kept}}\n");
+    std::fs::write(list("s.yml"), &content).unwrap();
+    std::fs::write(list("q.json"), "[]").unwrap();
+    let groups = "[[group]]\nname = \"g\"\nfile_sd = [\"s*.yml\"]\n\
+        [[group]]\nname = \"q\"\nprotocol = \"quic\"\ninsecure = true\nfile_sd = [\"q.json\"]\n";
+    let relay = start(ip, directory.path(), None, groups);
+    let kept = received("kept", "ipv4");
+    let before = relay.wait_sample(&kept, 5.0);
+
+    std::fs::write(list("s.yml"), "").unwrap();
+    relay.wait_sample(&failures("file"), 1.0);
+    std::fs::write(list("s.yml"), &content).unwrap();
+    relay.wait_sample(&kept, before + 10.0);
+
+    // The one is no name at all, the other none that a certificate can be for.
+    std::fs::write(list("q.json"), r#"[{"targets": ["a..b:4433", "-a.test:4433"]}]"#).unwrap();
+    relay.wait_sample("relay_discovery_left_out_targets", 1.0);
+    relay.wait_sample(&failures("file"), 2.0);
+    std::fs::write(list("s2.yml"), content.replace("kept", "new")).unwrap();
+    relay.wait_sample(&received("new", "ipv4"), 15.0);
+    assert_eq!(relay.sample(&failures("apply")), Some(0.0), "nothing was refused as a whole");
+    assert!(relay.sample(&kept).unwrap() >= before + 10.0, "it counts on");
+}
+
 /// Serves what the body says at the time; an empty one is a 500.
 fn serve(ip: IpAddr, body: &Arc<Mutex<String>>) -> SocketAddr {
     let listener = TcpListener::bind((ip, 0)).unwrap();

@@ -57,12 +57,14 @@ fn main() {
     add("promtool_complains_of_the_two_ms_names_only", Some(Peer::Promtool), prometheus::promtool_is_content);
     add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
     add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
+    add("a_target_that_cannot_be_probed_is_refused_at_reload_and_takes_nobody", None, reload::bad_target);
     add("a_reload_there_is_no_room_for_keeps_the_targets", None, reload::no_room);
     add("a_reload_over_http_is_in_force_when_it_is_answered", None, reload::over_http);
     add("a_reload_over_http_is_refused_unless_allowed", None, reload::over_http_is_off);
     add("a_file_that_changes_is_reloaded_without_a_signal", None, reload::files_change);
     add("a_groups_series_follow_it_and_its_targets_begin_anew_when_they_must", None, reload::groups_change);
     add("lists_in_files_bring_targets_and_take_them", None, discovery::lists_in_files);
+    add("lists_that_are_bad_or_half_written_take_no_good_target_away", None, discovery::bad_lists);
     add("lists_over_http_bring_targets_and_survive_failures", None, discovery::lists_over_http);
     add("a_name_that_moves_takes_its_target_along_and_one_that_fails_stays", None, discovery::names_move);
     add("both_families_of_a_name_are_one_target", None, discovery::both_families_and_services);

@@ -79,6 +79,36 @@ pub(crate) fn bad_file() {
     relay.wait_state("kept", "up");
 }
 
+/// A target whose new address cannot be probed is refused with the whole file: none is removed for it.
+pub(crate) fn bad_target() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    write(&file, ip, &["kept", "moved"]);
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    let received =
+        |target: &str| format!("relay_probe_received_total{{target=\"{target}\",family=\"ipv4\"}}");
+    relay.wait_sample(&received("moved"), 3.0);
+
+    // The first is no name at all, the second none that a certificate can be for.
+    for host in ["a..b", "-a.test"] {
+        let before = relay.sample(&received("moved")).unwrap();
+        let moved =
+            format!("[[target]]\nname = \"moved\"\naddress = \"quic://{host}:4433\"\ninsecure = true\n");
+        write(&file, ip, &["kept"]);
+        let text = std::fs::read_to_string(&file).unwrap() + &moved;
+        std::fs::write(&file, text).unwrap();
+        relay.process.signal(Signal::SIGHUP);
+        wait_for("the refusal", || (relay.sample(RELOADED) == Some(0.0)).then_some(()));
+        relay.wait_sample(&received("moved"), before + 5.0);
+        relay.wait_state("kept", "up");
+
+        write(&file, ip, &["kept", "moved"]);
+        relay.process.signal(Signal::SIGHUP);
+        wait_for("the reload", || (relay.sample(RELOADED) == Some(1.0)).then_some(()));
+        assert!(relay.sample(&received("moved")).unwrap() >= before + 5.0, "it counts on");
+    }
+}
+
 /// Cells of removed targets are free only when their shard has let go, a tick later: of reloads in quick
 /// succession some find no room. They must change nothing; a later one succeeds.
 pub(crate) fn no_room() {
