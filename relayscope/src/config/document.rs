@@ -26,10 +26,11 @@ impl Config {
         let mut text = self.general();
         self.probe(&mut text);
         self.reflector.write(&mut text);
-        for (index, group) in self.groups.iter().enumerate().skip(1) {
-            if index == 1 {
-                text.push_str(GROUPS);
-            }
+        text.push_str(GROUPS);
+        if self.groups.len() == 1 {
+            text.push_str(A_GROUP);
+        }
+        for group in self.groups.iter().skip(1) {
             group.write(&mut text);
         }
         for (index, target) in self.targets.iter().enumerate() {
@@ -142,27 +143,29 @@ family = {family}",
                 family = quoted(family(settings)),
             ),
         );
-        text.push_str(match settings.protocol {
-            Protocol::Stamp => STAMP,
-            Protocol::Quic => QUIC,
-            Protocol::Stun | Protocol::Tcp => "",
-        });
+        // What stands there follows its explanation.
+        let of_protocols = match settings.protocol {
+            Protocol::Quic => [STAMP, QUIC],
+            Protocol::Stamp | Protocol::Stun | Protocol::Tcp => [QUIC, STAMP],
+        };
+        text.extend(of_protocols);
         settings.write_protocol(text);
     }
 }
 
 const STAMP: &str = "\
-# With stamp alone: file with the key that authenticates probes and replies: 16 to 64 octets, or twice as many
-# hex digits. Default \"\": not authenticated.
-# And whether the reflector counts its replies: \"stateful\", \"stateless\", or \"auto\" to tell by them. Default auto.
-# With quic alone there are server_name, alpn, ca_file and insecure; see there.
+# With stamp alone:
+# key_file: file with the key that authenticates probes and replies: 16 to 64 octets, or twice as many hex digits.
+#   Default \"\": not authenticated.
+# reflector: whether it counts its replies: \"stateful\", \"stateless\", or \"auto\" to tell by them. Default auto.
 ";
 
 const QUIC: &str = "\
-# With quic alone: the name its certificate must be for, and is asked for. Default \"\": the host as written.
-# Protocols to offer, most wanted first, such as [\"h3\"]. Default []: relayscope's own, then h3.
-# File of certificates (PEM) trusted in place of the system's. Default \"\".
-# Whether any certificate will do. Default false.
+# With quic alone:
+# server_name: the name its certificate must be for, and is asked for. Default \"\": the host as written.
+# alpn: protocols to offer, most wanted first, such as [\"h3\"]. Default []: relayscope's own, then h3.
+# ca_file: file of certificates (PEM) trusted in place of the system's. Default \"\".
+# insecure: whether any certificate will do. Default false.
 ";
 
 const GROUPS: &str = "
@@ -172,6 +175,17 @@ const GROUPS: &str = "
 #   path. Of their labels, name names a target; others are ignored. A broken file keeps its last content.
 # http_sd: where to fetch such a list as JSON, every refresh: 1s to 1h. Default 1m.
 # dns_srv: names whose SRV records are targets. dns: HOST[:PORT] whose every address is a target by itself.
+# buckets and all keys from protocol on: as in [probe], whose values they have where they are not given.
+# self: this relay's own name in the group, whose members probe each other. Default: no mesh.
+# full_mesh_max: up to as many peers each probes all others: 0..=65535. Default 64.
+# peers_per_relay: of more, each probes as many, chosen by rendezvous hashing: 1..=1024. Default 20.
+";
+const _: () = assert!(FULL_MESH_MAX_DEFAULT == 64 && PEERS_PER_RELAY_DEFAULT == 20, "as GROUPS says");
+
+const A_GROUP: &str = "\
+# [[group]]
+# name = \"relays\"
+# file_sd = [\"/etc/relayscope/relays/*.json\"]
 ";
 
 const NOBODY: &str = "
@@ -179,10 +193,6 @@ const NOBODY: &str = "
 # [[target]]
 # name = \"b\"
 # address = \"192.0.2.1:8620\"
-# or, for all of a list that changes:
-# [[group]]
-# name = \"relays\"
-# file_sd = [\"/etc/relayscope/relays/*.json\"]
 ";
 
 fn targets_comment() -> String {
@@ -255,13 +265,7 @@ impl Group {
             writeln(
                 text,
                 &format!(
-                    "\
-# This relay's own name in the group, whose members probe each other. Default: no mesh.
-self = {}
-# Up to as many peers each probes all others: 0..=65535. Default {FULL_MESH_MAX_DEFAULT}.
-full_mesh_max = {}
-# Of more, each probes as many: 1..=1024. Default {PEERS_PER_RELAY_DEFAULT}.
-peers_per_relay = {}",
+                    "self = {}\nfull_mesh_max = {}\npeers_per_relay = {}",
                     quoted(&mesh.own),
                     mesh.full_mesh_max,
                     mesh.peers_per_relay
@@ -298,6 +302,7 @@ impl Reflector {
             text,
             &format!(
                 "
+# All of [reflector] is read at start alone; a reload warns of what changed.
 [reflector]
 # Where STAMP probes are answered: a list of IP:PORT. Default none in a file; without file and flags [\"127.0.0.1:8620\"].
 listen = {listen}
@@ -308,7 +313,7 @@ sessions_max = {sessions}
 # A session without a packet for this long is forgotten: 1s to 1day. Default 15m.
 session_idle = {idle}
 # Packets per second answered to one source, an IPv4 address or an IPv6 /64, with a burst of as many; more are
-# dropped and counted: 0..={RATE_LIMIT_MAX}, 0 for no limit. Sources on this host have none. Default {RATE_LIMIT_DEFAULT}.
+# dropped and counted, per shard: 0..={RATE_LIMIT_MAX}, 0 for no limit. Loopback addresses have none. Default {RATE_LIMIT_DEFAULT}.
 rate_limit = {rate}
 # Keys of authenticated senders: files as key_file of [probe], with the ssid of the session it is for, 1..=65535, or
 # without one for all others; key_file = \"...\" is short for one of these. Default [].

@@ -22,7 +22,7 @@ use crate::target::{TargetArg, parse_url, split_name};
 /// Whose settings are those of `[probe]`.
 pub(crate) const DEFAULT_GROUP: &str = "default";
 pub(super) const FULL_MESH_MAX_DEFAULT: usize = 64;
-pub(super) const PEERS_PER_RELAY_DEFAULT: usize = 16;
+pub(super) const PEERS_PER_RELAY_DEFAULT: usize = 20;
 const SECOND: Duration = Duration::from_secs(1);
 pub(super) const REFRESH_DEFAULT: Duration = Duration::from_secs(60);
 /// Most sources of one kind in a group.
