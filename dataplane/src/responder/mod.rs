@@ -9,7 +9,6 @@ mod admission;
 mod identity;
 mod setup;
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -383,12 +382,11 @@ impl Responder {
     }
 
     fn full_for(&self, source: IpAddr) -> Option<Refusal> {
-        let open = self.open_by_source.get(&source).copied().unwrap_or(0);
         if self.open >= self.config.connections_max {
             return Some(Refusal::TableFull);
         }
-        let is_full = open >= self.config.connections_per_source_max && !source.is_loopback();
-        is_full.then_some(Refusal::SourceFull)
+        let most = if source.is_loopback() { usize::MAX } else { self.config.connections_per_source_max };
+        (*self.open_by_source.get(&source)? >= most).then_some(Refusal::SourceFull)
     }
 
     fn open(
@@ -476,11 +474,9 @@ impl Responder {
     fn remove(&mut self, index: usize) {
         let Some(peer) = self.peers[index].take() else { return };
         self.open -= 1;
-        if let Entry::Occupied(mut open) = self.open_by_source.entry(peer.source) {
-            *open.get_mut() -= 1;
-            if *open.get() == 0 {
-                open.remove();
-            }
+        self.open_by_source.entry(peer.source).and_modify(|open| *open -= 1);
+        if self.open_by_source.get(&peer.source) == Some(&0) {
+            self.open_by_source.remove(&peer.source);
         }
         if peer.patience.is_some() {
             self.handshakes -= 1;

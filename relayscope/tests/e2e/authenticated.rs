@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use relayscope_dataplane::clock::Realtime;
 use relayscope_dataplane::key::HmacKey;
 use relayscope_dataplane::wire::stamp::{ErrorEstimate, ReflectorPacket, SenderPacket};
-use relayscope_dataplane::wire::timestamp::Timestamp;
+use relayscope_dataplane::wire::timestamp::{Format, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -141,11 +142,13 @@ pub(crate) fn what_comes_twice() {
         SenderPacket { sequence, timestamp: Timestamp(t1), error_estimate, ssid }.encode_authenticated(&key)
     };
     // 0 and 1, both again, 2, then a sender that began anew. What is not answered shows as a reply to the next.
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let now = Timestamp::encode(Realtime(now.try_into().unwrap()), Format::Ntp).0;
     let second = 1 << 32;
     let packets = [(0, 1), (1, 2), (0, 1), (1, 2), (2, 3), (0, 9)];
     let answered = [(0, 0), (1, 1), (2, 2), (0, 3)];
     for (sequence, t1) in packets {
-        sender.send(&probe(sequence, t1 * second)).unwrap();
+        sender.send(&probe(sequence, now + t1 * second)).unwrap();
     }
     for (sequence, count) in answered {
         let mut octets = [0u8; 200];

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use relayscope_dataplane::clock::Realtime;
 use relayscope_dataplane::key::HmacKey;
 use relayscope_dataplane::wire::stamp::{ErrorEstimate, PACKET_LEN, SenderPacket};
 use relayscope_dataplane::wire::stamp_auth::AUTHENTICATED_LEN;
-use relayscope_dataplane::wire::timestamp::Timestamp;
+use relayscope_dataplane::wire::timestamp::{Format, Timestamp};
 
 /// More than a datagram of ours may be, and than the receive buffer holds.
 pub(super) const OVERSIZED: usize = 3000;
@@ -71,12 +73,20 @@ pub(super) struct KeyPair {
     pub(super) wrong: HmacKey,
 }
 
+/// A microsecond or so after that of the number before, from the first on, which is now: fresh for a minute.
+fn t1(sequence: u32) -> Timestamp {
+    static FIRST: OnceLock<u64> = OnceLock::new();
+    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let first = FIRST.get_or_init(|| Timestamp::encode(Realtime(now().try_into().unwrap()), Format::Ntp).0);
+    Timestamp(first + (u64::from(sequence) << 12))
+}
+
 /// Writes the datagram of this number; gives its length.
 fn datagram(sequence: u32, keys: &KeyPair, octets: &mut [u8; OVERSIZED]) -> usize {
     let kind = Kind::of(sequence);
     let packet = |sequence: u32| SenderPacket {
         sequence,
-        timestamp: Timestamp((u64::from(sequence) + 1) << 32),
+        timestamp: t1(sequence),
         error_estimate: ErrorEstimate::OURS,
         ssid: 9,
     };

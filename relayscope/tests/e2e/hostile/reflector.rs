@@ -19,7 +19,7 @@ const SOURCES: u8 = 64;
 const REFLECTORS: u8 = 4;
 const RIGHT_KEY: &str = "000102030405060708090a0b0c0d0e0f";
 const WRONG_KEY: &str = "ffeeddccbbaa99887766554433221100";
-const RESULTS: [&str; 11] = [
+const RESULTS: [&str; 13] = [
     "reflected",
     "reflected_stateless",
     "short",
@@ -29,6 +29,8 @@ const RESULTS: [&str; 11] = [
     "no_key",
     "bad_hmac",
     "replayed",
+    "stale",
+    "table_full",
     "rate_limited",
     "send_error",
 ];
@@ -151,7 +153,9 @@ fn account(runtime: &str, relay: &Relay, reflector: SocketAddr, flood: &Flood, s
         println!("{runtime}: {name} {count} of {:?}", flood.by_result.get(name));
         match *name {
             "reflected" | "reflected_stateless" => reflected += count,
-            "unauthenticated" | "no_key" | "rate_limited" | "send_error" => assert_eq!(count, 0.0, "{name}"),
+            "unauthenticated" | "no_key" | "stale" | "table_full" | "rate_limited" | "send_error" => {
+                assert_eq!(count, 0.0, "{name}")
+            }
             _ => {
                 let sent = flood.by_result[name] as f64;
                 assert!(count > 0.0 && count <= sent, "{name}: {count} of {sent}");
