@@ -34,8 +34,7 @@ const ANSWERS_MAX: usize = 64;
 pub struct ResponderConfig {
     /// Most connections at once; default 4096. A further one is refused.
     pub connections_max: usize,
-    /// Most connections at once of one source, an IPv4 address or an IPv6 /64; default 64. A further one is
-    /// refused. Sources on this host have no such bound.
+    /// Most connections at once of one source, an IPv4 address or an IPv6 /64; default 64. This host's has none.
     pub connections_per_source_max: usize,
     /// Most handshakes at once; default 256. Beyond that clients must prove their addresses, and those who
     /// have are not answered.
@@ -186,7 +185,6 @@ pub struct Responder {
 
 struct Peer {
     connection: Connection,
-    /// Where it came from at first: a client may move.
     source: IpAddr,
     timer: Option<Monotonic>,
     in_line: bool,

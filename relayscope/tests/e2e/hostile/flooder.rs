@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -73,20 +72,18 @@ pub(super) struct KeyPair {
     pub(super) wrong: HmacKey,
 }
 
-/// A microsecond or so after that of the number before, from the first on, which is now: fresh for a minute.
-fn t1(sequence: u32) -> Timestamp {
-    static FIRST: OnceLock<u64> = OnceLock::new();
-    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
-    let first = FIRST.get_or_init(|| Timestamp::encode(Realtime(now().try_into().unwrap()), Format::Ntp).0);
-    Timestamp(first + (u64::from(sequence) << 12))
+/// T1 of a source's first datagram, which is no other's; each further one is a microsecond later.
+fn first_t1() -> u64 {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    Timestamp::encode(Realtime(now.try_into().unwrap()), Format::Ntp).0
 }
 
 /// Writes the datagram of this number; gives its length.
-fn datagram(sequence: u32, keys: &KeyPair, octets: &mut [u8; OVERSIZED]) -> usize {
+fn datagram(first: u64, sequence: u32, keys: &KeyPair, octets: &mut [u8; OVERSIZED]) -> usize {
     let kind = Kind::of(sequence);
     let packet = |sequence: u32| SenderPacket {
         sequence,
-        timestamp: t1(sequence),
+        timestamp: Timestamp(first + (u64::from(sequence) << 12)),
         error_estimate: ErrorEstimate::OURS,
         ssid: 9,
     };
@@ -144,6 +141,7 @@ pub(super) struct Source {
     socket: UdpSocket,
     /// From a reflector's port: nothing of it is ever answered.
     is_reflector: bool,
+    first_t1: u64,
     /// By sequence number: whether it was answered.
     answered: Vec<bool>,
     octets_sent: u64,
@@ -155,7 +153,14 @@ impl Source {
         let socket = UdpSocket::bind((ip, port)).unwrap();
         socket.set_nonblocking(true).unwrap();
         let is_reflector = port != 0;
-        Self { socket, is_reflector, answered: Vec::new(), octets_sent: 0, octets_received: 0 }
+        Self {
+            first_t1: first_t1(),
+            socket,
+            is_reflector,
+            answered: Vec::new(),
+            octets_sent: 0,
+            octets_received: 0,
+        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -164,7 +169,7 @@ impl Source {
 
     fn send(&mut self, to: SocketAddr, keys: &KeyPair, octets: &mut [u8; OVERSIZED]) {
         let sequence = u32::try_from(self.answered.len()).unwrap();
-        let length = datagram(sequence, keys, octets);
+        let length = datagram(self.first_t1, sequence, keys, octets);
         // A full send buffer is no failure of the test: it was not sent.
         if self.socket.send_to(&octets[..length], to).is_ok() {
             self.answered.push(false);
