@@ -106,21 +106,15 @@ impl Report {
         let in_flight = sent.saturating_sub(answered + lost + discarded + not_sent);
         let settled = answered + lost;
         let loss_pct = (settled > 0).then(|| 100.0 * f64::from(lost) / f64::from(settled));
-        let rtt = Rtts::of(&self.rtts);
+        let totals = Totals { sent, answered, in_flight, loss_pct, rtt: Rtts::of(&self.rtts) };
         match self.json {
-            true => self.json_end(sent, answered, in_flight, loss_pct, rtt),
-            false => self.text_end(sent, answered, in_flight, loss_pct, rtt),
+            true => self.json_end(totals),
+            false => self.text_end(totals),
         }
     }
 
-    fn text_end(
-        &self,
-        sent: u32,
-        answered: u32,
-        in_flight: u32,
-        loss_pct: Option<f64>,
-        rtt: Option<Rtts>,
-    ) -> String {
+    fn text_end(&self, totals: Totals) -> String {
+        let Totals { sent, answered, in_flight, loss_pct, rtt } = totals;
         let Counts { lost, discarded, late, duplicate, reordered, not_sent } = self.counts;
         let mut text =
             format!("--- {} ---\n{sent} sent, {answered} received, {lost} lost", self.subject.address);
@@ -147,14 +141,8 @@ impl Report {
         text
     }
 
-    fn json_end(
-        &self,
-        sent: u32,
-        answered: u32,
-        in_flight: u32,
-        loss_pct: Option<f64>,
-        rtt: Option<Rtts>,
-    ) -> String {
+    fn json_end(&self, totals: Totals) -> String {
+        let Totals { sent, answered, in_flight, loss_pct, rtt } = totals;
         let Subject { protocol, address, .. } = &self.subject;
         let rtt = rtt.map(|Rtts { min, mean, max, percentiles: [p50, p90, p99] }| {
             json!({"min": min, "mean": mean, "max": max, "p50": p50, "p90": p90, "p99": p99})
@@ -169,6 +157,16 @@ impl Report {
         }
         format!("{summary}\n")
     }
+}
+
+/// What is summed up once all is over.
+struct Totals {
+    sent: u32,
+    answered: u32,
+    in_flight: u32,
+    /// Of probes that were answered or lost; `None` of none.
+    loss_pct: Option<f64>,
+    rtt: Option<Rtts>,
 }
 
 /// In milliseconds.
