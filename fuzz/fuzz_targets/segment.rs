@@ -45,10 +45,10 @@ impl Template {
         let made = dir.path().join("segment");
         let Hub { mut publishers, registry, .. } = create(&made, CONFIG).unwrap();
         let shards = [ShardId(0), ShardId(1)];
-        registry.counter(shards[0], &PROBE_SENT, &["b"]).unwrap().add(41);
+        registry.counter(shards[0], &PROBE_SENT, &["b", "ipv4"]).unwrap().add(41);
         registry.gauge(shards[0], &PROBE_RTT_MS, &["b"]).unwrap().set(0.25);
-        let metric_id = registry.stream(shards[0], &PROBE_RTT_SECONDS, &["b"]).unwrap();
-        registry.counter(shards[1], &PROBE_SEND_ERRORS, &["b", "refused"]).unwrap().add(3);
+        let metric_id = registry.stream(shards[0], &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
+        registry.counter(shards[1], &PROBE_SEND_ERRORS, &["b", "ipv4", "refused"]).unwrap().add(3);
         for n in 0..9 {
             let value = MetricValue::Histogram(f64::from(n));
             publishers[0].record(MetricSample { metric_id, timestamp_ns: 1, value });

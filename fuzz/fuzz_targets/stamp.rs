@@ -17,7 +17,7 @@ use relayscope_dataplane::key::{HmacKey, Keys};
 use relayscope_dataplane::reflector::{Reflector, ReflectorConfig, Refusal, Request};
 use relayscope_dataplane::wire::stamp::{ErrorEstimate, ReflectorPacket, SenderPacket};
 use relayscope_dataplane::wire::stamp_auth::looks_authenticated;
-use relayscope_dataplane::wire::timestamp::Timestamp;
+use relayscope_dataplane::wire::timestamp::{Format, Timestamp};
 use relayscope_dataplane::wire::tlv::{self, Protection};
 
 const NOW: Realtime = Realtime(1_700_000_000_000_000_000);
@@ -33,7 +33,8 @@ fn packet(authenticated: bool, octets: &[u8]) -> Vec<u8> {
     let eight = |at: usize| u64::from_be_bytes(std::array::from_fn(|i| field(at + i)));
     let packet = SenderPacket {
         sequence: (eight(0) >> 32) as u32,
-        timestamp: Timestamp(eight(4)),
+        // Within a minute of now, mostly: what is older is refused before anything else is looked at.
+        timestamp: Timestamp(Timestamp::encode(NOW, Format::Ntp).0 ^ (eight(4) & ((1 << 38) - 1))),
         error_estimate: ErrorEstimate(u16::from_be_bytes([field(12), field(13)])),
         ssid: field(14).into(),
     };
