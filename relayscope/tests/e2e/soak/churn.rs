@@ -105,6 +105,8 @@ impl Churn {
                 }
             }
             self.write(&format!("{group}.json"), &format!("[{}]", json.join(",\n")));
+            // An empty file is one that is being written; a list of nobody says so.
+            let yaml = if yaml.is_empty() { "[]\n".to_owned() } else { yaml };
             self.write(&format!("{group}.yaml"), &yaml);
         }
     }
