@@ -297,6 +297,8 @@ families! {
         "Datagrams the kernel dropped because a socket of the shard was full.";
     DRAIN_DURATION = "drain_duration_seconds", Histogram, Seconds, [],
         "Time to drain all rings and fold what they brought.";
+    DRAIN_LATENESS = "drain_lateness_seconds", Histogram, Seconds, [],
+        "How late drains began; one is due each interval.";
     SCRAPE_DURATION = "scrape_duration_seconds", Histogram, Seconds, [],
         "Time to render one exposition.";
     EXPOSITION_LEFT_OUT = "exposition_left_out_families", Gauge, None, [],

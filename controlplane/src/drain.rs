@@ -17,6 +17,7 @@ use crate::account::KeptAccount;
 use crate::aggregate::Aggregate;
 use crate::clock::Now;
 use crate::health::Clocks;
+use crate::pace::Pace;
 use crate::source::{Attached, Watch};
 
 /// High water is kept for the current and the previous window, whoever scrapes and however often.
@@ -294,15 +295,11 @@ fn find_core(core: usize) -> io::Result<core_affinity::CoreId> {
 }
 
 fn run(plane: &ControlPlane, stopped: &Receiver<()>) {
-    let interval = plane.config().drain_interval;
-    let mut due_ns = Now::sample().monotonic_ns;
+    let mut pace = Pace::new(plane.config().drain_interval);
     loop {
+        plane.note_drain_lateness(pace.begin(Now::sample()));
         plane.tick();
-        let now = Now::sample();
-        // A drain that overran is not made up for: the rings hold what came meanwhile.
-        due_ns = (due_ns + interval.as_nanos() as u64).max(now.monotonic_ns);
-        let pause = Duration::from_nanos(due_ns - now.monotonic_ns);
-        if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+        if stopped.recv_timeout(pace.pause(Now::sample())) != Err(RecvTimeoutError::Timeout) {
             break;
         }
     }

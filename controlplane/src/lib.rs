@@ -53,10 +53,12 @@ mod http;
 mod ledger;
 mod mesh;
 mod own;
+mod pace;
 mod plane;
 mod process;
 mod roster;
 mod source;
+mod stages;
 mod worker;
 
 pub use clock::Now;
@@ -67,4 +69,5 @@ pub use http::{Limits, ReloadRequest, ServerPanicked, ServerThread, router, serv
 pub use mesh::{Mesh, MeshRow, MeshState};
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};
 pub use roster::{Endpoint, Roster, Target, TargetReading};
+pub use stages::{Quantiles, StageLatencies, StageLatency};
 pub use worker::{EndedEarly, Worker};

@@ -20,6 +20,7 @@ use crate::histogram::{classic_exponents, power_of_two};
 /// The families of the catalogue that this recorder renders.
 pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::DRAIN_DURATION,
+    &catalogue::DRAIN_LATENESS,
     &catalogue::SCRAPE_DURATION,
     &catalogue::HTTP_REQUESTS,
     &catalogue::HTTP_CONNECTIONS_REFUSED,
@@ -61,6 +62,7 @@ pub(crate) struct Own {
     exposition: PrometheusHandle,
     prefix: String,
     drain_duration: Histogram,
+    drain_lateness: Histogram,
     scrape_duration: Histogram,
 }
 
@@ -77,6 +79,7 @@ impl Own {
         let own = Self {
             exposition: recorder.handle(),
             drain_duration: recorder.register_histogram(&key(&catalogue::DRAIN_DURATION), &METADATA),
+            drain_lateness: recorder.register_histogram(&key(&catalogue::DRAIN_LATENESS), &METADATA),
             scrape_duration: recorder.register_histogram(&key(&catalogue::SCRAPE_DURATION), &METADATA),
             prefix: prefix.to_owned(),
             recorder,
@@ -92,6 +95,10 @@ impl Own {
 
     pub(crate) fn drained(&self, took: Duration) {
         self.drain_duration.record(took.as_secs_f64());
+    }
+
+    pub(crate) fn drain_began(&self, late: Duration) {
+        self.drain_lateness.record(late.as_secs_f64());
     }
 
     pub(crate) fn rendered(&self, took: Duration) {

@@ -21,6 +21,7 @@ use crate::mesh::Mesh;
 use crate::own::{ConnectionRefused, Own};
 use crate::process::Process;
 use crate::source::Attached;
+use crate::stages::{Stage, StageLatencies, Stages};
 
 /// A body is shared by all scrapes of a drain epoch, but for no longer than this: a drain that hangs
 /// must not freeze what is shown.
@@ -106,6 +107,7 @@ struct Inner {
     upkeep_ns: Mutex<u64>,
     own: Own,
     process: Process,
+    stages: Stages,
     reloads: OnceLock<Requests>,
 }
 
@@ -162,6 +164,7 @@ impl ControlPlane {
             upkeep_ns: Mutex::new(now.monotonic_ns),
             own: Own::new(&config.metric_prefix, config.version),
             process: Process::new(),
+            stages: Stages::default(),
             reloads: OnceLock::new(),
             config,
         }))
@@ -231,13 +234,13 @@ impl ControlPlane {
     }
 
     pub(crate) fn tick_at(&self, now: Now) {
-        let mut drain = lock(&self.0.drain);
-        let attached = self.follow(&mut drain, now);
-        drain.tick(now, &attached.clocks);
-        attached.look();
-        attached.log_changes(now);
-        let epoch = drain.epoch();
-        drop(drain);
+        let epoch = self.0.stages.with(Stage::Drain, &self.0.drain, |drain| {
+            let attached = self.follow(drain, now);
+            drain.tick(now, &attached.clocks);
+            attached.look();
+            attached.log_changes(now);
+            drain.epoch()
+        });
         // What nobody shares any more is half of what a target takes. Whoever renders now will see to it.
         if let Ok(mut body) = self.0.body.try_lock() {
             body.rendered.take_if(|rendered| rendered.epoch != epoch);
@@ -282,21 +285,26 @@ impl ControlPlane {
 
     pub(crate) fn exposition_at(&self, now: Now) -> Bytes {
         let mut body = lock(&self.0.body);
-        let mut drain = lock(&self.0.drain);
-        if let Some(rendered) = &body.rendered
-            && rendered.epoch == drain.epoch()
-            && now.since(rendered.at_ns) < BODY_AGE_MAX
-            && self.attached().is_sound()
-        {
-            return rendered.bytes.clone();
+        if let Some(bytes) = self.current(&body, now) {
+            return bytes;
         }
         body.rendered = None;
-        let bytes = Bytes::from(self.render_sound(&mut body.exposition, &mut drain, now));
-        let (epoch, at_ns) = (drain.epoch(), now.monotonic_ns);
-        body.rendered = Some(Rendered { bytes: bytes.clone(), epoch, at_ns });
-        drop(drain);
+        let exposition = &mut body.exposition;
+        let (bytes, epoch) = self.0.stages.with(Stage::Render, &self.0.drain, |drain| {
+            (Bytes::from(self.render_sound(exposition, drain, now)), drain.epoch())
+        });
+        body.rendered = Some(Rendered { bytes: bytes.clone(), epoch, at_ns: now.monotonic_ns });
         self.0.own.rendered(Now::sample().since(now.monotonic_ns));
         bytes
+    }
+
+    /// The body there is, as long as it says how things are.
+    fn current(&self, body: &Body, now: Now) -> Option<Bytes> {
+        let rendered = body.rendered.as_ref()?;
+        let is_current = rendered.epoch == lock(&self.0.drain).epoch()
+            && now.since(rendered.at_ns) < BODY_AGE_MAX
+            && self.attached().is_sound();
+        is_current.then(|| rendered.bytes.clone())
     }
 
     /// Renders what is attached to. If that turns out to be damaged, nothing of it is shown: what was read
@@ -363,6 +371,17 @@ impl ControlPlane {
         let attached = self.attached();
         attached.look();
         attached.readiness()
+    }
+
+    /// How long our own stages waited and took, and how late drains began. Never waits.
+    pub fn stage_latencies(&self) -> StageLatencies {
+        self.0.stages.read(self.0.config.drain_interval)
+    }
+
+    /// A drain began this late.
+    pub(crate) fn note_drain_lateness(&self, late: Duration) {
+        self.0.own.drain_began(late);
+        self.0.stages.note_drain_lateness(late);
     }
 
     pub(crate) fn config(&self) -> &ControlPlaneConfig {

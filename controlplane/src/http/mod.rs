@@ -7,12 +7,14 @@
 //! | `/mesh` | one row per target: a table, or JSON by `?format=json` or `Accept: application/json` |
 //! | `/healthz` | 200 or 503, with both clocks of every shard as JSON |
 //! | `/readyz` | 200 once drained and every shard has beaten, else 503 with the reason, as JSON |
+//! | `/api/perf/stages` | how late drains began, and how long our own stages waited and took, as JSON |
 //! | `/-/reload` | POST alone: 200 once the configuration read anew is in force, 400 with what is wrong with it, 403 where that is not allowed |
 //!
 //! Anything else is 404, any other method 405; both say in a line what would be right. No client can
 //! make a series: requests are counted by the routes above and `other`.
 
 mod limits;
+mod perf;
 mod reload;
 mod server;
 mod thread;
@@ -66,6 +68,7 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
         .route("/mesh", get(mesh))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .merge(perf::routes())
         .route(reload::ROUTE, post(reload::answer).fallback(reload::method_not_allowed))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -10,6 +10,8 @@ mod http;
 #[cfg(test)]
 mod parser;
 #[cfg(test)]
+mod perf;
+#[cfg(test)]
 mod promtool;
 #[cfg(test)]
 mod server;
