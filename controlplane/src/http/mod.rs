@@ -14,6 +14,7 @@
 //! make a series: requests are counted by the routes above and `other`.
 
 mod limits;
+mod metrics;
 mod perf;
 mod reload;
 mod server;
@@ -30,7 +31,6 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::exposition::CONTENT_TYPE;
 use crate::{ControlPlane, Worker};
 
 pub use limits::Limits;
@@ -64,7 +64,7 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
     let app = App { plane, renderer: Worker::new("relayscope-page"), turn: Arc::default() };
     Router::new()
         .route("/", get(|| async { reply(StatusCode::OK, TEXT, LANDING) }))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::answer))
         .route("/mesh", get(mesh))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -75,21 +75,6 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
         .layer(middleware::from_fn_with_state(*limits, limits::apply))
         .layer(middleware::from_fn_with_state(app.clone(), count))
         .with_state(app)
-}
-
-async fn metrics(State(app): State<App>) -> Response {
-    let turn = app.turn.lock_owned().await;
-    let render = move || {
-        let body = app.plane.exposition();
-        // Held to here even if the client gave up: of requests whose time is over one waits, however long
-        // the drain hangs.
-        drop(turn);
-        body
-    };
-    match app.renderer.run(render).await {
-        Ok(body) => reply(StatusCode::OK, CONTENT_TYPE, body),
-        Err(error) => cannot_render(error),
-    }
 }
 
 #[derive(Deserialize)]
