@@ -301,6 +301,8 @@ families! {
         "How late drains began; one is due each interval.";
     SCRAPE_DURATION = "scrape_duration_seconds", Histogram, Seconds, [],
         "Time to render one exposition.";
+    SCRAPE_REFRESHES = "scrape_refreshes_total", Counter, None, ["refresher", "result"],
+        "Turns of the application's scrape refreshers: done, panicked, overran their time, or skipped after that.";
     EXPOSITION_LEFT_OUT = "exposition_left_out_families", Gauge, None, [],
         "Families left out of the exposition because their name is taken or malformed.";
     HTTP_REQUESTS = "http_requests_total", Counter, None, ["route", "code"],

@@ -16,12 +16,14 @@ use relayscope_bridge::MetricKind;
 use relayscope_bridge::catalogue::{self, Family, Unit};
 
 use crate::histogram::{classic_exponents, power_of_two};
+use crate::refresh::Turn;
 
 /// The families of the catalogue that this recorder renders.
 pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::DRAIN_DURATION,
     &catalogue::DRAIN_LATENESS,
     &catalogue::SCRAPE_DURATION,
+    &catalogue::SCRAPE_REFRESHES,
     &catalogue::HTTP_REQUESTS,
     &catalogue::HTTP_CONNECTIONS_REFUSED,
     &catalogue::BUILD_INFO,
@@ -109,6 +111,10 @@ impl Own {
     /// series.
     pub(crate) fn answered(&self, route: &str, code: &str) {
         self.count(&catalogue::HTTP_REQUESTS, &[route, code]);
+    }
+
+    pub(crate) fn refreshed(&self, refresher: &str, turn: Turn) {
+        self.count(&catalogue::SCRAPE_REFRESHES, &[refresher, turn.as_str()]);
     }
 
     pub(crate) fn refused(&self, reason: ConnectionRefused) {

@@ -1,6 +1,6 @@
 //! The shared state of the control plane: what it owns, and in which order it locks.
 //!
-//! Locks are taken in this order and never the other way: the rendered body, the drain, the directory,
+//! Locks are taken in this order and never the other way: the rendered body, that of the refreshers' turn, the drain, the directory,
 //! the targets. What is attached to is a lock of its own, held for a moment. Health takes none that a
 //! drain may hold.
 
@@ -20,6 +20,7 @@ use crate::http::{self, ReloadRequest, Requests};
 use crate::mesh::Mesh;
 use crate::own::{ConnectionRefused, Own};
 use crate::process::Process;
+use crate::refresh::{Refreshers, TooManyRefreshers};
 use crate::source::Attached;
 use crate::stages::{Stage, StageLatencies, Stages};
 
@@ -107,7 +108,8 @@ struct Inner {
     upkeep_ns: Mutex<u64>,
     own: Own,
     process: Process,
-    stages: Stages,
+    stages: Arc<Stages>,
+    refreshers: Refreshers,
     reloads: OnceLock<Requests>,
 }
 
@@ -157,6 +159,8 @@ impl ControlPlane {
     }
 
     fn of(attached: Attached, drain: Drain, config: ControlPlaneConfig, now: Now) -> Self {
+        let stages = Arc::new(Stages::default());
+        let of_refreshers = Arc::clone(&stages);
         Self(Arc::new(Inner {
             attached: Mutex::new(Arc::new(attached)),
             body: Mutex::new(Body { exposition: Exposition::new(&config.metric_prefix), rendered: None }),
@@ -164,7 +168,8 @@ impl ControlPlane {
             upkeep_ns: Mutex::new(now.monotonic_ns),
             own: Own::new(&config.metric_prefix, config.version),
             process: Process::new(),
-            stages: Stages::default(),
+            refreshers: Refreshers::new(Arc::new(move |took| of_refreshers.note_hold(Stage::Refresh, took))),
+            stages,
             reloads: OnceLock::new(),
             config,
         }))
@@ -186,6 +191,74 @@ impl ControlPlane {
     /// ```
     pub fn recorder(&self) -> impl metrics::Recorder + Send + Sync + use<> {
         self.0.own.recorder()
+    }
+
+    /// Has `refresh` run once for each exposition rendered, to bring values up to date that are cheaper read than
+    /// pushed; `name` is what its turns are counted under. Scrapes of one drain epoch share a body, and its turn.
+    ///
+    /// Those without context run first, then those with one, each in order of registration, on a thread that is
+    /// not the caller's. A scrape waits for each 100 ms at most. One that panics or takes longer is counted in
+    /// `scrape_refreshes_total` and rests for a second, twice as long each further time, up to 64 s; it is not
+    /// begun again while it runs. To ask this plane for an exposition in it is to wait for oneself.
+    ///
+    /// # Errors
+    /// [`TooManyRefreshers`]: there are 16, those with context among them. None is replaced.
+    ///
+    /// ```
+    /// # use relayscope_bridge::{Hub, HubConfig, hub};
+    /// # use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    ///
+    /// # let Hub { collector, .. } = hub(HubConfig::default())?;
+    /// let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+    /// metrics::set_global_recorder(plane.recorder()).map_err(|_| "a recorder is installed already")?;
+    /// let rooms = Arc::new(AtomicU32::new(0));
+    /// let read = Arc::clone(&rooms);
+    /// plane.add_refresher("rooms", move || metrics::gauge!("rooms").set(read.load(Ordering::Relaxed)))?;
+    ///
+    /// rooms.store(7, Ordering::Relaxed);
+    /// let text = String::from_utf8(plane.exposition().to_vec())?;
+    /// assert!(text.contains("\nrooms 7\n"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn add_refresher(
+        &self,
+        name: &'static str,
+        refresh: impl FnMut() + Send + 'static,
+    ) -> Result<(), TooManyRefreshers> {
+        self.0.refreshers.add(name, refresh)
+    }
+
+    /// As [`add_refresher`](Self::add_refresher), for what is read of a `context`. It is not kept alive by this:
+    /// when it is gone, so is the refresher, and its place is free.
+    ///
+    /// # Errors
+    /// [`TooManyRefreshers`], as there.
+    ///
+    /// ```
+    /// # use relayscope_bridge::{Hub, HubConfig, hub};
+    /// # use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// # let Hub { collector, .. } = hub(HubConfig::default())?;
+    /// let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+    /// let queue = Arc::new(Mutex::new(vec!["a", "b"]));
+    /// let depth = metrics::with_local_recorder(&plane.recorder(), || metrics::gauge!("queue_depth"));
+    /// plane.add_refresher_with("queue", &queue, move |queue: &Mutex<Vec<&str>>| {
+    ///     depth.set(queue.lock().map_or(f64::NAN, |queue| queue.len() as f64));
+    /// })?;
+    /// let text = String::from_utf8(plane.exposition().to_vec())?;
+    /// assert!(text.contains("\nqueue_depth 2\n"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn add_refresher_with<C: Send + Sync + 'static>(
+        &self,
+        name: &'static str,
+        context: &Arc<C>,
+        refresh: impl FnMut(&C) + Send + 'static,
+    ) -> Result<(), TooManyRefreshers> {
+        self.0.refreshers.add_with(name, context, refresh)
     }
 
     /// Lets `POST /-/reload` ask whoever receives here to read the configuration anew; without, it is answered
@@ -289,6 +362,7 @@ impl ControlPlane {
             return bytes;
         }
         body.rendered = None;
+        self.0.refreshers.run(now, |refresher, turn| self.0.own.refreshed(refresher, turn));
         let exposition = &mut body.exposition;
         let (bytes, epoch) = self.0.stages.with(Stage::Render, &self.0.drain, |drain| {
             (Bytes::from(self.render_sound(exposition, drain, now)), drain.epoch())

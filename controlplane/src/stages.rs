@@ -10,22 +10,25 @@ use serde::Serialize;
 use crate::clock::Now;
 use crate::histogram::ExponentialHistogram;
 
-/// What is measured. Each has a lock it works under.
+/// What is measured. Each has a lock it works under, but for the refreshers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Draining the rings and folding what came.
     Drain,
     /// Writing an exposition, while no drain may change what it reads.
     Render,
+    /// Running one scrape refresher, which waits for nobody.
+    Refresh,
 }
 
 impl Stage {
-    pub(crate) const ALL: [Self; 2] = [Self::Drain, Self::Render];
+    pub(crate) const ALL: [Self; 3] = [Self::Drain, Self::Render, Self::Refresh];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Drain => "drain",
             Self::Render => "render",
+            Self::Refresh => "refresh",
         }
     }
 }
@@ -40,7 +43,8 @@ impl Stage {
 ///             "hold":{"p50_seconds":8e-6,"p95_seconds":1.1e-5,"p99_seconds":2.4e-5,"max_seconds":0.0002}}]}
 /// ```
 ///
-/// What has no value yet is `null`.
+/// What has no value yet is `null`: a stage that never ran has neither `wait` nor `hold`, and refreshers, which wait
+/// for no lock, have no `wait`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageLatencies {
     /// How often a drain is due.
@@ -54,7 +58,7 @@ pub struct StageLatencies {
 /// One stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageLatency {
-    /// `drain` or `render`.
+    /// `drain`, `render` or `refresh`.
     pub stage: &'static str,
     /// Times it ran.
     pub count: u64,
@@ -118,6 +122,11 @@ impl Stages {
         let held = Now::sample().since(had.monotonic_ns);
         self.note_passage(stage, had.since(asked.monotonic_ns), held);
         done
+    }
+
+    /// Of a stage without a lock.
+    pub(crate) fn note_hold(&self, stage: Stage, hold: Duration) {
+        self.record(stage).hold.note(hold);
     }
 
     fn note_passage(&self, stage: Stage, wait: Duration, hold: Duration) {
@@ -197,7 +206,7 @@ mod tests {
         let read = Stages::default().read(ms(100));
         assert_eq!((read.drain_interval_seconds, read.drain_lateness), (0.1, None));
         let names: Vec<_> = read.stages.iter().map(|stage| (stage.stage, stage.count)).collect();
-        assert_eq!(names, [("drain", 0), ("render", 0)]);
+        assert_eq!(names, [("drain", 0), ("render", 0), ("refresh", 0)]);
         assert!(read.stages.iter().all(|stage| stage.wait.is_none() && stage.hold.is_none()));
     }
 

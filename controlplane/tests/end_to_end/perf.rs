@@ -1,5 +1,6 @@
 //! What the relay says of its own cost, over HTTP and from a drain thread that runs.
 
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use relayscope_bridge::{Hub, HubConfig, hub};
@@ -54,5 +55,43 @@ fn stages_and_lateness_are_those_of_the_drain_that_runs() {
         (&rendered["stages"][1]["stage"], &rendered["stages"][1]["count"]),
         (&"render".into(), &1.into())
     );
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn each_exposition_gives_each_refresher_one_turn_though_one_hangs_and_another_panics() {
+    let Hub { publishers: _publishers, collector, .. } = hub(HubConfig::default()).unwrap();
+    let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
+    let (free, hung) = channel::<()>();
+    plane.add_refresher("hangs", move || assert!(hung.recv().is_err())).unwrap();
+    plane.add_refresher("panics", || panic!("on purpose")).unwrap();
+    plane.add_refresher("good", || {}).unwrap();
+    let server = Server::start(&plane, Limits::default());
+    let turns = |text: &str, refresher, result| {
+        let labels = [("refresher", refresher), ("result", result)];
+        parser::value(text, "relay_scrape_refreshes_total", &labels).unwrap_or(0.0)
+    };
+    let text = loop {
+        plane.tick();
+        // Of one drain there is one exposition, however often it is asked for.
+        let text = [(); 3].map(|()| get(server.address, "/metrics").body)[2].clone();
+        let expositions =
+            1.0 + parser::value(&text, "relay_scrape_duration_seconds_count", &[]).unwrap_or(0.0);
+        for refresher in ["hangs", "panics", "good"] {
+            let of = |result| turns(&text, refresher, result);
+            assert_eq!(of("done") + of("panicked") + of("overran") + of("skipped"), expositions, "{text}");
+        }
+        if turns(&text, "good", "done") >= 2.0 && turns(&text, "panics", "panicked") >= 1.0 {
+            break text;
+        }
+    };
+    assert_eq!((turns(&text, "hangs", "overran"), turns(&text, "hangs", "done")), (1.0, 0.0));
+    let turns_over = || json(&server, "/api/perf/stages")["stages"][2]["count"].as_u64().unwrap();
+    let before = turns_over();
+    drop(free);
+    // Its time is measured though nobody waits for it to end.
+    while turns_over() == before {
+        std::thread::yield_now();
+    }
     assert_eq!(server.stop(), 0);
 }
