@@ -1,6 +1,6 @@
 //! How long our own stages wait for the lock they work under, and how long they hold it.
 //!
-//! All since the process began, in buckets 9 % wide: memory is bounded, and a quantile is within 9 %.
+//! All since the process began, in buckets at most 9 % wide: memory is bounded, and a quantile is within 9 %.
 
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::Duration;
