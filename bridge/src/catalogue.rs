@@ -305,6 +305,8 @@ families! {
         "Turns of the application's scrape refreshers: done, panicked, overran their time, or skipped after that.";
     EXPOSITION_LEFT_OUT = "exposition_left_out_families", Gauge, None, [],
         "Families left out of the exposition because their name is taken or malformed.";
+    EXPOSITION_REFUSED = "exposition_refused_series_total", Counter, None, [],
+        "Series left out of expositions because there were more than series_max, summed over all expositions.";
     HTTP_REQUESTS = "http_requests_total", Counter, None, ["route", "code"],
         "HTTP requests answered.";
     HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],

@@ -184,7 +184,22 @@ impl Aggregate {
         }
     }
 
+    /// Every counter and gauge of which a sample came, in order of id. O(ids).
+    pub(crate) fn readings(&self) -> impl Iterator<Item = (MetricId, ShardId, Option<MetricValue>)> {
+        let placed = (0..).map(MetricId).zip(&self.places).filter(|(_, place)| **place != NONE);
+        placed.filter_map(|(id, place)| {
+            let column = self.columns.get(*place as usize)?.as_ref()?;
+            let value = match column.value {
+                Value::Counter(newest) => newest.map(|total| Some(MetricValue::Counter(total))),
+                Value::Gauge(reading) => reading.map(|reading| reading.value.map(MetricValue::Gauge)),
+                Value::Histogram(_) => None,
+            };
+            value.map(|value| (id, column.shard, value))
+        })
+    }
+
     /// The newest total; `None` when no such sample came.
+    #[cfg(test)]
     pub(crate) fn counter(&self, id: MetricId) -> Option<u64> {
         match self.column(id)?.value {
             Value::Counter(newest) => newest,
@@ -193,6 +208,7 @@ impl Aggregate {
     }
 
     /// The newest reading; `None` when no such sample came.
+    #[cfg(test)]
     pub(crate) fn gauge(&self, id: MetricId) -> Option<Reading> {
         match self.column(id)?.value {
             Value::Gauge(reading) => reading,

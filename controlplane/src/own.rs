@@ -6,7 +6,6 @@
 //!
 //! [`ControlPlane::recorder`]: crate::ControlPlane::recorder
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,11 +125,11 @@ impl Own {
         self.exposition.run_upkeep();
     }
 
-    /// Renders all families by name, but for those whose name is in `taken` or came before.
-    pub(crate) fn render(&self, taken: &HashSet<&str>) -> OwnText {
+    /// All families as the exporter writes them, a blank line after each.
+    pub(crate) fn render(&self) -> String {
         let mut text = Vec::new();
         self.exposition.render_to_write(&mut text).expect("writing to memory does not fail");
-        merge(&String::from_utf8_lossy(&text), taken)
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     fn count(&self, family: &Family, values: &[&str]) {
@@ -143,34 +142,6 @@ impl Own {
         let labels: Vec<Label> = family.labels.iter().zip(values).map(label).collect();
         Key::from_parts(family.full_name(&self.prefix), labels)
     }
-}
-
-/// What the recorder renders.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct OwnText {
-    pub(crate) text: String,
-    /// Families left out because their name was taken.
-    pub(crate) left_out: usize,
-}
-
-/// The exporter ends each family with an empty line and orders them as its hash tables do.
-fn merge(text: &str, taken: &HashSet<&str>) -> OwnText {
-    let mut by_name: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut left_out = 0;
-    for block in text.split("\n\n") {
-        let Some(name) = family_name(block) else { continue };
-        if taken.contains(name) || by_name.contains_key(name) {
-            left_out += 1;
-            continue;
-        }
-        by_name.insert(name, block);
-    }
-    let text = by_name.values().map(|block| format!("{}\n", block.trim_end())).collect();
-    OwnText { text, left_out }
-}
-
-fn family_name(block: &str) -> Option<&str> {
-    block.lines().find_map(|line| line.strip_prefix("# TYPE "))?.split(' ').next()
 }
 
 fn describe(recorder: &PrometheusRecorder, family: &Family, prefix: &str) {
@@ -186,21 +157,17 @@ fn describe(recorder: &PrometheusRecorder, family: &Family, prefix: &str) {
 mod tests {
     use super::*;
 
-    fn render(own: &Own) -> OwnText {
-        own.render(&HashSet::new())
-    }
-
     #[test]
-    fn families_come_by_name_with_help_from_the_catalogue() {
+    fn families_have_their_help_from_the_catalogue() {
         let own = Own::new("relay", "1.2.3");
         own.answered("/metrics", "200");
-        let text = render(&own).text;
+        let text = own.render();
         let expected = "\
 # HELP relay_build_info 1, with the version that runs.
 # TYPE relay_build_info gauge
 relay_build_info{version=\"1.2.3\"} 1
 ";
-        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains(expected), "{text}");
         assert!(text.contains("relay_http_requests_total{route=\"/metrics\",code=\"200\"} 1\n"), "{text}");
     }
 
@@ -208,24 +175,10 @@ relay_build_info{version=\"1.2.3\"} 1
     fn durations_are_histograms_with_bounds_not_summaries() {
         let own = Own::new("relay", "1.2.3");
         own.drained(Duration::from_millis(250));
-        let text = render(&own).text;
+        let text = own.render();
         assert!(text.contains("# TYPE relay_drain_duration_seconds histogram\n"), "{text}");
         assert!(text.contains("relay_drain_duration_seconds_bucket{le=\"0.125\"} 0\n"), "{text}");
         assert!(text.contains("relay_drain_duration_seconds_bucket{le=\"0.25\"} 1\n"), "{text}");
         assert!(text.contains("relay_drain_duration_seconds_sum 0.25\n"), "{text}");
-    }
-
-    #[test]
-    fn a_family_whose_name_is_taken_is_left_out_and_counted() {
-        let own = Own::new("relay", "1.2.3");
-        metrics::with_local_recorder(&own.recorder(), || {
-            metrics::counter!("relay_probe_up").increment(1);
-            metrics::counter!("app_twice").increment(1);
-            metrics::gauge!("app_twice").set(2.0);
-        });
-        let rendered = own.render(&HashSet::from(["relay_probe_up"]));
-        assert_eq!(rendered.left_out, 2);
-        assert!(!rendered.text.contains("relay_probe_up"));
-        assert_eq!(rendered.text.matches("# TYPE app_twice ").count(), 1);
     }
 }

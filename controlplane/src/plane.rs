@@ -14,19 +14,17 @@ use relayscope_bridge::{Account, Collector, ShardId};
 
 use crate::clock::Now;
 use crate::drain::{Drain, DrainThread};
-use crate::exposition::{Exposition, Sources, is_metric_name};
+use crate::exposition::{Detail, Exposition, Filter, Format, Sources, is_metric_name};
 use crate::health::{Health, Readiness};
 use crate::http::{self, ReloadRequest, Requests};
 use crate::mesh::Mesh;
 use crate::own::{ConnectionRefused, Own};
 use crate::process::Process;
 use crate::refresh::{Refreshers, TooManyRefreshers};
+use crate::scrape::{BODIES_MAX, Bodies, Scrape, TooManyBodies};
 use crate::source::Attached;
 use crate::stages::{Stage, StageLatencies, Stages};
 
-/// A body is shared by all scrapes of a drain epoch, but for no longer than this: a drain that hangs
-/// must not freeze what is shown.
-const BODY_AGE_MAX: Duration = Duration::from_secs(1);
 /// The exporter's raw samples are folded this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,6 +43,11 @@ pub struct ControlPlaneConfig {
     pub stale_after: Duration,
     /// The core the drain thread runs on; any by default.
     pub drain_core: Option<usize>,
+    /// How much of histograms a scrape shows that does not say: classic buckets by default.
+    pub detail: Detail,
+    /// The most series exposed, a histogram being one: 1,000,000 by default, from 1 on. What comes beyond is left out
+    /// and counted.
+    pub series_max: usize,
     /// The version in `build_info`: this library's by default.
     pub version: &'static str,
 }
@@ -56,6 +59,8 @@ impl Default for ControlPlaneConfig {
             drain_interval: Duration::from_millis(100),
             stale_after: Duration::from_secs(5),
             drain_core: None,
+            detail: Detail::default(),
+            series_max: 1_000_000,
             version: env!("CARGO_PKG_VERSION"),
         }
     }
@@ -70,6 +75,9 @@ pub enum ConfigError {
     /// See [`ControlPlaneConfig::drain_interval`].
     #[error("drain interval {0:?} is invalid; expected {DRAIN_INTERVAL_MIN:?}..={DRAIN_INTERVAL_MAX:?}")]
     DrainInterval(Duration),
+    /// See [`ControlPlaneConfig::series_max`].
+    #[error("series maximum 0 is invalid; expected at least 1")]
+    SeriesMax,
     /// See [`ControlPlaneConfig::stale_after`].
     #[error("staleness {stale_after:?} is invalid; expected at least two drain intervals of {interval:?}")]
     StaleAfter {
@@ -89,12 +97,18 @@ impl ControlPlaneConfig {
         if !(DRAIN_INTERVAL_MIN..=DRAIN_INTERVAL_MAX).contains(&interval) {
             return Err(ConfigError::DrainInterval(interval));
         }
+        if self.series_max == 0 {
+            return Err(ConfigError::SeriesMax);
+        }
         if stale_after < 2 * interval {
             return Err(ConfigError::StaleAfter { stale_after, interval });
         }
         Ok(())
     }
 }
+
+/// What is rendered.
+type What<'a> = (Format, Detail, &'a Filter);
 
 /// The control plane of one relay. Clones share it.
 #[derive(Clone)]
@@ -103,7 +117,7 @@ pub struct ControlPlane(Arc<Inner>);
 struct Inner {
     config: ControlPlaneConfig,
     attached: Mutex<Arc<Attached>>,
-    body: Mutex<Body>,
+    bodies: Mutex<Bodies>,
     drain: Mutex<Drain>,
     upkeep_ns: Mutex<u64>,
     own: Own,
@@ -111,17 +125,6 @@ struct Inner {
     stages: Arc<Stages>,
     refreshers: Refreshers,
     reloads: OnceLock<Requests>,
-}
-
-struct Body {
-    exposition: Exposition,
-    rendered: Option<Rendered>,
-}
-
-struct Rendered {
-    bytes: Bytes,
-    epoch: u64,
-    at_ns: u64,
 }
 
 impl ControlPlane {
@@ -163,7 +166,7 @@ impl ControlPlane {
         let of_refreshers = Arc::clone(&stages);
         Self(Arc::new(Inner {
             attached: Mutex::new(Arc::new(attached)),
-            body: Mutex::new(Body { exposition: Exposition::new(&config.metric_prefix), rendered: None }),
+            bodies: Mutex::new(Bodies::new(Exposition::new(&config.metric_prefix, config.series_max))),
             drain: Mutex::new(drain),
             upkeep_ns: Mutex::new(now.monotonic_ns),
             own: Own::new(&config.metric_prefix, config.version),
@@ -315,8 +318,8 @@ impl ControlPlane {
             drain.epoch()
         });
         // What nobody shares any more is half of what a target takes. Whoever renders now will see to it.
-        if let Ok(mut body) = self.0.body.try_lock() {
-            body.rendered.take_if(|rendered| rendered.epoch != epoch);
+        if let Ok(mut bodies) = self.0.bodies.try_lock() {
+            bodies.forget(epoch, now);
         }
         let mut upkeep_ns = lock(&self.0.upkeep_ns);
         if now.since(*upkeep_ns) >= UPKEEP_INTERVAL {
@@ -357,52 +360,80 @@ impl ControlPlane {
     }
 
     pub(crate) fn exposition_at(&self, now: Now) -> Bytes {
-        let mut body = lock(&self.0.body);
-        if let Some(bytes) = self.current(&body, now) {
-            return bytes;
-        }
-        body.rendered = None;
-        self.0.refreshers.run(now, |refresher, turn| self.0.own.refreshed(refresher, turn));
-        let exposition = &mut body.exposition;
-        let (bytes, epoch) = self.0.stages.with(Stage::Render, &self.0.drain, |drain| {
-            (Bytes::from(self.render_sound(exposition, drain, now)), drain.epoch())
-        });
-        body.rendered = Some(Rendered { bytes: bytes.clone(), epoch, at_ns: now.monotonic_ns });
-        self.0.own.rendered(Now::sample().since(now.monotonic_ns));
-        bytes
+        self.scrape_within(usize::MAX, &Scrape::default(), now).unwrap_or_default()
     }
 
-    /// The body there is, as long as it says how things are.
-    fn current(&self, body: &Body, now: Now) -> Option<Bytes> {
-        let rendered = body.rendered.as_ref()?;
-        let is_current = rendered.epoch == lock(&self.0.drain).epoch()
-            && now.since(rendered.at_ns) < BODY_AGE_MAX
-            && self.attached().is_sound();
-        is_current.then(|| rendered.bytes.clone())
+    /// What is asked for. Scrapes of one drain epoch that ask for the same, without a filter, share a body, and one
+    /// compressed body.
+    ///
+    /// Blocks while a drain or another render runs: in an async task, call it on a blocking thread.
+    ///
+    /// # Errors
+    /// [`TooManyBodies`] while sixteen bodies of before are still held.
+    pub fn scrape(&self, scrape: &Scrape) -> Result<Bytes, TooManyBodies> {
+        self.scrape_within(BODIES_MAX, scrape, Now::sample())
+    }
+
+    fn scrape_within(&self, bodies_max: usize, scrape: &Scrape, now: Now) -> Result<Bytes, TooManyBodies> {
+        let detail = scrape.detail.unwrap_or(self.0.config.detail);
+        let mut bodies = lock(&self.0.bodies);
+        if !self.attached().is_sound() {
+            bodies.clear();
+        }
+        let epoch = lock(&self.0.drain).epoch();
+        if let Some(body) = bodies.find(scrape, detail, epoch, now) {
+            return Ok(body);
+        }
+        if bodies.len() >= bodies_max {
+            return Err(TooManyBodies);
+        }
+        self.0.refreshers.run(now, |refresher, turn| self.0.own.refreshed(refresher, turn));
+        let exposition = &mut bodies.exposition;
+        let (plain, epoch) = self.0.stages.with(Stage::Render, &self.0.drain, |drain| {
+            (
+                self.render_sound(exposition, drain, now, (scrape.format, detail, &scrape.filter)),
+                drain.epoch(),
+            )
+        });
+        self.0.own.rendered(Now::sample().since(now.monotonic_ns));
+        Ok(bodies.take(scrape, detail, plain, epoch, now))
     }
 
     /// Renders what is attached to. If that turns out to be damaged, nothing of it is shown: what was read
     /// may not be what was written.
-    fn render_sound(&self, exposition: &mut Exposition, drain: &mut Drain, now: Now) -> Vec<u8> {
+    fn render_sound(
+        &self,
+        exposition: &mut Exposition,
+        drain: &mut Drain,
+        now: Now,
+        what: What<'_>,
+    ) -> Vec<u8> {
         let attached = self.attached();
         attached.look();
         // Without a segment to read from, nothing that came of one is shown either.
         if attached.attachment().is_none() {
             drain.let_go();
         }
-        let body = self.render(exposition, drain, &attached, now);
+        let body = self.render(exposition, drain, &attached, now, what);
         if attached.is_sound() {
             return body;
         }
         drain.let_go();
         let nothing = Arc::new(self.nothing(now));
         *lock(&self.0.attached) = Arc::clone(&nothing);
-        self.render(exposition, drain, &nothing, now)
+        self.render(exposition, drain, &nothing, now, what)
     }
 
-    fn render(&self, exposition: &mut Exposition, drain: &Drain, attached: &Attached, now: Now) -> Vec<u8> {
+    fn render(
+        &self,
+        exposition: &mut Exposition,
+        drain: &Drain,
+        attached: &Attached,
+        now: Now,
+        (format, detail, filter): What<'_>,
+    ) -> Vec<u8> {
         let (own, process) = (&self.0.own, self.0.process.read());
-        exposition.render(&Sources { now, drain, attached, own, process })
+        exposition.render(&Sources { now, drain, attached, own, process }, format, detail, filter)
     }
 
     /// What can be read of a segment that turned out to be damaged.

@@ -10,7 +10,7 @@ use super::strings::{List, Lists, Strings};
 use super::{NO_CELL, SeriesRow, Table};
 use crate::catalogue::{self, Family};
 use crate::cell::{read_counter, read_gauge};
-use crate::sample::{MetricId, MetricKind, ShardId};
+use crate::sample::{MetricId, MetricKind, MetricValue, ShardId};
 use crate::segment::layout::{Layout, Sizes, header};
 use crate::sync::AtomicU64;
 use crate::words::Run;
@@ -321,6 +321,16 @@ impl SeriesView<'_> {
         self.0.malformed
     }
 
+    /// All ids are below this.
+    pub fn ids(&self) -> usize {
+        self.0.entries.len()
+    }
+
+    /// All shards are below this.
+    pub fn shards(&self) -> u16 {
+        u16::try_from(self.0.table.shards.len()).unwrap_or(u16::MAX)
+    }
+
     /// Every live series, in order of id. O(series).
     pub fn series(&self) -> impl Iterator<Item = SeriesRef<'_>> {
         (0..).map(MetricId).zip(self.0.entries.iter()).filter_map(|(id, entry)| self.series_of(id, entry))
@@ -369,16 +379,39 @@ impl SeriesView<'_> {
     /// One shard's counter; `None` when there is no such live counter. O(1).
     pub fn counter(&self, id: MetricId) -> Option<u64> {
         let (entry, kind) = self.live(id)?;
-        let own = read_counter(self.cell(entry, entry.cell)?);
-        let shared = self.cell(entry, entry.shared_cell).map_or(0, read_counter);
-        (kind == MetricKind::Counter && self.is_still(id, entry)).then(|| own.wrapping_add(shared))
+        (kind == MetricKind::Counter).then(|| self.read_counter(id, entry))?
     }
 
     /// A gauge's value; `None` when it is absent or there is no such live gauge. O(1).
     pub fn gauge(&self, id: MetricId) -> Option<f64> {
         let (entry, kind) = self.live(id)?;
-        let value = read_gauge(self.cell(entry, entry.cell)?);
-        value.filter(|_| kind == MetricKind::Gauge && self.is_still(id, entry))
+        (kind == MetricKind::Gauge).then(|| self.read_gauge(id, entry))?
+    }
+
+    /// Every live cell that has a value, in order of id, and the shard that writes it: what [`counter`](Self::counter)
+    /// and [`gauge`](Self::gauge) say of each. O(series), in the order in which they lie in memory: of a million series
+    /// that is a fraction of the time it takes to ask for one after the other.
+    pub fn cells(&self) -> impl Iterator<Item = (MetricId, ShardId, MetricValue)> {
+        let numbered = (0..).map(MetricId).zip(self.0.entries.iter());
+        numbered.filter_map(|(id, entry)| {
+            (entry.state == State::Live).then_some(())?;
+            let value = match self.0.family(entry.family)?.kind {
+                MetricKind::Counter => MetricValue::Counter(self.read_counter(id, entry)?),
+                MetricKind::Gauge => MetricValue::Gauge(self.read_gauge(id, entry)?),
+                MetricKind::Histogram => return None,
+            };
+            Some((id, entry.shard, value))
+        })
+    }
+
+    fn read_counter(&self, id: MetricId, entry: &Entry) -> Option<u64> {
+        let own = read_counter(self.cell(entry, entry.cell)?);
+        let shared = self.cell(entry, entry.shared_cell).map_or(0, read_counter);
+        self.is_still(id, entry).then(|| own.wrapping_add(shared))
+    }
+
+    fn read_gauge(&self, id: MetricId, entry: &Entry) -> Option<f64> {
+        read_gauge(self.cell(entry, entry.cell)?).filter(|_| self.is_still(id, entry))
     }
 
     /// The shard that writes a series.
@@ -405,7 +438,8 @@ impl SeriesView<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue::PROBE_SENT;
+    use crate::catalogue::{PROBE_RTT_SECONDS, PROBE_SENT, PROBE_UP};
+    use crate::hub::{Hub, HubConfig, hub};
     use crate::segment::Segment;
     use crate::segment::layout::ROW_WORDS;
     use crate::series::registry::SeriesRegistry;
@@ -467,6 +501,22 @@ mod tests {
         assert_eq!(directory.malformed, 0);
         let series = SeriesView(&directory).get(MetricId(0)).map(|series| series.family);
         assert_eq!(series, Some(&PROBE_SENT));
+    }
+
+    #[test]
+    fn cells_are_those_that_have_a_value_in_order_of_id() {
+        let Hub { registry, collector, .. } = hub(HubConfig { shards: 2, ..HubConfig::default() }).unwrap();
+        let up = registry.gauge(A, &PROBE_UP, &["b"]).unwrap();
+        let mut sent = registry.counter(B, &PROBE_SENT, &["b", "ipv4"]).unwrap();
+        registry.stream(A, &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
+        let mut down = registry.gauge(A, &PROBE_UP, &["c"]).unwrap();
+        let gone = registry.counter(A, &PROBE_SENT, &["d", "ipv4"]).unwrap().id();
+        registry.retire(A, &[gone]).unwrap();
+        sent.add(7);
+        down.set(0.0);
+        let cells: Vec<_> = collector.directory().read(|series| series.cells().collect());
+        let counted = (sent.id(), B, MetricValue::Counter(7));
+        assert_eq!(cells, [counted, (down.id(), A, MetricValue::Gauge(0.0))], "{} has no value", up.id().0);
     }
 
     #[test]

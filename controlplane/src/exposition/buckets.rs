@@ -7,7 +7,7 @@ use std::ptr;
 use relayscope_bridge::catalogue::{self, Family};
 use relayscope_bridge::{SeriesRef, SeriesView};
 
-use super::text::write_number;
+use super::number::le;
 use crate::histogram::{Cut, classic_exponents, power_of_two};
 
 /// The most bounds that a group may list.
@@ -23,6 +23,7 @@ pub(crate) struct Buckets(Box<[Bucket]>);
 pub(crate) struct Bucket {
     /// The upper bound as the label `le` has it.
     pub(crate) le: Box<str>,
+    pub(crate) bound: f64,
     pub(crate) cut: Cut,
 }
 
@@ -48,9 +49,7 @@ impl Buckets {
 
 impl Bucket {
     fn at(bound: f64) -> Self {
-        let mut le = Vec::new();
-        write_number(&mut le, bound.into());
-        Self { le: String::from_utf8_lossy(&le).into(), cut: Cut::at(bound) }
+        Self { le: le(bound), bound, cut: Cut::at(bound) }
     }
 }
 
@@ -166,7 +165,7 @@ mod tests {
     fn a_list_is_of_ascending_numbers_above_zero_and_not_too_many() {
         assert_eq!(
             bounds("0.0010 1e-2 0.1 1.0"),
-            Some(["0.001", "0.01", "0.1", "1"].map(str::to_owned).into())
+            Some(["0.001", "0.01", "0.1", "1.0"].map(str::to_owned).into())
         );
         assert_eq!(bounds("0.25,0.5"), bounds("0.25 0.5"));
         for bad in ["0.1 0.01", "0.1 0.1", "0 1", "-1 1", "0.1  0.2", "0.1, 0.2", "inf", "1 NaN", "x", " "] {

@@ -1,35 +1,51 @@
-//! Everything that is held, as one Prometheus text.
+//! Everything that is held, written in one of three formats.
 //!
-//! Three rooms write it and never share a family: [`state`] what the control plane knows itself,
-//! [`series`] what the registry holds, [`own`](crate::own) what the `metrics` facade recorded. Each
-//! lists its families; a test holds the three lists to be a partition of the catalogue. Families come
-//! in the order of the catalogue, then an application's own by name, then the facade's by name.
+//! Three rooms say what there is and never share a family: [`state`] what the control plane knows itself, [`series`]
+//! what the registry holds, [`own`](crate::own) what the `metrics` facade recorded. Each lists its families; a test
+//! holds the three lists to be a partition of the catalogue. Families come in the order of the catalogue, then an
+//! application's own by name, then the facade's by name. An [`Encoder`] writes them: [`text`] or [`protobuf`].
 //!
 //! What is absent is left out: a gauge without a value, a gauge of a silent shard, a family without
 //! samples together with its header. Counters of a silent shard stay: they are still true.
 
 mod buckets;
 mod changes;
-mod lines;
+mod encoder;
+mod facade;
+mod filter;
+mod format;
+mod labels;
+mod names;
+mod number;
+mod plan;
+mod protobuf;
 mod series;
 mod state;
 mod text;
 
-use std::collections::HashSet;
-
+use relayscope_bridge::catalogue::{self, Family};
 use relayscope_bridge::segment::Attachment;
-use relayscope_bridge::{SeriesView, ShardId, catalogue};
+use relayscope_bridge::{SeriesView, ShardId};
 
 use crate::clock::Now;
 use crate::drain::Drain;
-use crate::own::Own;
+use crate::own::{self, Own};
 use crate::process::ProcessStats;
 use crate::roster::Roster;
 use crate::source::Attached;
-use series::{Plan, Values};
+use encoder::{Encoder, Head, Labels};
+use facade::Facade;
+use names::TakenNames;
+use plan::Plan;
+use protobuf::ProtobufEncoder;
+use series::{SeriesWriter, Values};
 use state::State;
+use text::TextEncoder;
 
-pub(crate) use text::{CONTENT_TYPE, is_metric_name};
+pub(crate) use filter::FILTER_MAX;
+pub use filter::Filter;
+pub use format::{Detail, Format};
+pub(crate) use names::is_metric_name;
 
 /// What one exposition is rendered from.
 pub(crate) struct Sources<'a> {
@@ -43,69 +59,107 @@ pub(crate) struct Sources<'a> {
 /// The renderer, with the layout it keeps from one scrape to the next.
 pub(crate) struct Exposition {
     prefix: String,
+    series_max: usize,
     plan: Option<Plan>,
     /// The last group whose buckets were said to make no sense.
     malformed_buckets: Option<String>,
     /// Length of the last body, to allocate the next one at once.
     last_len: usize,
+    /// Series left out for want of room, over all expositions.
+    refused_series: u64,
 }
 
 impl Exposition {
-    pub(crate) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), plan: None, malformed_buckets: None, last_len: 0 }
+    pub(crate) fn new(prefix: &str, series_max: usize) -> Self {
+        let (plan, malformed_buckets) = (None, None);
+        Self {
+            prefix: prefix.to_owned(),
+            series_max,
+            plan,
+            malformed_buckets,
+            last_len: 0,
+            refused_series: 0,
+        }
     }
 
     /// Renders one body. O(series).
-    pub(crate) fn render(&mut self, sources: &Sources<'_>) -> Vec<u8> {
-        let (names, len) = (sources.attached.directory)
-            .read(|series| (self.taken_names(series), self.plan(series).text_len()));
-        let taken = names.iter().map(String::as_str).collect();
-        let own = sources.own.render(&taken);
+    pub(crate) fn render(
+        &mut self,
+        sources: &Sources<'_>,
+        format: Format,
+        detail: Detail,
+        filter: &Filter,
+    ) -> Vec<u8> {
+        let text_len = sources.attached.directory.read(|series| self.plan(series).text_len());
         // At once: what grows by doubling leaves holes behind.
-        let mut out = Vec::with_capacity(len.max(self.last_len) + self.last_len / 8);
-        sources.attached.directory.read(|series| self.write_ours(&mut out, series, sources, own.left_out));
-        out.extend_from_slice(own.text.as_bytes());
-        self.last_len = out.len();
+        let whole = text_len.max(self.last_len) + self.last_len / 8;
+        let capacity = if filter.wants_everything() { whole } else { 0 };
+        let out = match format.dialect() {
+            Some(dialect) => self.write(TextEncoder::new(dialect, detail, capacity), sources, filter),
+            None => self.write(ProtobufEncoder::new(detail, capacity), sources, filter),
+        };
+        if filter.wants_everything() {
+            self.last_len = out.len();
+        }
         out
     }
 
-    /// The names that the facade's families may not have.
-    fn taken_names(&mut self, series: &SeriesView<'_>) -> HashSet<String> {
-        let prefix = self.prefix.clone();
-        let rendered_here = state::FAMILIES.iter().map(|(family, _)| *family);
-        rendered_here
-            .chain(series::FAMILIES.iter().copied())
-            .map(|family| family.full_name(&prefix))
-            .chain(self.plan(series).names().map(str::to_owned))
-            .collect()
+    fn write<E: Encoder>(&mut self, mut out: E, sources: &Sources<'_>, filter: &Filter) -> Vec<u8> {
+        let own = sources.own.render();
+        let facade = sources.attached.directory.read(|series| {
+            let facade = Facade::read(&own, &mut self.taken_names(series));
+            self.write_ours(&mut out, series, sources, filter, facade.left_out);
+            facade
+        });
+        facade.write(&mut out, filter);
+        out.finish()
     }
 
-    fn write_ours(
+    /// The names that the facade's families may not have.
+    fn taken_names(&mut self, series: &SeriesView<'_>) -> TakenNames {
+        let prefix = self.prefix.clone();
+        let of_others = catalogue::ALL.iter().copied().filter(|family| !own::FAMILIES.contains(family));
+        let mut taken = TakenNames::of(of_others, &prefix);
+        for planned in self.plan(series).families() {
+            taken.take(planned.head().name, planned.family.kind);
+        }
+        taken
+    }
+
+    fn write_ours<E: Encoder>(
         &mut self,
-        out: &mut Vec<u8>,
+        out: &mut E,
         series: &SeriesView<'_>,
         sources: &Sources<'_>,
-        own_left_out: usize,
+        filter: &Filter,
+        facade_left_out: usize,
     ) {
         let prefix = self.prefix.clone();
+        let refused = self.plan(series).refused_series() as u64;
+        self.refused_series += refused;
+        let refused_series = self.refused_series;
         let plan = self.plan(series);
         let is_silent = |shard| sources.attached.clocks.is_silent(shard, sources.now);
         let roster = sources.attached.roster(series);
         let peers_up = roster.count_up(series, &sources.attached.clocks, sources.now);
-        let left_out = own_left_out + plan.left_out();
-        let state = state_of(sources, &roster, peers_up, &is_silent, left_out);
-        let values = Values { series, aggregate: sources.drain.aggregate(), is_silent: &is_silent };
+        let left_out = facade_left_out + plan.left_out();
+        let state = State { refused_series, ..state_of(sources, &roster, peers_up, &is_silent, left_out) };
+        let aggregate = sources.drain.aggregate();
+        let values = Values::read(series, aggregate, is_silent);
+        let writer = SeriesWriter { plan, series, values: &values, aggregate, filter };
         for family in catalogue::ALL {
-            if !state::write(out, family, &prefix, &state) {
-                plan.write(out, family, &values);
+            match state::samples_of(family) {
+                Some(samples) => write_state(out, family, &prefix, samples, &state, filter),
+                None => writer.write(out, family),
             }
         }
-        plan.write_others(out, &values);
+        writer.write_others(out);
     }
 
     fn plan(&mut self, series: &SeriesView<'_>) -> &Plan {
         let current = self.plan.take().and_then(|plan| plan.followed(series));
-        let plan = self.plan.insert(current.unwrap_or_else(|| Plan::new(series, &self.prefix)));
+        let anew = || Plan::new(series, &self.prefix, self.series_max);
+        let plan = self.plan.insert(current.unwrap_or_else(anew));
         if let Some(group) = plan.malformed_buckets()
             && self.malformed_buckets.as_deref() != Some(group)
         {
@@ -114,6 +168,30 @@ impl Exposition {
         }
         plan
     }
+}
+
+fn write_state<E: Encoder>(
+    out: &mut E,
+    family: &'static Family,
+    prefix: &str,
+    samples: state::Write,
+    state: &State<'_>,
+    filter: &Filter,
+) {
+    let name = family.full_name(prefix);
+    let head = Head { name: &name, kind: family.kind, unit: family.unit, help: family.help };
+    if !filter.wants_family(&head) {
+        return;
+    }
+    out.begin(head);
+    let names = family.labels;
+    let mut sample = |values: &[&str], number| {
+        if filter.wants_labels(names.iter().copied().zip(values.iter().copied())) {
+            out.number(Labels::Texts { names, values }, number);
+        }
+    };
+    samples(&mut sample, state);
+    out.end();
 }
 
 fn state_of<'a>(
@@ -133,6 +211,7 @@ fn state_of<'a>(
         running: sources.attached.clocks.all_running(now),
         refused: sources.drain.aggregate().refused(),
         left_out,
+        refused_series: 0,
         process: sources.process,
         segment: sources.attached.attachment().map(|attachment| attachment.info()),
         dataplane_up: sources.attached.is_running(),

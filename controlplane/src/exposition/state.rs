@@ -6,7 +6,7 @@ use relayscope_bridge::ShardId;
 use relayscope_bridge::catalogue::{self, Family};
 use relayscope_bridge::segment::SegmentInfo;
 
-use super::text::FamilyText;
+use super::number::Number;
 use crate::aggregate::Refused;
 use crate::clock::Now;
 use crate::drain::ShardReport;
@@ -24,6 +24,8 @@ pub(crate) struct State<'a> {
     pub(crate) running: bool,
     pub(crate) refused: Refused,
     pub(crate) left_out: usize,
+    /// Series there was no room for, over all expositions until now.
+    pub(crate) refused_series: u64,
     pub(crate) process: ProcessStats,
     /// None while there is no data plane to read from.
     pub(crate) segment: Option<SegmentInfo>,
@@ -34,14 +36,16 @@ pub(crate) struct State<'a> {
     pub(crate) reload: Option<bool>,
 }
 
-type Write = fn(&mut FamilyText<'_>, &State<'_>);
+/// Takes samples: a value for each of the family's labels, and the number.
+pub(crate) type Out<'o> = dyn FnMut(&[&str], Number) + 'o;
+pub(crate) type Write = fn(&mut Out<'_>, &State<'_>);
 
 /// The families rendered here, each with what writes its samples.
 pub(crate) static FAMILIES: &[(&Family, Write)] = &[
     (&catalogue::TARGET_INFO, target_info),
-    (&catalogue::MESH_PEERS, |out, state| out.sample(&[], state.peers_up as u64)),
-    (&catalogue::MESH_TARGETS, |out, state| out.sample(&[], state.roster.names() as u64)),
-    (&catalogue::MESH_RUNNING, |out, state| out.sample(&[], state.running)),
+    (&catalogue::MESH_PEERS, |out, state| out(&[], Number::from(state.peers_up as u64))),
+    (&catalogue::MESH_TARGETS, |out, state| out(&[], Number::from(state.roster.names() as u64))),
+    (&catalogue::MESH_RUNNING, |out, state| out(&[], Number::from(state.running))),
     (&catalogue::RING_RECORDED, |out, state| {
         per_shard(out, state, |shard| Some(shard.account.recorded));
     }),
@@ -53,7 +57,7 @@ pub(crate) static FAMILIES: &[(&Family, Write)] = &[
         per_shard(out, state, |shard| live(shard).then(|| shard.high_water as f64 / shard.capacity as f64));
     }),
     (&catalogue::DRAIN_REFUSED, refused),
-    (&catalogue::DATAPLANE_UP, |out, state| out.sample(&[], state.dataplane_up)),
+    (&catalogue::DATAPLANE_UP, |out, state| out(&[], Number::from(state.dataplane_up))),
     (&catalogue::DATAPLANE_ACCOUNT_KEPT, |out, state| if_known(out, state.account_kept)),
     (&catalogue::DATAPLANE_GENERATION, |out, state| {
         if_known(out, state.segment.map(|segment| segment.generation));
@@ -70,31 +74,29 @@ pub(crate) static FAMILIES: &[(&Family, Write)] = &[
     (&catalogue::SHARD_LAST_DRAIN, |out, state| {
         per_shard(out, state, |shard| Some(state.now.unix_seconds_of(shard.last_drain_ns?)));
     }),
-    (&catalogue::EXPOSITION_LEFT_OUT, |out, state| out.sample(&[], state.left_out as u64)),
+    (&catalogue::EXPOSITION_LEFT_OUT, |out, state| out(&[], Number::from(state.left_out as u64))),
+    (&catalogue::EXPOSITION_REFUSED, |out, state| out(&[], state.refused_series.into())),
     (&catalogue::PROCESS_CPU, |out, state| if_known(out, state.process.cpu_seconds)),
     (&catalogue::PROCESS_RESIDENT, |out, state| if_known(out, state.process.resident_bytes)),
     (&catalogue::PROCESS_OPEN_FDS, |out, state| if_known(out, state.process.open_fds)),
     (&catalogue::PROCESS_START, |out, state| if_known(out, state.process.start_seconds)),
 ];
 
-/// Writes `family` if it is one of these; says whether it is.
-pub(crate) fn write(out: &mut Vec<u8>, family: &'static Family, prefix: &str, state: &State<'_>) -> bool {
-    let Some((_, samples)) = FAMILIES.iter().find(|(ours, _)| ptr::eq(*ours, family)) else {
-        return false;
-    };
-    samples(&mut FamilyText::new(out, family, prefix), state);
-    true
+/// What writes the samples of `family`, if it is one of these.
+pub(crate) fn samples_of(family: &'static Family) -> Option<Write> {
+    FAMILIES.iter().find(|(ours, _)| ptr::eq(*ours, family)).map(|(_, samples)| *samples)
 }
 
-fn target_info(out: &mut FamilyText<'_>, state: &State<'_>) {
+fn target_info(out: &mut Out<'_>, state: &State<'_>) {
     for target in state.roster.targets() {
         let Some(endpoint) = &target.endpoint else { continue };
         let address = endpoint.address.to_string();
-        out.sample(&[&target.name, &address, endpoint.family(), &endpoint.protocol, &endpoint.group], true);
+        let values = [&target.name, &*address, endpoint.family(), &endpoint.protocol, &endpoint.group];
+        out(&values, true.into());
     }
 }
 
-fn refused(out: &mut FamilyText<'_>, state: &State<'_>) {
+fn refused(out: &mut Out<'_>, state: &State<'_>) {
     let Refused { no_series, wrong_kind, not_finite, negative } = state.refused;
     for (reason, samples) in [
         ("no_series", no_series),
@@ -102,24 +104,24 @@ fn refused(out: &mut FamilyText<'_>, state: &State<'_>) {
         ("not_finite", not_finite),
         ("negative", negative),
     ] {
-        out.sample(&[reason], samples);
+        out(&[reason], samples.into());
     }
 }
 
-fn per_shard<N: Into<super::text::Number>>(
-    out: &mut FamilyText<'_>,
+fn per_shard<N: Into<Number>>(
+    out: &mut Out<'_>,
     state: &State<'_>,
     value: impl Fn(&ShardReport) -> Option<N>,
 ) {
     for shard in &state.shards {
         if let Some(value) = value(shard) {
-            out.sample(&[&shard.shard.0.to_string()], value);
+            out(&[&shard.shard.0.to_string()], value.into());
         }
     }
 }
 
-fn if_known(out: &mut FamilyText<'_>, value: Option<impl Into<super::text::Number>>) {
+fn if_known(out: &mut Out<'_>, value: Option<impl Into<Number>>) {
     if let Some(value) = value {
-        out.sample(&[], value);
+        out(&[], value.into());
     }
 }

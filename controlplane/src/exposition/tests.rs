@@ -131,12 +131,12 @@ fn a_histogram_is_rendered_with_exact_classic_buckets() {
     let lines = lines_of(&text, "relay_probe_rtt_seconds");
     assert_eq!(lines.matches("_bucket{").count(), 23, "22 octaves and +Inf");
     for expected in [
-        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"7.62939453125e-6\"} 0\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"7.62939453125e-06\"} 0\n",
         "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"0.000244140625\"} 0\n",
         "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"0.00048828125\"} 1\n",
         "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"0.25\"} 2\n",
         "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"0.5\"} 3\n",
-        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"16\"} 3\n",
+        "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"16.0\"} 3\n",
         "relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv4\",le=\"+Inf\"} 4\n",
         "relay_probe_rtt_seconds_count{target=\"b\",family=\"ipv4\"} 4\n",
     ] {
@@ -184,7 +184,7 @@ fn round_trip_times_have_the_buckets_of_the_targets_group() {
     let expected = "\
 relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"0.001\"} 1
 relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"0.25\"} 2
-relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"1\"} 3
+relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"1.0\"} 3
 relay_probe_rtt_seconds_bucket{target=\"b\",family=\"ipv6\",le=\"+Inf\"} 4
 ";
     assert_eq!(buckets("probe_rtt", "target=\"b\",family=\"ipv6\""), expected);

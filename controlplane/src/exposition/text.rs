@@ -1,69 +1,203 @@
-//! The words of the Prometheus text format 0.0.4: names, labels, numbers, families.
+//! The two text formats: Prometheus text 0.0.4 and OpenMetrics 1.0.0.
+//!
+//! They differ in the head of a family, in the name of a counter's family, and in the last line. Samples are the same
+//! to the octet, so that a series is the same whichever was negotiated.
 
-use relayscope_bridge::catalogue::Family;
+use relayscope_bridge::MetricKind;
+use relayscope_bridge::catalogue::Unit;
 
-/// The `Content-Type` of what this module writes.
-pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use super::Detail;
+use super::buckets::Buckets;
+use super::encoder::{ClassicHistogram, Encoder, Head, Labels};
+use super::number::{Number, le, write_number};
+use crate::histogram::ExponentialHistogram;
 
-/// Floats of this size and above may not be integers exactly; they print as floats.
-const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
+/// Every counter's sample ends with it; in OpenMetrics its family's name does not.
+const TOTAL: &str = "_total";
 
-/// A sample's value. Counters stay integers to the last unit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Number {
-    Integer(u64),
-    Float(f64),
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// <https://prometheus.io/docs/instrumenting/exposition_formats/>
+    Prometheus,
+    /// <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>
+    OpenMetrics,
 }
 
-impl From<u64> for Number {
-    fn from(value: u64) -> Self {
-        Self::Integer(value)
+/// Writes one of the text formats.
+pub(crate) struct TextEncoder {
+    out: Vec<u8>,
+    dialect: Dialect,
+    detail: Detail,
+    /// The name of the current family's samples.
+    name: String,
+    /// The labels of a histogram.
+    labels: Vec<u8>,
+    /// Where the current family begins, and its first sample.
+    start: usize,
+    opened: usize,
+}
+
+impl TextEncoder {
+    /// With room for `capacity` octets.
+    pub(crate) fn new(dialect: Dialect, detail: Detail, capacity: usize) -> Self {
+        let out = Vec::with_capacity(capacity);
+        Self { out, dialect, detail, name: String::new(), labels: Vec::new(), start: 0, opened: 0 }
     }
-}
 
-impl From<f64> for Number {
-    fn from(value: f64) -> Self {
-        Self::Float(value)
-    }
-}
-
-impl From<bool> for Number {
-    fn from(value: bool) -> Self {
-        Self::Integer(u64::from(value))
-    }
-}
-
-/// Writes a number as Prometheus reads it; an integral float without a fraction.
-pub(crate) fn write_number(out: &mut Vec<u8>, number: Number) {
-    match number {
-        Number::Integer(value) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
-        Number::Float(value) if value.fract() == 0.0 && value.abs() < EXACT_INTEGERS => {
-            // Integral and below 2^53, so the cast drops nothing.
-            out.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
+    fn head(&mut self, head: Head<'_>) {
+        let Head { name, kind, unit, help } = head;
+        let kind = kind.as_str();
+        match self.dialect {
+            Dialect::Prometheus => {
+                let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+                self.write(&["# HELP ", name, " ", &help, "\n# TYPE ", name, " ", kind, "\n"]);
+            }
+            Dialect::OpenMetrics => {
+                self.write(&["# TYPE ", name, " ", kind, "\n"]);
+                if let Some(unit) = unit_of(name, unit) {
+                    self.write(&["# UNIT ", name, " ", unit, "\n"]);
+                }
+                let help = help.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"");
+                self.write(&["# HELP ", name, " ", &help, "\n"]);
+            }
         }
-        Number::Float(value) if value.is_finite() => {
-            out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+    }
+
+    fn write(&mut self, parts: &[&str]) {
+        parts.iter().for_each(|part| self.out.extend_from_slice(part.as_bytes()));
+    }
+
+    fn sample(&mut self, labels: Labels<'_>, value: Number) {
+        self.out.extend_from_slice(self.name.as_bytes());
+        match labels {
+            Labels::Series { text: [before, last], .. } => {
+                self.out.extend_from_slice(before);
+                self.out.extend_from_slice(last);
+            }
+            Labels::Texts { names, values } => {
+                write_labels(&mut self.out, names, values.iter().copied());
+            }
         }
-        Number::Float(value) if value.is_nan() => out.extend_from_slice(b"NaN"),
-        Number::Float(value) => out.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" }),
+        write_number(&mut self.out, value);
+        self.out.push(b'\n');
+    }
+
+    /// The lines of one histogram: its buckets, that of +Inf, sum and count.
+    fn histogram<'a>(
+        &mut self,
+        labels: Labels<'_>,
+        buckets: impl Iterator<Item = (&'a str, u64)>,
+        count: u64,
+        sum: f64,
+    ) {
+        self.labels.clear();
+        match labels {
+            Labels::Series { text, .. } => text.iter().for_each(|part| self.labels.extend_from_slice(part)),
+            Labels::Texts { names, values } => {
+                write_labels(&mut self.labels, names, values.iter().copied());
+            }
+        }
+        let text = self.labels.as_slice();
+        let pairs = text.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"} ")).unwrap_or_default();
+        let comma: &[u8] = if pairs.is_empty() { b"" } else { b"," };
+        let (out, name) = (&mut self.out, self.name.as_bytes());
+        let mut line = |parts: &[&[u8]], number: Number| {
+            parts.iter().for_each(|part| out.extend_from_slice(part));
+            write_number(out, number);
+            out.push(b'\n');
+        };
+        for (le, below) in buckets {
+            line(&[name, b"_bucket{", pairs, comma, b"le=\"", le.as_bytes(), b"\"} "], below.into());
+        }
+        line(&[name, b"_bucket{", pairs, comma, b"le=\"+Inf\"} "], count.into());
+        line(&[name, b"_sum", text], sum.into());
+        line(&[name, b"_count", text], count.into());
     }
 }
 
-/// Writes `name="value",...` without braces, values escaped.
-pub(crate) fn label_pairs<'a>(out: &mut Vec<u8>, names: &[&str], values: impl IntoIterator<Item = &'a str>) {
+impl Encoder for TextEncoder {
+    fn begin(&mut self, head: Head<'_>) {
+        self.start = self.out.len();
+        self.name = head.name.to_owned();
+        let is_open_counter = self.dialect == Dialect::OpenMetrics && head.kind == MetricKind::Counter;
+        let family = head.name.strip_suffix(TOTAL).filter(|_| is_open_counter).unwrap_or(head.name);
+        if is_open_counter {
+            self.name = format!("{family}{TOTAL}");
+        }
+        self.head(Head { name: family, ..head });
+        self.opened = self.out.len();
+    }
+
+    fn number(&mut self, labels: Labels<'_>, value: Number) {
+        self.sample(labels, value);
+    }
+
+    fn exponential(&mut self, labels: Labels<'_>, histogram: &ExponentialHistogram, buckets: &Buckets) {
+        let shown = if self.detail == Detail::Compact { 0 } else { usize::MAX };
+        let below = histogram.cumulative(buckets.iter().map(|bucket| bucket.cut));
+        let lines = buckets.iter().map(|bucket| &*bucket.le).zip(below).take(shown);
+        self.histogram(labels, lines, histogram.count(), histogram.sum());
+    }
+
+    fn classic(&mut self, labels: Labels<'_>, histogram: &ClassicHistogram) {
+        let shown = if self.detail == Detail::Compact { 0 } else { histogram.buckets.len() };
+        let texts: Vec<_> =
+            histogram.buckets[..shown].iter().map(|(bound, below)| (le(*bound), *below)).collect();
+        let lines = texts.iter().map(|(le, below)| (&**le, *below));
+        self.histogram(labels, lines, histogram.count, histogram.sum);
+    }
+
+    fn end(&mut self) {
+        if self.out.len() == self.opened {
+            self.out.truncate(self.start);
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if self.dialect == Dialect::OpenMetrics {
+            self.out.extend_from_slice(b"# EOF\n");
+        }
+        self.out
+    }
+}
+
+/// A unit may only be told where the name ends with it.
+fn unit_of(name: &str, unit: Unit) -> Option<&'static str> {
+    let text = match unit {
+        Unit::None => return None,
+        Unit::Seconds => "seconds",
+        Unit::Milliseconds => "milliseconds",
+        Unit::Ratio => "ratio",
+        Unit::Percent => "percent",
+        Unit::Bytes => "bytes",
+        Unit::Samples => "samples",
+    };
+    name.strip_suffix(text)?.ends_with('_').then_some(text)
+}
+
+/// What stands between a sample's name and its value: `{name="value",...} `, or a space where there are no labels.
+/// Returns where the last label's part begins, counted from what was written before.
+pub(crate) fn write_labels<'a>(
+    out: &mut Vec<u8>,
+    names: &[&str],
+    values: impl IntoIterator<Item = &'a str>,
+) -> usize {
+    let start = out.len();
+    let mut last = 0;
     for (index, (name, value)) in names.iter().zip(values).enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
+        last = out.len() - start;
+        out.push(if index == 0 { b'{' } else { b',' });
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"=\"");
         escape_into(out, value);
         out.push(b'"');
     }
+    out.extend_from_slice(if names.is_empty() { b" " } else { b"} " });
+    last
 }
 
-/// Writes a label's value.
-pub(crate) fn escape_into(out: &mut Vec<u8>, value: &str) {
+fn escape_into(out: &mut Vec<u8>, value: &str) {
     // As a rule nothing is to be escaped. None of these is part of another character.
     let mut rest = value.as_bytes();
     while let Some(at) = rest.iter().position(|octet| matches!(octet, b'\\' | b'"' | b'\n')) {
@@ -78,128 +212,78 @@ pub(crate) fn escape_into(out: &mut Vec<u8>, value: &str) {
     out.extend_from_slice(rest);
 }
 
-/// Whether `name` is a metric name; one that is not would spoil the whole scrape.
-pub(crate) fn is_metric_name(name: &str) -> bool {
-    is_name(name, |c| c == '_' || c == ':')
-}
-
-/// Whether `name` is a label name that an application may use.
-pub(crate) fn is_label_name(name: &str) -> bool {
-    is_name(name, |c| c == '_') && !name.starts_with("__")
-}
-
-fn is_name(name: &str, punctuation: impl Fn(char) -> bool) -> bool {
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || punctuation(c));
-    starts_well && name.chars().all(|c| c.is_ascii_alphanumeric() || punctuation(c))
-}
-
-/// The two lines that open a family.
-pub(crate) fn header(name: &str, family: &Family) -> String {
-    let help = family.help.replace('\\', "\\\\").replace('\n', "\\n");
-    format!("# HELP {name} {help}\n# TYPE {name} {}\n", family.kind.as_str())
-}
-
-/// Writes one family. Its header comes with its first sample: a family with nothing to show is not
-/// named.
-pub(crate) struct FamilyText<'a> {
-    out: &'a mut Vec<u8>,
-    family: &'static Family,
-    name: String,
-    opened: bool,
-}
-
-impl<'a> FamilyText<'a> {
-    pub(crate) fn new(out: &'a mut Vec<u8>, family: &'static Family, prefix: &str) -> Self {
-        Self { out, family, name: family.full_name(prefix), opened: false }
-    }
-
-    /// Writes a sample with one value for each of the family's labels.
-    pub(crate) fn sample(&mut self, values: &[&str], number: impl Into<Number>) {
-        if !self.opened {
-            self.out.extend_from_slice(header(&self.name, self.family).as_bytes());
-            self.opened = true;
-        }
-        self.out.extend_from_slice(self.name.as_bytes());
-        if !values.is_empty() {
-            self.out.push(b'{');
-            label_pairs(self.out, self.family.labels, values.iter().copied());
-            self.out.push(b'}');
-        }
-        self.out.push(b' ');
-        write_number(self.out, number.into());
-        self.out.push(b'\n');
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use relayscope_bridge::catalogue::MESH_PEERS;
+    use relayscope_bridge::catalogue::{self, Family};
 
     use super::*;
 
-    fn number(number: impl Into<Number>) -> String {
-        let mut out = Vec::new();
-        write_number(&mut out, number.into());
-        String::from_utf8(out).unwrap()
+    const NO_LABELS: Labels<'static> = Labels::Texts { names: &[], values: &[] };
+
+    fn head(family: &'static Family) -> Head<'static> {
+        Head { name: family.name, kind: family.kind, unit: family.unit, help: family.help }
     }
 
-    #[test]
-    fn integral_floats_have_no_fraction() {
-        assert_eq!(number(1.0), "1");
-        assert_eq!(number(-3.0), "-3");
-        assert_eq!(number(-0.0), "0");
-        assert_eq!(number(1_763_641_531.0), "1763641531");
-    }
-
-    #[test]
-    fn other_floats_survive_the_round_trip() {
-        assert_eq!(number(0.000_25), "0.00025");
-        for value in [1e300, 2f64.powi(-17), 0.1, f64::MIN_POSITIVE, 9_007_199_254_740_993.0] {
-            assert_eq!(number(value).parse(), Ok(value));
-        }
-        assert_eq!(number(f64::INFINITY), "+Inf");
-        assert_eq!(number(f64::NEG_INFINITY), "-Inf");
-    }
-
-    #[test]
-    fn counters_are_exact_to_the_last_unit() {
-        assert_eq!(number(u64::MAX), "18446744073709551615");
+    fn written(dialect: Dialect, write: impl FnOnce(&mut TextEncoder)) -> String {
+        let mut encoder = TextEncoder::new(dialect, Detail::Classic, 0);
+        write(&mut encoder);
+        String::from_utf8(encoder.finish()).unwrap()
     }
 
     #[test]
     fn quotes_backslashes_and_newlines_are_escaped_in_label_values() {
-        let mut pairs = Vec::new();
-        label_pairs(&mut pairs, &["target", "kind"], ["a\"b\\c\nd", "é {}"]);
-        assert_eq!(pairs, r#"target="a\"b\\c\nd",kind="é {}""#.as_bytes());
-    }
-
-    #[test]
-    fn names_that_would_spoil_a_scrape_are_told() {
-        for good in ["relay", "relay_probe:up", "_x9"] {
-            assert!(is_metric_name(good), "{good}");
-        }
-        for bad in ["", "9relay", "relay-probe", "relay probe", "é"] {
-            assert!(!is_metric_name(bad), "{bad}");
-        }
-        assert!(is_label_name("target"));
-        assert!(!is_label_name("a:b"));
-        assert!(!is_label_name("__name__"));
+        let mut text = Vec::new();
+        write_labels(&mut text, &["target", "kind"], ["a\"b\\c\nd", "é {}"]);
+        assert_eq!(String::from_utf8(text).unwrap(), r#"{target="a\"b\\c\nd",kind="é {}"} "#);
     }
 
     #[test]
     fn a_family_without_samples_is_not_named() {
-        let mut out = Vec::new();
-        FamilyText::new(&mut out, &MESH_PEERS, "relay");
-        assert_eq!(out, b"");
-        let mut family = FamilyText::new(&mut out, &MESH_PEERS, "relay");
-        family.sample(&[], 2u64);
-        family.sample(&[], 3u64);
+        let text = written(Dialect::Prometheus, |out| {
+            out.begin(head(&catalogue::MESH_TARGETS));
+            out.end();
+            out.begin(head(&catalogue::MESH_PEERS));
+            out.number(NO_LABELS, 2u64.into());
+            out.end();
+        });
+        let expected = "# HELP mesh_peers Targets up now.\n# TYPE mesh_peers gauge\nmesh_peers 2\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn openmetrics_names_a_counters_family_without_total_tells_units_and_ends_with_eof() {
+        static ODD: Family = Family::new("odd", MetricKind::Counter, Unit::Seconds, &[], "Says \"odd\".");
+        let text = written(Dialect::OpenMetrics, |out| {
+            for family in [&catalogue::PROCESS_CPU, &ODD, &catalogue::PROBE_RTT_MS] {
+                out.begin(head(family));
+                out.number(NO_LABELS, 0.5.into());
+                out.end();
+            }
+        });
         let expected = "\
-# HELP relay_mesh_peers Targets up now.
-# TYPE relay_mesh_peers gauge
-relay_mesh_peers 2
-relay_mesh_peers 3
+# TYPE process_cpu_seconds counter
+# UNIT process_cpu_seconds seconds
+# HELP process_cpu_seconds User and system CPU time of this process.
+process_cpu_seconds_total 0.5
+# TYPE odd counter
+# HELP odd Says \\\"odd\\\".
+odd_total 0.5
+# TYPE probe_rtt_ms gauge
+# HELP probe_rtt_ms Round-trip time of the newest answered probe in milliseconds; absent while the target is down.
+probe_rtt_ms 0.5
+# EOF
 ";
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn compact_histograms_keep_sum_and_count_alone() {
+        let mut encoder = TextEncoder::new(Dialect::Prometheus, Detail::Compact, 0);
+        let histogram = ClassicHistogram { buckets: vec![(1.0, 2)], count: 3, sum: 4.5 };
+        encoder.begin(Head { name: "h", kind: MetricKind::Histogram, unit: Unit::None, help: "H." });
+        encoder.classic(Labels::Texts { names: &["a"], values: &["b"] }, &histogram);
+        encoder.end();
+        let expected = "# HELP h H.\n# TYPE h histogram\nh_bucket{a=\"b\",le=\"+Inf\"} 3\nh_sum{a=\"b\"} 4.5\nh_count{a=\"b\"} 3\n";
+        assert_eq!(String::from_utf8(encoder.finish()).unwrap(), expected);
     }
 }

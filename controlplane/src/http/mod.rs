@@ -15,6 +15,7 @@
 
 mod limits;
 mod metrics;
+mod negotiation;
 mod perf;
 mod reload;
 mod server;

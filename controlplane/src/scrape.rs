@@ -1,0 +1,145 @@
+//! What a scrape asks for, and the bodies that answer: rendered once in a drain epoch, shared by all who ask.
+
+use std::io::Write;
+
+use axum::body::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::clock::Now;
+use crate::exposition::{Detail, Exposition, Filter, Format};
+
+/// A body is shared by all scrapes of a drain epoch, but for no longer than this in nanoseconds: a drain that hangs
+/// must not freeze what is shown. For as long, scrapes get an older epoch's while [`CROWD`] bodies are being sent.
+const BODY_AGE_MAX_NS: u64 = 1_000_000_000;
+/// While as many bodies are being sent, no further one is made of an epoch as long as there is one that is not too old.
+const CROWD: usize = 4;
+/// The most bodies at once: those that clients are still being sent, and that of this epoch.
+pub(crate) const BODIES_MAX: usize = 16;
+/// An eighth of the text in a third of the time of the default level.
+const GZIP_LEVEL: u32 = 1;
+
+/// What is asked for: by default everything, as text, at the configured level of detail.
+///
+/// ```
+/// # use relayscope_bridge::{Hub, HubConfig, hub};
+/// # use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Filter, Format, Scrape};
+/// # let Hub { collector, .. } = hub(HubConfig::default())?;
+/// let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+/// let filter = Filter { names: ["relay_mesh_peers".to_owned()].into(), ..Filter::default() };
+/// let body = plane.scrape(&Scrape { format: Format::OpenMetrics, filter, ..Scrape::default() })?;
+/// assert!(body.ends_with(b"\nrelay_mesh_peers 0\n# EOF\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scrape {
+    /// In what it is written.
+    pub format: Format,
+    /// How much of histograms; `None` is what the control plane is configured to show.
+    pub detail: Option<Detail>,
+    /// Whether the body is compressed (RFC 1952).
+    pub gzip: bool,
+    /// What of it is wanted.
+    pub filter: Filter,
+}
+
+/// Too many bodies are still being sent: 16, which bounds the memory that slow clients take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{BODIES_MAX} expositions are still being sent; expected clients that read them, try again")]
+pub struct TooManyBodies;
+
+/// The renderer, and what it rendered that somebody may still want.
+pub(crate) struct Bodies {
+    pub(crate) exposition: Exposition,
+    held: Vec<Held>,
+}
+
+struct Held {
+    /// Whom else it is for; `None` for what a filter made.
+    shape: Option<(Format, Detail)>,
+    plain: Bytes,
+    gzip: Option<Bytes>,
+    epoch: u64,
+    at_ns: u64,
+}
+
+impl Held {
+    fn body(&mut self, gzip: bool) -> Bytes {
+        if !gzip {
+            return self.plain.clone();
+        }
+        self.gzip.get_or_insert_with(|| compress(&self.plain)).clone()
+    }
+
+    fn is_shared(&self) -> bool {
+        !(self.plain.is_unique() && self.gzip.as_ref().is_none_or(Bytes::is_unique))
+    }
+}
+
+impl Bodies {
+    pub(crate) fn new(exposition: Exposition) -> Self {
+        Self { exposition, held: Vec::new() }
+    }
+
+    /// What answers `scrape` in this epoch without anything being rendered.
+    pub(crate) fn find(&mut self, scrape: &Scrape, detail: Detail, epoch: u64, now: Now) -> Option<Bytes> {
+        self.forget(epoch, now);
+        if !scrape.filter.wants_everything() {
+            return None;
+        }
+        let crowded = self.held.iter().filter(|held| held.is_shared()).count() >= CROWD;
+        let fits = |held: &&mut Held| {
+            held.shape == Some((scrape.format, detail))
+                && held.is_fresh(now)
+                && (crowded || held.epoch == epoch)
+        };
+        let newest = self.held.iter_mut().filter(fits).max_by_key(|held| held.at_ns);
+        newest.map(|held| held.body(scrape.gzip))
+    }
+
+    /// Bodies somebody has, or may come to have.
+    pub(crate) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Takes in what was rendered, and gives the body that was asked for.
+    pub(crate) fn take(
+        &mut self,
+        scrape: &Scrape,
+        detail: Detail,
+        plain: Vec<u8>,
+        epoch: u64,
+        now: Now,
+    ) -> Bytes {
+        let shape = scrape.filter.wants_everything().then_some((scrape.format, detail));
+        let (plain, at_ns) = (Bytes::from(plain), now.monotonic_ns);
+        let mut held = Held { shape, plain, gzip: None, epoch, at_ns };
+        let body = held.body(scrape.gzip);
+        self.held.push(held);
+        body
+    }
+
+    /// Drops what is of no use to anybody: of an epoch that is over, or of a filter, and not being sent.
+    pub(crate) fn forget(&mut self, epoch: u64, now: Now) {
+        let is_of_use = |held: &Held| held.shape.is_some() && held.epoch == epoch && held.is_fresh(now);
+        self.held.retain(|held| is_of_use(held) || held.is_shared());
+    }
+
+    /// Drops everything that nobody is being sent, and shows nobody the rest.
+    pub(crate) fn clear(&mut self) {
+        self.held.iter_mut().for_each(|held| held.shape = None);
+        self.held.retain(Held::is_shared);
+    }
+}
+
+impl Held {
+    fn is_fresh(&self, now: Now) -> bool {
+        now.monotonic_ns.saturating_sub(self.at_ns) < BODY_AGE_MAX_NS
+    }
+}
+
+fn compress(plain: &[u8]) -> Bytes {
+    let out = Vec::with_capacity(plain.len() / 8);
+    let mut encoder = GzEncoder::new(out, Compression::new(GZIP_LEVEL));
+    encoder.write_all(plain).and_then(|()| encoder.finish()).expect("writing to memory does not fail").into()
+}
