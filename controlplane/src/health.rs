@@ -19,11 +19,13 @@ use crate::clock::Now;
 /// {"status":"failing","reason":null,
 ///  "shards":[{"shard":0,"verdict":"data plane silent",
 ///             "reason":"shard 0: data plane silent for 7.2 s",
-///             "last_recorded_age_seconds":7.2,"last_drained_age_seconds":0.04,
+///             "last_recorded_unix_seconds":1796000000.125,"last_recorded_age_seconds":7.2,
+///             "last_drained_unix_seconds":1796000007.285,"last_drained_age_seconds":0.04,
 ///             "newest_sample_age_seconds":7.3}]}
 /// ```
 ///
-/// An age is `null` while the clock has never been set; a shard's `reason` is `null` while all is well.
+/// Moments and ages are `null` while the clock has never been set; a shard's `reason` is `null` while all is well.
+/// Ages are of the monotonic clock; a moment is told by the wall clock as it is now, to the millisecond.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Health {
     /// Whether there is a data plane and every shard's verdict is [`Verdict::Ok`].
@@ -45,21 +47,35 @@ pub enum Status {
 }
 
 /// Which side is at fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Both clocks run, or have not had time to stop.
-    #[serde(rename = "ok")]
     Ok,
     /// The shard has signed no life for longer than the staleness.
-    #[serde(rename = "data plane silent")]
     DataPlaneSilent,
     /// The shard's process has ended.
-    #[serde(rename = "data plane ended")]
     DataPlaneEnded,
     /// The shard's ring has not been drained for longer than the staleness. Of the shard itself
     /// nothing newer is known.
-    #[serde(rename = "control plane stuck")]
     ControlPlaneStuck,
+}
+
+impl Serialize for Verdict {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl Verdict {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::DataPlaneSilent => "data plane silent",
+            Self::DataPlaneEnded => "data plane ended",
+            Self::ControlPlaneStuck => "control plane stuck",
+        }
+    }
 }
 
 /// The health of one shard.
@@ -71,8 +87,12 @@ pub struct ShardHealth {
     pub verdict: Verdict,
     /// The verdict in words, with the shard and for how long.
     pub reason: Option<String>,
+    /// The last write: when the shard last signed life, as unix time.
+    pub last_recorded_unix_seconds: Option<f64>,
     /// Age of the shard's last sign of life.
     pub last_recorded_age_seconds: Option<f64>,
+    /// The last receipt: when its ring was last drained, as unix time.
+    pub last_drained_unix_seconds: Option<f64>,
     /// Age of the last drain of its ring.
     pub last_drained_age_seconds: Option<f64>,
     /// Age of the newest sample drained, by the time it carries.
@@ -193,12 +213,15 @@ impl Clocks {
         } else {
             (Verdict::Ok, None)
         };
+        let unix = |at: Option<u64>| at.map(|at| now.unix_seconds_of(at));
         let age = |at: Option<u64>| at.map(|at| now.since(at).as_secs_f64());
         ShardHealth {
             shard: shard.0,
             verdict,
             reason,
+            last_recorded_unix_seconds: unix(recorded),
             last_recorded_age_seconds: age(recorded),
+            last_drained_unix_seconds: unix(drained),
             last_drained_age_seconds: age(drained),
             newest_sample_age_seconds: age(get(&clocks.newest_sample_ns)),
         }
@@ -249,6 +272,26 @@ mod tests {
         assert_eq!(health.shards[1].last_recorded_age_seconds, Some(7.0));
         assert_eq!(health.shards[1].last_drained_age_seconds, Some(0.0));
         assert_eq!(health.shards[1].newest_sample_age_seconds, Some(8.0));
+    }
+
+    #[test]
+    fn moments_are_unix_seconds_and_null_in_json_before_there_is_one() {
+        let clocks = started_at_100(2);
+        clocks.recorded(SHARD, Some(101 * SECOND + SECOND / 8));
+        clocks.drained(SHARD, 102 * SECOND, None);
+        let now = Now { monotonic_ns: 103 * SECOND, unix_ns: 1_796_000_000 * SECOND };
+        let expected = concat!(
+            r#"{"status":"ok","reason":null,"shards":["#,
+            r#"{"shard":0,"verdict":"ok","reason":null,"#,
+            r#""last_recorded_unix_seconds":1795999998.125,"last_recorded_age_seconds":1.875,"#,
+            r#""last_drained_unix_seconds":1795999999.0,"last_drained_age_seconds":1.0,"#,
+            r#""newest_sample_age_seconds":null},"#,
+            r#"{"shard":1,"verdict":"ok","reason":null,"#,
+            r#""last_recorded_unix_seconds":null,"last_recorded_age_seconds":null,"#,
+            r#""last_drained_unix_seconds":null,"last_drained_age_seconds":null,"#,
+            r#""newest_sample_age_seconds":null}]}"#
+        );
+        assert_eq!(serde_json::to_string(&clocks.health(now)).unwrap(), expected);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub use exposition::{Detail, Filter, Format};
 pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
 pub use histogram::{Cut, ExponentialHistogram, Refusal};
 pub use http::{Limits, ReloadRequest, ServerPanicked, ServerThread, router, serve};
-pub use mesh::{Mesh, MeshRow, MeshState};
+pub use mesh::{Mesh, MeshCounts, MeshRow, MeshState};
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};
 pub use refresh::TooManyRefreshers;
 pub use roster::{Endpoint, Roster, Target, TargetReading};

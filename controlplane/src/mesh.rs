@@ -101,6 +101,17 @@ pub struct Mesh {
     pub rows: Vec<MeshRow>,
 }
 
+/// The mesh in three numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MeshCounts {
+    /// Whether every shard runs: tells a mesh that is down from a relay that is.
+    pub running: bool,
+    /// Targets configured, by name.
+    pub targets: usize,
+    /// Targets up, by whichever family.
+    pub up: usize,
+}
+
 impl Mesh {
     /// The table for people: aligned columns, a summary, and what to do where there is nothing. `FAMILY` is
     /// among them where a target is probed by both, and `GROUP` where there is more than one.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::drain::{Drain, DrainThread};
 use crate::exposition::{Detail, Exposition, Filter, Format, Sources, is_metric_name};
 use crate::health::{Health, Readiness};
 use crate::http::{self, ReloadRequest, Requests};
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, MeshCounts};
 use crate::own::{ConnectionRefused, Own};
 use crate::process::Process;
 use crate::refresh::{Refreshers, TooManyRefreshers};
@@ -120,6 +121,8 @@ struct Inner {
     bodies: Mutex<Bodies>,
     drain: Mutex<Drain>,
     upkeep_ns: Mutex<u64>,
+    /// When the drain last came round; 0 is never.
+    drained_ns: AtomicU64,
     own: Own,
     process: Process,
     stages: Arc<Stages>,
@@ -169,6 +172,7 @@ impl ControlPlane {
             bodies: Mutex::new(Bodies::new(Exposition::new(&config.metric_prefix, config.series_max))),
             drain: Mutex::new(drain),
             upkeep_ns: Mutex::new(now.monotonic_ns),
+            drained_ns: AtomicU64::new(0),
             own: Own::new(&config.metric_prefix, config.version),
             process: Process::new(),
             refreshers: Refreshers::new(Arc::new(move |took| of_refreshers.note_hold(Stage::Refresh, took))),
@@ -317,6 +321,8 @@ impl ControlPlane {
             attached.log_changes(now);
             drain.epoch()
         });
+        // Relaxed: it stands alone.
+        self.0.drained_ns.store(now.monotonic_ns, Ordering::Relaxed);
         // What nobody shares any more is half of what a target takes. Whoever renders now will see to it.
         if let Ok(mut bodies) = self.0.bodies.try_lock() {
             bodies.forget(epoch, now);
@@ -476,6 +482,35 @@ impl ControlPlane {
         let attached = self.attached();
         attached.look();
         attached.readiness()
+    }
+
+    /// Age of the last drain that came to its end, whatever there was to drain: there may be no data plane. `None`
+    /// before the first. Never waits.
+    pub fn drain_age(&self) -> Option<Duration> {
+        let at = self.0.drained_ns.load(Ordering::Relaxed);
+        (at != 0).then(|| Now::sample().since(at))
+    }
+
+    /// How many targets there are now, and how many are up. O(targets), though it reads one cell of each.
+    pub fn mesh_counts(&self) -> MeshCounts {
+        self.mesh_counts_at(Now::sample())
+    }
+
+    pub(crate) fn mesh_counts_at(&self, now: Now) -> MeshCounts {
+        let attached = self.attached();
+        attached.look();
+        let clocks = &attached.clocks;
+        let counts = attached.directory.read(|series| {
+            let roster = attached.roster(series);
+            let up = roster.count_up(series, clocks, now);
+            MeshCounts { running: clocks.all_running(now), targets: roster.names(), up }
+        });
+        if attached.is_sound() { counts } else { MeshCounts::default() }
+    }
+
+    /// See [`ControlPlaneConfig::stale_after`].
+    pub fn stale_after(&self) -> Duration {
+        self.0.config.stale_after
     }
 
     /// How long our own stages waited and took, and how late drains began. Never waits.

@@ -10,6 +10,7 @@ mod failure;
 mod listen;
 mod mesh_status;
 mod moment;
+mod notify;
 mod output;
 mod own_series;
 mod probe;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Receiver;
 use crate::cli::RunArgs;
 use crate::config::{self, Config, Plans};
 use crate::failure::Failure;
+use crate::notify::Notify;
 use crate::targets::{Targets, lock};
 
 /// After a change of targets that could not be made it is tried again, ever more rarely.
@@ -120,15 +121,15 @@ impl Reload {
 
     /// Follows all there is to follow, for ever. Reading files, and waiting for a shard, blocks, so it is done
     /// off the threads that serve.
-    pub(crate) async fn run(mut self, hangup: &mut Signal) {
+    pub(crate) async fn run(mut self, hangup: &mut Signal, notify: &Notify) {
         loop {
             match self.cause(hangup).await {
-                Cause::Hangup => drop(self.reload_and_tell().await),
+                Cause::Hangup => drop(self.reload_and_tell(notify).await),
                 Cause::Request(request) => {
-                    let outcome = self.reload_and_tell().await;
+                    let outcome = self.reload_and_tell(notify).await;
                     request.answer(outcome.map(|targets| format!("reloaded: {targets} targets")));
                 }
-                Cause::Tick => self.tick().await,
+                Cause::Tick => self.tick(notify).await,
                 Cause::Discovered => self.follow().await,
             }
         }
@@ -158,11 +159,11 @@ impl Reload {
     }
 
     /// Counts what failed, and reloads when a file changed that the configuration is made of.
-    async fn tick(&mut self) {
+    async fn tick(&mut self, notify: &Notify) {
         self.note_failures();
         if self.watched.has_changed() {
             tracing::info!("the configuration's files changed");
-            drop(self.reload_and_tell().await);
+            drop(self.reload_and_tell(notify).await);
         }
     }
 
@@ -226,7 +227,8 @@ impl Reload {
         applied.unwrap_or_else(|error| Err(error.to_string()))
     }
 
-    async fn reload_and_tell(&mut self) -> Result<usize, String> {
+    async fn reload_and_tell(&mut self, notify: &Notify) -> Result<usize, String> {
+        notify.reloading();
         // Stamps first: what changes while it is read is read again.
         self.watched.note();
         let reloaded = self.reload().await.map_err(|failure| failure.to_string());
@@ -237,6 +239,7 @@ impl Reload {
             }
         }
         self.registry.note_reload(reloaded.is_ok());
+        notify.reloaded(reloaded.as_ref().map(|_| ()).map_err(String::as_str));
         reloaded
     }
 

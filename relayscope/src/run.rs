@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 use crate::controlplane;
 use crate::dataplane::{self, Cores, DataPlane, Prepared};
 use crate::failure::Failure;
+use crate::notify::{Heartbeats, Notify, Vitals};
 use crate::output::say;
 use crate::reload::Reload;
 use crate::supervisor::Supervisor;
@@ -48,7 +49,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     ));
     let requests = config.web_reload.then(|| plane.allow_reload());
     let reload = Reload::new(parts, args.clone(), config, requests);
-    let served = supervisor.run(Some((listener, &plane)), Some(reload));
+    let notify = Notify::new(Vitals::Both(plane.clone()));
+    let served = supervisor.run(Some((listener, &plane)), Some(reload), &notify);
 
     // The shards first: what they recorded to the last is still drained.
     let stopped = data.stop();
@@ -67,14 +69,16 @@ pub(crate) fn run_dataplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let runtime = dataplane::choose_runtime(&config, &cores)?;
     let supervisor = Supervisor::new()?;
     let prepared = Prepared::new(&config, cores.shards.len())?;
-    // Nobody here reads: control planes do, in processes of their own.
-    let Hub { publishers, registry, .. } = dataplane::make_hub(&config, cores.shards.len())?;
+    // Nobody here reads more than signs of life: control planes do, in processes of their own.
+    let Hub { publishers, registry, collector, .. } = dataplane::make_hub(&config, cores.shards.len())?;
+    let notify = Notify::new(Vitals::DataPlane(Heartbeats::of(&collector)));
+    drop(collector);
     warn_if_written_back(&config);
     keep_off(&cores);
     let (data, parts) = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     announce(&format!("{}, no control plane\n{}", dataplane::cores_text(&cores), data.announcement(&config)));
     let reload = Reload::new(parts, args.clone(), config, None);
-    let ended = supervisor.run(None, Some(reload));
+    let ended = supervisor.run(None, Some(reload), &notify);
     data.stop()?;
     ended?;
     Ok(ExitCode::SUCCESS)
@@ -96,7 +100,8 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
         .map_err(Failure::usage)?;
     let drain = controlplane::start(&plane)?;
     announce(&format!("reading  {}\n{}", segment.display(), controlplane::announcement(http)));
-    let served = supervisor.run(Some((listener, &plane)), None);
+    let notify = Notify::new(Vitals::ControlPlane(plane.clone()));
+    let served = supervisor.run(Some((listener, &plane)), None, &notify);
     controlplane::stop(drain)?;
     served?;
     Ok(ExitCode::SUCCESS)

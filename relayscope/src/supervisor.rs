@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
+use crate::notify::Notify;
 use crate::reload::Reload;
 use crate::targets::Targets;
 
@@ -38,22 +39,29 @@ impl Supervisor {
     }
 
     /// Runs until SIGTERM or SIGINT, one that came before included. Meanwhile the data plane's targets, where
-    /// there are any, follow their configuration and where they are.
+    /// there are any, follow their configuration and where they are, and the service manager is told.
     pub(crate) fn run(
         self,
         http: Option<(TcpListener, &ControlPlane)>,
         reload: Option<Reload>,
+        notify: &Notify,
     ) -> Result<(), Failure> {
         let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
         let alive = reload.as_ref().map(|reload| (Arc::clone(&reload.targets), reload.registry.clone()));
         runtime.block_on(async {
             let signalled = async {
-                tokio::select! {
-                    _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
-                    _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
-                    () = reload_on_each(reload, &mut hangup) => {}
-                    shard = death(alive) => tracing::error!("shard {shard} died: stopping"),
+                let why = tokio::select! {
+                    _ = terminate.recv() => Ok("SIGTERM: draining"),
+                    _ = interrupt.recv() => Ok("SIGINT: draining"),
+                    shard = death(alive) => Err(format!("shard {shard} died: stopping")),
+                    () = reload_on_each(reload, &mut hangup, notify) => Ok("nobody signals any more"),
+                    () = notify.watch() => Ok("nobody watches any more"),
+                };
+                match &why {
+                    Ok(asked) => tracing::info!("{asked}"),
+                    Err(died) => tracing::error!("{died}"),
                 }
+                notify.stopping(why.as_deref().unwrap_or_else(String::as_str));
             };
             let Some((listener, plane)) = http else {
                 signalled.await;
@@ -72,12 +80,15 @@ impl Supervisor {
     }
 }
 
-async fn reload_on_each(reload: Option<Reload>, hangup: &mut Signal) {
+async fn reload_on_each(reload: Option<Reload>, hangup: &mut Signal, notify: &Notify) {
     match reload {
-        Some(reload) => reload.run(hangup).await,
+        Some(reload) => reload.run(hangup, notify).await,
         None => {
             while hangup.recv().await.is_some() {
                 tracing::info!("SIGHUP: a control plane has nothing to reload; restart it");
+                // Who sent it may wait for the two.
+                notify.reloading();
+                notify.reloaded(Ok(()));
             }
         }
     }

@@ -10,9 +10,11 @@ mod cli;
 mod clock;
 mod discovery;
 mod fleet;
+mod hang;
 mod hostile;
 mod mesh;
 mod namespaces;
+mod notify;
 mod peers;
 mod prometheus;
 mod relay;
@@ -167,6 +169,29 @@ fn main() {
     add("top_does_what_its_keys_say_and_restores_the_terminal", Some(Peer::Tmux), top::keys_work);
     add("top_ends_with_its_terminal", Some(Peer::Tmux), top::terminal_is_gone);
     add("top_without_a_terminal_names_what_to_use_instead", None, top::no_terminal);
+
+    add("the_service_manager_is_told_of_start_reload_and_stop", None, notify::start_reload_stop);
+    add(
+        "a_watchdog_is_served_until_a_shard_hangs_and_again_when_it_runs",
+        Some(Peer::Ptrace),
+        notify::shard_hangs,
+    );
+    add(
+        "a_watchdog_is_served_until_the_drain_hangs_and_again_when_it_runs",
+        Some(Peer::Ptrace),
+        notify::drain_hangs,
+    );
+    add("a_control_plane_is_up_without_a_data_plane_and_outlives_one", None, notify::control_plane_alone);
+    add(
+        "a_control_planes_watchdog_is_served_until_its_own_drain_hangs",
+        Some(Peer::Ptrace),
+        notify::control_planes_drain_hangs,
+    );
+    add(
+        "a_data_plane_on_its_own_serves_its_watchdog_until_a_shard_hangs",
+        Some(Peer::Ptrace),
+        notify::data_plane_alone,
+    );
 
     add("where_io_uring_is_refused_auto_runs_on_poll_and_says_why", None, runtime::auto_runs_on_poll);
     add("auto_survives_an_executor_that_cannot_be_made", None, runtime::auto_survives_glommio);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::namespaces;
+use crate::{hang, namespaces};
 
 /// A program that is not ours, or an ability of the host.
 #[derive(Clone, Copy)]
@@ -18,6 +18,8 @@ pub(crate) enum Peer {
     Stund,
     Caddy,
     Aioquic,
+    /// Stopping one thread of another process.
+    Ptrace,
     /// Network namespaces and cables between them.
     Namespaces,
     /// A kernel that delays and loses packets.
@@ -28,6 +30,7 @@ impl Peer {
     /// Why the peer cannot be used, and what would mend it; `None` if it can.
     pub(crate) fn missing(self) -> Option<String> {
         match self {
+            Self::Ptrace => hang::missing_ptrace(),
             Self::Namespaces => namespaces::missing_namespaces(),
             Self::Netem => namespaces::missing_netem(),
             program => program.missing_program(),
@@ -56,6 +59,7 @@ impl Peer {
             Self::Scapy | Self::Aioquic => peers_dir().join("venv/bin/python"),
             Self::StampSuite => peers_dir().join("bin/stamp-suite"),
             Self::Tmux => "tmux".into(),
+            Self::Ptrace => "sleep".into(),
             Self::Namespaces => "ip".into(),
             Self::Netem => "tc".into(),
         }
