@@ -221,4 +221,6 @@ fn state_of<'a>(
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
