@@ -8,6 +8,7 @@ mod authenticated;
 mod autopsy;
 mod cli;
 mod clock;
+mod dashboards;
 mod discovery;
 mod fleet;
 mod hang;
@@ -17,8 +18,10 @@ mod namespaces;
 mod notify;
 mod peers;
 mod prometheus;
+mod prometheus_server;
 mod relay;
 mod reload;
+mod rules;
 mod runtime;
 mod scapy;
 mod segment;
@@ -57,6 +60,27 @@ fn main() {
     add("sigint_and_sigterm_drain_and_exit_0", None, mesh::signals_drain);
     add("a_prometheus_scrapes_two_relays", Some(Peer::Prometheus), prometheus::scrapes_two_relays);
     add("promtool_complains_of_the_two_ms_names_only", Some(Peer::Promtool), prometheus::promtool_is_content);
+    add("the_dashboard_is_whole_and_asks_for_what_is_exposed", None, dashboards::is_whole);
+    add("the_dashboard_has_the_thresholds_it_is_to_have", None, dashboards::thresholds);
+    add("another_prefix_is_one_replacement_in_the_dashboard_and_the_rules", None, dashboards::another_prefix);
+    add(
+        "grafanas_own_model_takes_all_of_the_dashboard",
+        Some(Peer::GrafanaModel),
+        dashboards::model_of_grafana,
+    );
+    add("every_panel_of_the_dashboard_has_data", Some(Peer::Prometheus), dashboards::every_panel_has_data);
+    add("the_rules_are_whole_and_ask_for_what_is_exposed", None, rules::are_whole);
+    add("the_rules_are_listed_in_the_readme", None, rules::are_listed);
+    add("each_alert_has_unit_tests", None, rules::each_alert_has_unit_tests);
+    add("each_alert_is_provoked_by_one_of_the_next_three", None, rules::each_alert_is_provoked);
+    add("peers_and_lists_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::mesh::fire);
+    add("shards_rings_and_drains_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::pipeline::fire);
+    add("relays_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::process::fire);
+    add(
+        "promtool_is_content_with_the_rules_and_their_tests",
+        Some(Peer::Promtool),
+        rules::promtool_is_content,
+    );
     add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
     add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
     add("a_target_that_cannot_be_probed_is_refused_at_reload_and_takes_nobody", None, reload::bad_target);

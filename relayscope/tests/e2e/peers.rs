@@ -11,6 +11,8 @@ pub(crate) enum Peer {
     Faketime,
     Prometheus,
     Promtool,
+    /// Grafana's model of a dashboard, as it publishes it.
+    GrafanaModel,
     Scapy,
     StampSuite,
     Tmux,
@@ -56,7 +58,7 @@ impl Peer {
             Self::Coturn => "turnserver".into(),
             Self::Stund => "stund".into(),
             Self::Caddy => "caddy".into(),
-            Self::Scapy | Self::Aioquic => peers_dir().join("venv/bin/python"),
+            Self::Scapy | Self::Aioquic | Self::GrafanaModel => peers_dir().join("venv/bin/python"),
             Self::StampSuite => peers_dir().join("bin/stamp-suite"),
             Self::Tmux => "tmux".into(),
             Self::Ptrace => "sleep".into(),

@@ -1,0 +1,61 @@
+//! Relays that are gone, start again and again, or run with an old configuration.
+
+use nix::sys::signal::Signal;
+
+use super::shortened;
+use crate::prometheus_server::PrometheusServer;
+use crate::relay::{Relay, loopback, wait_for};
+
+/// What fires here, with its severity.
+pub(super) const FIRE: &[(&str, &str)] = &[
+    ("RelayScrapeAbsent", "critical"),
+    ("RelayConfigReloadFailed", "warning"),
+    ("RelayRestarting", "warning"),
+];
+
+pub(crate) fn fire() {
+    let (ip, other, directory) = (loopback(), loopback(), tempfile::tempdir().unwrap());
+    let config = directory.path().join("relayscope.toml");
+    let good = format!(
+        "[[target]]\nname = \"self\"\naddress = \"{ip}:8620\"\n[reflector]\nlisten = [\"{ip}:8620\"]\n"
+    );
+    std::fs::write(&config, &good).unwrap();
+    let arguments = ["--config", config.to_str().unwrap()];
+    let mut relay = Relay::start(ip, &arguments);
+    let well = Relay::start(
+        other,
+        &["--reflect", &format!("{other}:8620"), "--probe", &format!("self={other}:8620")],
+    );
+    let prometheus = PrometheusServer::start(&[relay.http, well.http], &shortened());
+    let instance = relay.http.to_string();
+    let wait = |alert: &str, severity: &str, fires: bool| {
+        prometheus
+            .wait_alert(&[("alertname", alert), ("severity", severity), ("instance", &instance)], fires);
+    };
+
+    std::fs::write(&config, "[[target]]\nname = \"self\"\n").unwrap();
+    relay.process.signal(Signal::SIGHUP);
+    wait("RelayConfigReloadFailed", "warning", true);
+    std::fs::write(&config, &good).unwrap();
+    relay.process.signal(Signal::SIGHUP);
+    wait("RelayConfigReloadFailed", "warning", false);
+
+    relay.process.kill();
+    wait("RelayScrapeAbsent", "critical", true);
+    let starts = || {
+        let changes = format!("changes(process_start_time_seconds{{instance=\"{instance}\"}}[15m])");
+        let series = prometheus.query(&changes)?;
+        series.first()?["value"][1].as_str()?.parse::<f64>().ok()
+    };
+    for start in 1..=3 {
+        relay.process.kill();
+        relay = Relay::start(ip, &arguments);
+        wait_for(format_args!("Prometheus to have seen start {start}"), || {
+            starts().filter(|starts| *starts >= f64::from(start))
+        });
+    }
+    wait("RelayScrapeAbsent", "critical", false);
+    wait("RelayRestarting", "warning", true);
+    let accused = prometheus.firing();
+    assert!(accused.iter().all(|alert| alert["instance"] == instance), "{accused:?}");
+}
