@@ -307,6 +307,18 @@ families! {
         "Families left out of the exposition because their name is taken or malformed.";
     EXPOSITION_REFUSED = "exposition_refused_series_total", Counter, None, [],
         "Series left out of expositions because there were more than series_max, summed over all expositions.";
+    ALERTS_FIRING = "alerts_firing", Gauge, None, ["alertname", "severity"],
+        "Alerts that stand.";
+    ALERT_TRANSITIONS = "alert_transitions_total", Counter, None, ["alertname", "event"],
+        "Alerts raised and resolved.";
+    ALERT_EVENTS_LOST = "alert_events_lost_total", Counter, None, ["subscriber"],
+        "Alerts raised and resolved that a subscriber was not told at once, for want of room; what stands is told later.";
+    ALERT_EVALUATION_DURATION = "alert_evaluation_duration_seconds", Histogram, Seconds, [],
+        "Time to look at all peers and shards once.";
+    ALERTMANAGER_REQUESTS = "alertmanager_requests_total", Counter, None, ["alertmanager", "result"],
+        "Requests with alerts to an Alertmanager: ok, refused (4xx), failed (any other answer) or unanswered.";
+    ALERTMANAGER_DROPPED = "alertmanager_dropped_alerts_total", Counter, None, ["alertmanager"],
+        "Ends of alerts not sent to an Alertmanager for want of room; there they end in their time.";
     HTTP_REQUESTS = "http_requests_total", Counter, None, ["route", "code"],
         "HTTP requests answered.";
     HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],

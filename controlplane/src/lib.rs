@@ -43,6 +43,7 @@
 
 mod account;
 mod aggregate;
+mod alerts;
 mod clock;
 pub mod discovery;
 mod drain;
@@ -54,6 +55,7 @@ mod ledger;
 mod mesh;
 mod own;
 mod pace;
+mod peers;
 mod plane;
 mod process;
 mod refresh;
@@ -63,6 +65,11 @@ mod source;
 mod stages;
 mod worker;
 
+pub use alerts::{
+    Alert, AlertEvent, AlertEvents, AlertName, AlertRules, AlertThread, AlertingConfig, AlertingError,
+    AlertingOff, AlertmanagerConfig, AlertmanagerThread, EVENTS_MAX, Levels, RulesError, SUBSCRIBERS_MAX,
+    SendError, Severity, Subject, SubscribeError, TooManySubscribers, check_alertmanager_url,
+};
 pub use clock::Now;
 pub use drain::{DrainPanicked, DrainThread};
 pub use exposition::{Detail, Filter, Format};
@@ -70,6 +77,7 @@ pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
 pub use histogram::{Cut, ExponentialHistogram, Refusal};
 pub use http::{Limits, ReloadRequest, ServerPanicked, ServerThread, router, serve};
 pub use mesh::{Mesh, MeshCounts, MeshRow, MeshState};
+pub use peers::PeerMetric;
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};
 pub use refresh::TooManyRefreshers;
 pub use roster::{Endpoint, Roster, Target, TargetReading};

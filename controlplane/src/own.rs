@@ -23,6 +23,12 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::DRAIN_LATENESS,
     &catalogue::SCRAPE_DURATION,
     &catalogue::SCRAPE_REFRESHES,
+    &catalogue::ALERTS_FIRING,
+    &catalogue::ALERT_TRANSITIONS,
+    &catalogue::ALERT_EVENTS_LOST,
+    &catalogue::ALERT_EVALUATION_DURATION,
+    &catalogue::ALERTMANAGER_REQUESTS,
+    &catalogue::ALERTMANAGER_DROPPED,
     &catalogue::HTTP_REQUESTS,
     &catalogue::HTTP_CONNECTIONS_REFUSED,
     &catalogue::BUILD_INFO,
@@ -133,8 +139,23 @@ impl Own {
     }
 
     fn count(&self, family: &Family, values: &[&str]) {
+        self.add(family, values, 1);
+    }
+
+    /// Adds to a counter of [`FAMILIES`]. Label values must come from bounded sets.
+    pub(crate) fn add(&self, family: &Family, values: &[&str], more: u64) {
         let counter: Counter = self.recorder.register_counter(&self.key(family, values), &METADATA);
-        counter.increment(1);
+        counter.increment(more);
+    }
+
+    /// Sets a gauge of [`FAMILIES`].
+    pub(crate) fn set(&self, family: &Family, values: &[&str], value: f64) {
+        self.recorder.register_gauge(&self.key(family, values), &METADATA).set(value);
+    }
+
+    /// Records a time in a histogram of [`FAMILIES`] without labels.
+    pub(crate) fn observe(&self, family: &Family, took: Duration) {
+        self.recorder.register_histogram(&self.key(family, &[]), &METADATA).record(took.as_secs_f64());
     }
 
     fn key(&self, family: &Family, values: &[&str]) -> Key {

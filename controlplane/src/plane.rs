@@ -1,9 +1,10 @@
 //! The shared state of the control plane: what it owns, and in which order it locks.
 //!
-//! Locks are taken in this order and never the other way: the rendered body, that of the refreshers' turn, the drain, the directory,
-//! the targets. What is attached to is a lock of its own, held for a moment. Health takes none that a
-//! drain may hold.
+//! Locks are taken in this order and never the other way: the rendered body, that of the refreshers' turn, the drain,
+//! what alerts are raised from, the directory, the targets. What is attached to is a lock of its own, held for a
+//! moment. Health takes none that a drain may hold.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +14,9 @@ use std::time::Duration;
 use axum::body::Bytes;
 use relayscope_bridge::{Account, Collector, ShardId};
 
+use crate::alerts::Watch;
 use crate::clock::Now;
-use crate::drain::{Drain, DrainThread};
+use crate::drain::{Drain, DrainThread, ShardReport};
 use crate::exposition::{Detail, Exposition, Filter, Format, Sources, is_metric_name};
 use crate::health::{Health, Readiness};
 use crate::http::{self, ReloadRequest, Requests};
@@ -115,6 +117,12 @@ type What<'a> = (Format, Detail, &'a Filter);
 #[derive(Clone)]
 pub struct ControlPlane(Arc<Inner>);
 
+impl fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlPlane").finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     config: ControlPlaneConfig,
     attached: Mutex<Arc<Attached>>,
@@ -128,6 +136,8 @@ struct Inner {
     stages: Arc<Stages>,
     refreshers: Refreshers,
     reloads: OnceLock<Requests>,
+    /// What alerts are raised from, where they are.
+    watch: OnceLock<Mutex<Watch>>,
 }
 
 impl ControlPlane {
@@ -178,6 +188,7 @@ impl ControlPlane {
             refreshers: Refreshers::new(Arc::new(move |took| of_refreshers.note_hold(Stage::Refresh, took))),
             stages,
             reloads: OnceLock::new(),
+            watch: OnceLock::new(),
             config,
         }))
     }
@@ -349,8 +360,21 @@ impl ControlPlane {
         changed
     }
 
-    fn attached(&self) -> Arc<Attached> {
+    pub(crate) fn attached(&self) -> Arc<Attached> {
         Arc::clone(&lock(&self.0.attached))
+    }
+
+    pub(crate) fn watch_slot(&self) -> &OnceLock<Mutex<Watch>> {
+        &self.0.watch
+    }
+
+    pub(crate) fn own(&self) -> &Own {
+        &self.0.own
+    }
+
+    /// Every shard's rings now; `None` while a drain or a render is at work, or hangs.
+    pub(crate) fn try_shards(&self) -> Option<Vec<ShardReport>> {
+        self.0.drain.try_lock().ok().map(|drain| drain.shards().collect())
     }
 
     /// Every shard's account now, in order of shard.

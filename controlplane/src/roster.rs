@@ -116,8 +116,9 @@ pub struct Roster {
     names: usize,
 }
 
+/// A target by one of its families.
 #[derive(Debug)]
-struct Entry {
+pub(crate) struct Entry {
     target: Target,
     numbers: Numbers,
 }
@@ -158,12 +159,16 @@ impl Roster {
         self.entries.iter().map(|entry| entry.read(series))
     }
 
+    /// The entries of each target, one or two, in the order of names.
+    pub(crate) fn by_name(&self) -> impl Iterator<Item = &[Entry]> {
+        self.entries.chunk_by(|a, b| a.target.name == b.target.name)
+    }
+
     /// Targets of which a family is up. O(targets).
     pub(crate) fn count_up(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> usize {
         let is_up =
             |entry: &Entry| !clocks.is_silent(entry.target.shard, now) && entry.up(series) == Some(true);
-        let of_one_name = self.entries.chunk_by(|a, b| a.target.name == b.target.name);
-        of_one_name.filter(|entries| entries.iter().any(is_up)).count()
+        self.by_name().filter(|entries| entries.iter().any(is_up)).count()
     }
 
     /// The mesh now. O(targets).
@@ -179,12 +184,22 @@ impl Roster {
 }
 
 impl Entry {
-    fn up(&self, series: &SeriesView<'_>) -> Option<bool> {
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn up(&self, series: &SeriesView<'_>) -> Option<bool> {
         let [up, ..] = self.numbers.ids;
         series.gauge(up?).map(|up| up > 0.0)
     }
 
-    fn read(&self, series: &SeriesView<'_>) -> TargetReading<'_> {
+    /// Probes answered and lost. It moves with each that settles.
+    pub(crate) fn settled(&self, series: &SeriesView<'_>) -> Option<u64> {
+        let [.., received, lost] = self.numbers.ids;
+        Some(series.counter(received?)? + series.counter(lost?)?)
+    }
+
+    pub(crate) fn read(&self, series: &SeriesView<'_>) -> TargetReading<'_> {
         let [_, rtt, loss, jitter, last_reply, sent, received, lost] = self.numbers.ids;
         let gauge = |number: Option<MetricId>| series.gauge(number?);
         let count = |number: Option<MetricId>| series.counter(number?);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use relayscope_controlplane::check_alertmanager_url;
 
 use crate::failure::Failure;
 use crate::output::say;
@@ -97,6 +98,9 @@ pub(crate) struct RunArgs {
     /// [default: memory of this process].
     #[arg(long, value_name = "PATH", value_parser = parse_segment)]
     pub(crate) segment: Option<PathBuf>,
+    /// Send alerts to this Alertmanager, as http[s]://HOST[:PORT][/PREFIX]; may be repeated.
+    #[arg(long, value_name = "URL", value_parser = parse_alertmanager)]
+    pub(crate) alertmanager: Vec<String>,
 }
 
 /// What `dataplane` takes.
@@ -131,19 +135,22 @@ struct ControlplaneArgs {
     /// The segment to read: a path, or a name in /run/relayscope [default: default].
     #[arg(long, value_name = "PATH", value_parser = parse_segment)]
     segment: Option<PathBuf>,
+    /// Send alerts to this Alertmanager, as http[s]://HOST[:PORT][/PREFIX]; may be repeated.
+    #[arg(long, value_name = "URL", value_parser = parse_alertmanager)]
+    alertmanager: Vec<String>,
 }
 
 impl From<DataplaneArgs> for RunArgs {
     fn from(args: DataplaneArgs) -> Self {
         let DataplaneArgs { config, reflect, probe, cores, segment } = args;
-        Self { config, reflect, probe, cores, segment, listen: None }
+        Self { config, reflect, probe, cores, segment, ..Self::default() }
     }
 }
 
 impl From<ControlplaneArgs> for RunArgs {
     fn from(args: ControlplaneArgs) -> Self {
-        let ControlplaneArgs { config, listen, segment } = args;
-        Self { config, listen, segment, ..Self::default() }
+        let ControlplaneArgs { config, listen, segment, alertmanager } = args;
+        Self { config, listen, segment, alertmanager, ..Self::default() }
     }
 }
 
@@ -283,6 +290,10 @@ fn one_line(error: &str) -> String {
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     parse_address(text, HTTP_PORT)
+}
+
+fn parse_alertmanager(text: &str) -> Result<String, String> {
+    check_alertmanager_url(text).map(|()| text.to_owned())
 }
 
 fn parse_reflect(text: &str) -> Result<SocketAddr, String> {

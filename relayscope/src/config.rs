@@ -2,6 +2,7 @@
 //!
 //! An error names the file, the key, the value and what would be right.
 
+mod alerting;
 mod document;
 mod files;
 mod groups;
@@ -22,6 +23,7 @@ use relayscope_dataplane::placement::{CoresError, parse_cores};
 use relayscope_dataplane::prober::SESSIONS_MAX;
 use relayscope_dataplane::runtime::Runtime;
 
+pub(crate) use self::alerting::{Alerting, reachable_at};
 pub(crate) use self::files::{KeyFile, PemFile};
 pub(crate) use self::groups::{Group, Plan, Plans, Target};
 pub(crate) use self::reflector::{QuicIdentity, Reflector};
@@ -61,6 +63,7 @@ pub(crate) struct Config {
     pub(crate) slot: Duration,
     pub(crate) spin_before_park: Duration,
     pub(crate) reflector: Reflector,
+    pub(crate) alerting: Alerting,
     /// That of `[probe]` first.
     pub(crate) groups: Vec<Group>,
     pub(crate) targets: Vec<Target>,
@@ -155,6 +158,7 @@ impl Source {
                 1_000 * MS,
             )?,
             reflector: self.reflector()?,
+            alerting: self.alerting(args)?,
             targets: Vec::new(),
             groups,
         };

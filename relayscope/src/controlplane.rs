@@ -4,9 +4,12 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
 use relayscope_bridge::Account;
-use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, DrainThread};
+use relayscope_controlplane::{
+    AlertThread, AlertingConfig, AlertmanagerConfig, AlertmanagerThread, ControlPlane, ControlPlaneConfig,
+    DrainThread,
+};
 
-use crate::config::Config;
+use crate::config::{Config, reachable_at};
 use crate::failure::Failure;
 
 pub(crate) fn plane_config(config: &Config, core: Option<usize>) -> ControlPlaneConfig {
@@ -23,6 +26,41 @@ pub(crate) fn plane_config(config: &Config, core: Option<usize>) -> ControlPlane
 pub(crate) fn start(plane: &ControlPlane) -> Result<DrainThread, Failure> {
     metrics::set_global_recorder(plane.recorder()).map_err(Failure::host)?;
     plane.spawn_drain().map_err(Failure::host)
+}
+
+/// What raises alerts and sends them.
+pub(crate) struct Alerts {
+    senders: Vec<AlertmanagerThread>,
+    thread: Option<AlertThread>,
+}
+
+impl Alerts {
+    /// Raises alerts and sends them, where they are wanted.
+    pub(crate) fn start(plane: &ControlPlane, config: &Config, http: SocketAddr) -> Result<Self, Failure> {
+        let alerting = &config.alerting;
+        if !alerting.enabled {
+            return Ok(Self { senders: Vec::new(), thread: None });
+        }
+        let instance = alerting.instance_at(http);
+        let watched = AlertingConfig { instance, rules: alerting.rules };
+        let thread = plane.spawn_alerts(&watched).map_err(Failure::host)?;
+        let generator_url = format!("http://{}/api/v1/alerts", reachable_at(http));
+        let sender = |url: &String| {
+            plane.spawn_alertmanager(&AlertmanagerConfig {
+                url: url.clone(),
+                resend_interval: alerting.resend_interval,
+                generator_url: generator_url.clone(),
+            })
+        };
+        let senders = alerting.alertmanagers.iter().map(sender).collect::<Result<_, _>>();
+        Ok(Self { senders: senders.map_err(Failure::host)?, thread: Some(thread) })
+    }
+
+    /// Before the data plane stops: that it does is no alert.
+    pub(crate) fn stop(self) {
+        drop(self.thread);
+        AlertmanagerThread::stop_all(self.senders);
+    }
 }
 
 /// Drains a last time.

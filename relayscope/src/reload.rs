@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use relayscope_bridge::SeriesRegistry;
 use relayscope_controlplane::discovery::{Candidate, Discovery, Stamp, Wanted};
-use relayscope_controlplane::{ReloadRequest, Worker};
+use relayscope_controlplane::{ControlPlane, ReloadRequest, Worker};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Receiver;
 
 use crate::cli::RunArgs;
-use crate::config::{self, Config, Plans};
+use crate::config::{self, Alerting, Config, Plans};
 use crate::failure::Failure;
 use crate::notify::Notify;
 use crate::targets::{Targets, lock};
@@ -32,6 +32,8 @@ pub(crate) struct Reload {
     discovery: Discovery,
     plans: Plans,
     requests: Option<Receiver<ReloadRequest>>,
+    /// Whose alert rules are reloaded, too.
+    plane: Option<ControlPlane>,
     worker: Worker,
     watched: Watched,
     retry_at: Option<Instant>,
@@ -108,6 +110,7 @@ impl Reload {
             discovery,
             plans,
             requests,
+            plane: None,
             worker: Worker::new("relayscope-load"),
             watched: Watched::new(args.config.as_deref(), &config),
             started_with: config,
@@ -117,6 +120,11 @@ impl Reload {
             not_applied: None,
             left_out: LeftOut::default(),
         }
+    }
+
+    /// Reloads the rules that `plane` raises alerts by, too.
+    pub(crate) fn with_alerts(self, plane: ControlPlane) -> Self {
+        Self { plane: Some(plane), ..self }
     }
 
     /// Follows all there is to follow, for ever. Reading files, and waiting for a shard, blocks, so it is done
@@ -262,11 +270,14 @@ impl Reload {
         self.note_applied(LeftOut { twice, wrong });
         self.note_failures();
         self.watched.follow(&config);
+        if let Some(plane) = &self.plane {
+            plane.set_alert_rules(config.alerting.rules).map_err(Failure::usage)?;
+        }
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let waiting = self.keys_waiting_for_a_restart(&config);
         if !waiting.is_empty() {
             tracing::warn!(
-                "only targets and groups are reloaded; until a restart the old values stand of: {}",
+                "only targets, groups and the rules of alerts are reloaded; until a restart the old values stand of: {}",
                 waiting.join(", ")
             );
         }
@@ -297,10 +308,12 @@ impl Reload {
         Ok(Read { config, candidate, plans, wanted })
     }
 
-    /// Keys that are read at start alone and have changed. All that concerns targets is reloaded.
+    /// Keys that are read at start alone and have changed. All that concerns targets is reloaded, and when there is
+    /// an alert.
     fn keys_waiting_for_a_restart(&self, config: &Config) -> Vec<String> {
         let comparable = |config: &Config| Config {
             targets: Vec::new(),
+            alerting: Alerting { rules: self.started_with.alerting.rules, ..config.alerting.clone() },
             groups: self.started_with.groups[..1].to_vec(),
             watch_interval: self.started_with.watch_interval,
             dns_resolver: self.started_with.dns_resolver,

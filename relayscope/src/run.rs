@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{RunArgs, default_segment};
 use crate::config::{self, Config};
-use crate::controlplane;
+use crate::controlplane::{self, Alerts};
 use crate::dataplane::{self, Cores, DataPlane, Prepared};
 use crate::failure::Failure;
 use crate::notify::{Heartbeats, Notify, Vitals};
@@ -39,6 +39,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     keep_off(&cores);
     let (data, parts) = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     let drain = controlplane::start(&plane)?;
+    let alerts = Alerts::start(&plane, &config, http)?;
 
     let control = cores.spare().map_or("shares them".to_owned(), |core| format!("on core {core}"));
     announce(&format!(
@@ -48,10 +49,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         controlplane::announcement(http)
     ));
     let requests = config.web_reload.then(|| plane.allow_reload());
-    let reload = Reload::new(parts, args.clone(), config, requests);
+    let reload = Reload::new(parts, args.clone(), config, requests).with_alerts(plane.clone());
     let notify = Notify::new(Vitals::Both(plane.clone()));
     let served = supervisor.run(Some((listener, &plane)), Some(reload), &notify);
 
+    alerts.stop();
     // The shards first: what they recorded to the last is still drained.
     let stopped = data.stop();
     controlplane::stop(drain)?;
@@ -99,9 +101,11 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let plane = ControlPlane::watch(segment.clone(), controlplane::plane_config(&config, None))
         .map_err(Failure::usage)?;
     let drain = controlplane::start(&plane)?;
+    let alerts = Alerts::start(&plane, &config, http)?;
     announce(&format!("reading  {}\n{}", segment.display(), controlplane::announcement(http)));
     let notify = Notify::new(Vitals::ControlPlane(plane.clone()));
     let served = supervisor.run(Some((listener, &plane)), None, &notify);
+    alerts.stop();
     controlplane::stop(drain)?;
     served?;
     Ok(ExitCode::SUCCESS)

@@ -8,11 +8,13 @@
 //! | `/healthz` | 200 or 503, with both clocks of every shard as JSON |
 //! | `/readyz` | 200 once drained and every shard has beaten, else 503 with the reason, as JSON |
 //! | `/api/perf/stages` | how late drains began, and how long our own stages waited and took, as JSON |
+//! | `/api/v1/alerts`, `/api/v1/peers`, `/api/v1/last/{metric}` | alerts and peers as JSON, 404 where alerting is off |
 //! | `/-/reload` | POST alone: 200 once the configuration read anew is in force, 400 with what is wrong with it, 403 where that is not allowed |
 //!
 //! Anything else is 404, any other method 405; both say in a line what would be right. No client can
 //! make a series: requests are counted by the routes above and `other`.
 
+mod api;
 mod limits;
 mod metrics;
 mod negotiation;
@@ -47,7 +49,8 @@ const LANDING: &str = "relayscope: telemetry of this relay and its mesh\n\n\
     /metrics  for Prometheus\n\
     /mesh     the targets; JSON with ?format=json\n\
     /healthz  both clocks of every shard\n\
-    /readyz   whether it is up\n";
+    /readyz   whether it is up\n\
+    /api/v1/alerts, /api/v1/peers, /api/v1/last/{rtt,loss,jitter,up}\n";
 
 #[derive(Clone)]
 struct App {
@@ -70,6 +73,7 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .merge(perf::routes())
+        .merge(api::routes())
         .route(reload::ROUTE, post(reload::answer).fallback(reload::method_not_allowed))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -111,7 +115,10 @@ async fn readyz(State(app): State<App>) -> Response {
 }
 
 async fn not_found(uri: Uri) -> Response {
-    let line = format!("no route {}; there are /, /metrics, /mesh, /healthz and /readyz\n", uri.path());
+    let line = format!(
+        "no route {}; there are /, /metrics, /mesh, /healthz, /readyz and those of /api/v1 that / names\n",
+        uri.path()
+    );
     reply(StatusCode::NOT_FOUND, TEXT, line)
 }
 

@@ -164,7 +164,10 @@ fn an_unknown_route_and_a_wrong_method_say_what_is_right() {
     let server = Server::start(&plane, Limits::default());
     let lost = get(server.address, "/metricz");
     assert_eq!(lost.status, 404);
-    assert_eq!(lost.body, "no route /metricz; there are /, /metrics, /mesh, /healthz and /readyz\n");
+    assert_eq!(
+        lost.body,
+        "no route /metricz; there are /, /metrics, /mesh, /healthz, /readyz and those of /api/v1 that / names\n"
+    );
     let posted = request(server.address, "POST", "/metrics", "content-length: 0\r\n");
     assert_eq!(posted.status, 405);
     assert_eq!(posted.header("allow"), Some("GET,HEAD"));

@@ -26,6 +26,7 @@ impl Config {
         let mut text = self.general();
         self.probe(&mut text);
         self.reflector.write(&mut text);
+        self.alerting.write(&mut text);
         text.push_str(GROUPS);
         if self.groups.len() == 1 {
             text.push_str(A_GROUP);
@@ -372,7 +373,7 @@ fn writeln(text: &mut String, line: &str) {
     std::writeln!(text, "{line}").unwrap_or_default();
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
@@ -384,7 +385,7 @@ fn list(items: impl Iterator<Item = String>) -> String {
     format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
 
-fn texts(texts: &[String]) -> String {
+pub(super) fn texts(texts: &[String]) -> String {
     list(texts.iter().map(|text| quoted(text)))
 }
 

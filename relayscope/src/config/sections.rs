@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::alerting::AlertingSection;
+
 /// A section with the settings that probing takes, and keys of its own.
 macro_rules! with_settings {
     ($name:ident { $($(#[$serde:meta])* $field:ident: $type:ty,)* }) => {
@@ -83,6 +85,8 @@ pub(super) struct File {
     pub(super) probe: Option<ProbeSection>,
     #[serde(default)]
     pub(super) reflector: ReflectorSection,
+    #[serde(default)]
+    pub(super) alerting: AlertingSection,
     pub(super) group: Option<Vec<GroupSection>>,
     pub(super) target: Option<Vec<TargetSection>>,
 }

@@ -77,6 +77,24 @@ fn everything() -> (tempfile::TempDir, String) {
         quic_listen = ["127.0.0.1"]
         quic_cert = "ca.pem"
         quic_key = "key.pem"
+        [alerting]
+        enabled = false
+        instance = "relay-a"
+        alertmanagers = ["http://127.0.0.1:9093", "https://am.example.net/prefix"]
+        resend_interval = "30s"
+        window = 20
+        ttl = "5s"
+        raise_after = 20
+        resolve_after = 1
+        hysteresis = 0
+        hold = "0s"
+        loss_warning = 0.01
+        loss_critical = 1
+        rtt_warning = "20ms"
+        rtt_critical = "20ms"
+        jitter_warning = "1ms"
+        jitter_critical = "1500us"
+        ring_occupancy = 0.5
         [[group]]
         name = "fra"
         protocol = "quic"
@@ -259,6 +277,20 @@ fn errors_name_file_key_value_and_what_is_right() {
         (
             "[probe]\ninterval = \"1ms\"\ntimeout = \"30s\"",
             "FILE: probe.timeout: 30s is invalid; expected less than 2048 intervals of 1ms",
+        ),
+        ("[alerting]\nraise_after = 11", "FILE: alerting.raise_after: 11 is invalid; expected 1..=10"),
+        (
+            "[alerting]\nloss_warning = 0.1\nloss_critical = 0.05",
+            "FILE: alerting.loss_critical: 0.05 is invalid; expected at least loss_warning, 0.1",
+        ),
+        (
+            "[alerting]\nrtt_critical = \"50ms\"",
+            "FILE: alerting.rtt_critical: 50ms is invalid; expected at least rtt_warning, 100ms",
+        ),
+        ("[alerting]\nhysteresis = 1.0", "FILE: alerting.hysteresis: 1 is invalid; expected 0..=0.9"),
+        (
+            "[alerting]\nalertmanagers = [\"127.0.0.1:9093\"]",
+            "FILE: alerting.alertmanagers: '127.0.0.1:9093' is invalid; expected http[s]://HOST[:PORT][/PREFIX]",
         ),
         ("[reflector]\nmode = \"x\"", "FILE: reflector.mode: x is invalid; expected stateful or stateless"),
         (

@@ -1,0 +1,200 @@
+//! Peers and alerts as JSON, as the alert thread last saw them.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `/api/v1/alerts` | the alerts that stand and those that ended lately; `?state=firing` or `?state=resolved` for either |
+//! | `/api/v1/peers` | each peer with the newest sample of each metric, its age, and for how long it holds |
+//! | `/api/v1/last/{metric}` | the newest sample of `rtt`, `loss`, `jitter` or `up` of each peer of which one holds |
+//!
+//! Where alerting is off they are 404, as there is nobody who looks.
+
+use std::collections::BTreeMap;
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+
+use super::{App, TEXT, json, on_blocking_thread, reply};
+use crate::alerts::{Alert, AlertingOff, Resolved, Standing, Watch, rfc3339};
+use crate::clock::Now;
+use crate::peers::{Keeping, Peer, PeerMetric};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/api/v1/alerts", get(alerts))
+        .route("/api/v1/peers", get(peers))
+        .route("/api/v1/last/{metric}", get(last))
+}
+
+/// As JSON:
+///
+/// ```json
+/// {"firing":1,"alerts":[{"state":"firing",
+///   "labels":{"alertname":"RelayPeerDown","instance":"relay-a:9862","severity":"critical","target":"b"},
+///   "annotations":{"description":"...","summary":"..."},
+///   "value":10.0,"threshold":3.0,"since":"2026-11-20T16:23:57.123Z","resolved":null}]}
+/// ```
+#[derive(Serialize)]
+struct Alerts {
+    firing: usize,
+    alerts: Vec<AlertView>,
+}
+
+#[derive(Serialize)]
+struct AlertView {
+    state: &'static str,
+    labels: BTreeMap<&'static str, String>,
+    annotations: BTreeMap<&'static str, String>,
+    /// The latest, in base units.
+    value: f64,
+    threshold: f64,
+    since: String,
+    resolved: Option<String>,
+}
+
+impl AlertView {
+    fn new(alert: &Alert, value: f64, resolved: Option<Now>) -> Self {
+        Self {
+            state: if resolved.is_none() { FIRING } else { RESOLVED },
+            labels: alert.labels().into_iter().collect(),
+            annotations: alert.annotations().into_iter().collect(),
+            value,
+            threshold: alert.threshold,
+            since: rfc3339(alert.since.unix_ns),
+            resolved: resolved.map(|at| rfc3339(at.unix_ns)),
+        }
+    }
+}
+
+const FIRING: &str = "firing";
+const RESOLVED: &str = "resolved";
+
+#[derive(Deserialize)]
+struct AlertsQuery {
+    state: Option<String>,
+}
+
+async fn alerts(State(app): State<App>, Query(query): Query<AlertsQuery>) -> Response {
+    let (firing, resolved) = match query.state.as_deref() {
+        None => (true, true),
+        Some(FIRING) => (true, false),
+        Some(RESOLVED) => (false, true),
+        Some(other) => {
+            let line = format!("state {other:?} is not known; expected state=firing or state=resolved\n");
+            return reply(StatusCode::BAD_REQUEST, TEXT, line);
+        }
+    };
+    answer(app, move |watch| {
+        let book = watch.book();
+        let standing = |Standing { alert, value }: &Standing| AlertView::new(alert, *value, None);
+        let ended = |Resolved { alert, at }: &Resolved| AlertView::new(alert, alert.value, Some(*at));
+        let standing = book.standing().filter(|_| firing).map(standing);
+        let alerts = standing.chain(book.resolved().filter(|_| resolved).map(ended)).collect();
+        Alerts { firing: book.standing().count(), alerts }
+    })
+    .await
+}
+
+/// As JSON:
+///
+/// ```json
+/// {"peers":[{"name":"b","metrics":{
+///   "rtt":{"unit":"seconds","value":0.00018,"age_seconds":0.4,"holds_seconds":30.0,"samples":10}}}]}
+/// ```
+///
+/// `value` is `null` where the newest sample holds no longer, and the age where there never was one.
+#[derive(Serialize)]
+struct Peers {
+    peers: Vec<PeerView>,
+}
+
+#[derive(Serialize)]
+struct PeerView {
+    name: String,
+    metrics: BTreeMap<&'static str, MetricView>,
+}
+
+#[derive(Serialize)]
+struct MetricView {
+    unit: &'static str,
+    value: Option<f64>,
+    age_seconds: Option<f64>,
+    holds_seconds: f64,
+    samples: usize,
+}
+
+impl PeerView {
+    fn new(peer: &Peer, keeping: Keeping, now: Now) -> Self {
+        let metric = |metric: PeerMetric| {
+            let window = peer.window(metric);
+            let view = MetricView {
+                unit: metric.unit(),
+                value: peer.last(metric, keeping, now).map(|sample| sample.value),
+                age_seconds: window.last().map(|sample| now.since(sample.at_ns).as_secs_f64()),
+                holds_seconds: window.ttl(keeping).as_secs_f64(),
+                samples: window.len(),
+            };
+            (metric.as_str(), view)
+        };
+        Self { name: peer.name.to_string(), metrics: PeerMetric::ALL.into_iter().map(metric).collect() }
+    }
+}
+
+async fn peers(State(app): State<App>) -> Response {
+    answer(app, |watch| {
+        let (keeping, now) = (watch.rules().keeping(), Now::sample());
+        let peers = watch.monitor().current().map(|peer| PeerView::new(peer, keeping, now)).collect();
+        Peers { peers }
+    })
+    .await
+}
+
+/// As JSON: `{"metric":"rtt","unit":"seconds","values":[{"target":"b","value":0.00018,"age_seconds":0.4}]}`.
+#[derive(Serialize)]
+struct Last {
+    metric: &'static str,
+    unit: &'static str,
+    values: Vec<LastView>,
+}
+
+#[derive(Serialize)]
+struct LastView {
+    target: String,
+    value: f64,
+    age_seconds: f64,
+}
+
+async fn last(State(app): State<App>, Path(name): Path<String>) -> Response {
+    let Some(metric) = PeerMetric::from_name(&name) else {
+        let line = format!("metric {name:?} is not known; expected rtt, loss, jitter or up\n");
+        return reply(StatusCode::NOT_FOUND, TEXT, line);
+    };
+    answer(app, move |watch| {
+        let (keeping, now) = (watch.rules().keeping(), Now::sample());
+        let last = |peer: &Peer| {
+            let sample = peer.last(metric, keeping, now)?;
+            let (target, age_seconds) = (peer.name.to_string(), now.since(sample.at_ns).as_secs_f64());
+            Some(LastView { target, value: sample.value, age_seconds })
+        };
+        let values = watch.monitor().current().filter_map(last).collect();
+        Last { metric: metric.as_str(), unit: metric.unit(), values }
+    })
+    .await
+}
+
+/// On a thread that may wait for a look to end.
+async fn answer<T: Serialize + Send + 'static>(
+    app: App,
+    view: impl FnOnce(&Watch) -> T + Send + 'static,
+) -> Response {
+    match on_blocking_thread(move || app.plane.alert_watch().map(|watch| view(&watch))).await {
+        Ok(Some(view)) => json(StatusCode::OK, &view),
+        Ok(None) => {
+            reply(StatusCode::NOT_FOUND, TEXT, format!("{AlertingOff}; set enabled = true in [alerting]\n"))
+        }
+        Err(failed) => failed,
+    }
+}
