@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use relayscope_controlplane::check_alertmanager_url;
 
 use crate::failure::Failure;
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Autopsy(AutopsyArgs),
     CheckConfig { file: PathBuf },
     PrintConfig(RunArgs),
+    Completions { shell: Shell },
+    Man { directory: PathBuf },
 }
 
 #[derive(Parser)]
@@ -74,6 +77,16 @@ enum Verb {
     },
     /// Print the configuration in force, every key with unit, default and range.
     PrintConfig(RunArgs),
+    /// Print what completes this command line in a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual, a page per command, into a directory.
+    Man {
+        /// The directory; made where it is missing.
+        directory: PathBuf,
+    },
 }
 
 /// What `run` takes. A flag outweighs the file.
@@ -277,7 +290,14 @@ pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
         Some(Verb::Autopsy(args)) => Command::Autopsy(args),
         Some(Verb::CheckConfig { file }) => Command::CheckConfig { file },
         Some(Verb::PrintConfig(args)) => Command::PrintConfig(args),
+        Some(Verb::Completions { shell }) => Command::Completions { shell },
+        Some(Verb::Man { directory }) => Command::Man { directory },
     })
+}
+
+/// The command line as clap knows it, for what is made from it.
+pub(crate) fn grammar() -> clap::Command {
+    Cli::command()
 }
 
 /// clap's first paragraph without its label, on one line, and where to read on.

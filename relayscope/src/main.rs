@@ -8,6 +8,7 @@ mod controlplane;
 mod dataplane;
 mod failure;
 mod listen;
+mod manual;
 mod mesh_status;
 mod moment;
 mod notify;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
         Ok(Command::Autopsy(args)) => autopsy::run(&args),
         Ok(Command::CheckConfig { file }) => check_config(&file),
         Ok(Command::PrintConfig(args)) => print_config(&args),
+        Ok(Command::Completions { shell }) => manual::print_completions(shell),
+        Ok(Command::Man { directory }) => manual::write_pages(&directory),
         Err(outcome) => outcome,
     };
     outcome.unwrap_or_else(|failure| {

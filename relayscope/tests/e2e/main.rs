@@ -16,6 +16,7 @@ mod hostile;
 mod mesh;
 mod namespaces;
 mod notify;
+mod packaging;
 mod peers;
 mod prometheus;
 mod prometheus_server;
@@ -238,6 +239,21 @@ fn main() {
         Some(Peer::Faketime),
         clock::contradicts_the_stamps,
     );
+
+    add(
+        "the_example_configuration_is_what_print_config_prints",
+        None,
+        packaging::example::is_what_is_printed,
+    );
+    add(
+        "mandoc_finds_nothing_wrong_with_the_manual",
+        Some(Peer::Mandoc),
+        packaging::manual::mandoc_is_content,
+    );
+    add("man_formats_every_page_without_a_warning", Some(Peer::Man), packaging::manual::man_is_content);
+    add("bash_completes_commands_and_values", Some(Peer::Bash), packaging::manual::bash_completes);
+    add("zsh_loads_the_completions", Some(Peer::Zsh), packaging::manual::zsh_completes);
+    add("fish_completes_commands_and_options", Some(Peer::Fish), packaging::manual::fish_completes);
 
     libtest_mimic::run(&arguments, trials).exit();
 }

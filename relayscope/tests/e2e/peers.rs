@@ -7,8 +7,12 @@ use crate::{hang, namespaces};
 /// A program that is not ours, or an ability of the host.
 #[derive(Clone, Copy)]
 pub(crate) enum Peer {
+    Bash,
     Cc,
     Faketime,
+    Fish,
+    Man,
+    Mandoc,
     Prometheus,
     Promtool,
     /// Grafana's model of a dashboard, as it publishes it.
@@ -22,6 +26,7 @@ pub(crate) enum Peer {
     Aioquic,
     /// Stopping one thread of another process.
     Ptrace,
+    Zsh,
     /// Network namespaces and cables between them.
     Namespaces,
     /// A kernel that delays and loses packets.
@@ -51,7 +56,12 @@ impl Peer {
     /// How to start it.
     pub(crate) fn program(self) -> PathBuf {
         match self {
+            Self::Bash => "bash".into(),
             Self::Cc => "cc".into(),
+            Self::Fish => "fish".into(),
+            Self::Man => "man".into(),
+            Self::Mandoc => "mandoc".into(),
+            Self::Zsh => "zsh".into(),
             Self::Faketime => faketime(),
             Self::Prometheus => "prometheus".into(),
             Self::Promtool => "promtool".into(),
