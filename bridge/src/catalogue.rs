@@ -325,14 +325,22 @@ families! {
         "Connections refused or broken off, by reason.";
     CONFIG_LAST_RELOAD_SUCCESSFUL = "config_last_reload_successful", Gauge, None, [],
         "Whether the last configuration read was valid and its targets are in force.";
-    BUILD_INFO = "build_info", Gauge, None, ["version"],
-        "1, with the version that runs.";
+    BUILD_INFO = "build_info", Gauge, None, ["version", "revision", "rustc"],
+        "1, with the version that runs, of which revision and by which compiler it was made, where that is known.";
     PROCESS_CPU = "process_cpu_seconds_total", Counter, Seconds, [],
         "User and system CPU time of this process.";
     PROCESS_RESIDENT = "process_resident_memory_bytes", Gauge, Bytes, [],
         "Resident memory of this process.";
+    PROCESS_VIRTUAL = "process_virtual_memory_bytes", Gauge, Bytes, [],
+        "Virtual memory of this process.";
+    PROCESS_VIRTUAL_MAX = "process_virtual_memory_max_bytes", Gauge, Bytes, [],
+        "Virtual memory this process may have; absent where there is no limit.";
     PROCESS_OPEN_FDS = "process_open_fds", Gauge, None, [],
         "Open file descriptors of this process.";
+    PROCESS_MAX_FDS = "process_max_fds", Gauge, None, [],
+        "File descriptors this process may have open; absent where there is no limit.";
+    PROCESS_THREADS = "process_threads", Gauge, None, [],
+        "Threads of this process.";
     PROCESS_START = "process_start_time_seconds", Gauge, Seconds, [],
         "Unix time at which this process started.";
 }

@@ -44,6 +44,7 @@
 mod account;
 mod aggregate;
 mod alerts;
+mod build;
 mod clock;
 pub mod discovery;
 mod drain;
@@ -58,6 +59,7 @@ mod pace;
 mod peers;
 mod plane;
 mod process;
+mod process_io;
 mod refresh;
 mod roster;
 mod scrape;
@@ -70,6 +72,7 @@ pub use alerts::{
     AlertingOff, AlertmanagerConfig, AlertmanagerThread, EVENTS_MAX, Levels, RulesError, SUBSCRIBERS_MAX,
     SendError, Severity, Subject, SubscribeError, TooManySubscribers, check_alertmanager_url,
 };
+pub use build::Build;
 pub use clock::Now;
 pub use drain::{DrainPanicked, DrainThread};
 pub use exposition::{Detail, Filter, Format};
@@ -79,6 +82,7 @@ pub use http::{Limits, ReloadRequest, ServerPanicked, ServerThread, router, serv
 pub use mesh::{Mesh, MeshCounts, MeshRow, MeshState};
 pub use peers::PeerMetric;
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};
+pub use process_io::{IoRates, ProcessIo};
 pub use refresh::TooManyRefreshers;
 pub use roster::{Endpoint, Roster, Target, TargetReading};
 pub use scrape::{Scrape, TooManyBodies};

@@ -14,6 +14,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use relayscope_bridge::MetricKind;
 use relayscope_bridge::catalogue::{self, Family, Unit};
 
+use crate::build::Build;
 use crate::histogram::{classic_exponents, power_of_two};
 use crate::refresh::Turn;
 
@@ -74,7 +75,7 @@ pub(crate) struct Own {
 }
 
 impl Own {
-    pub(crate) fn new(prefix: &str, version: &'static str) -> Self {
+    pub(crate) fn new(prefix: &str, build: &Build) -> Self {
         let bounds: Vec<f64> = classic_exponents(Unit::Seconds).map(power_of_two).collect();
         // Without bounds the exporter would keep raw samples and render summaries.
         let builder = PrometheusBuilder::new().set_buckets(&bounds).expect("the bounds are not empty");
@@ -91,7 +92,9 @@ impl Own {
             prefix: prefix.to_owned(),
             recorder,
         };
-        let build_info = own.key(&catalogue::BUILD_INFO, &[version]);
+        let Build { version, revision, rustc } = *build;
+        let values = [version, revision.unwrap_or_default(), rustc.unwrap_or_default()];
+        let build_info = own.key(&catalogue::BUILD_INFO, &values);
         own.recorder.register_gauge(&build_info, &METADATA).set(1.0);
         own
     }
@@ -160,7 +163,9 @@ impl Own {
 
     fn key(&self, family: &Family, values: &[&str]) -> Key {
         let label = |(name, value): (&&'static str, &&str)| Label::new(*name, (*value).to_owned());
-        let labels: Vec<Label> = family.labels.iter().zip(values).map(label).collect();
+        // An empty label is none.
+        let given = family.labels.iter().zip(values).filter(|(_, value)| !value.is_empty());
+        let labels: Vec<Label> = given.map(label).collect();
         Key::from_parts(family.full_name(&self.prefix), labels)
     }
 }
@@ -178,15 +183,19 @@ fn describe(recorder: &PrometheusRecorder, family: &Family, prefix: &str) {
 mod tests {
     use super::*;
 
+    fn build() -> Build {
+        Build { version: "1.2.3", revision: None, rustc: Some("1.95.0") }
+    }
+
     #[test]
     fn families_have_their_help_from_the_catalogue() {
-        let own = Own::new("relay", "1.2.3");
+        let own = Own::new("relay", &build());
         own.answered("/metrics", "200");
         let text = own.render();
         let expected = "\
-# HELP relay_build_info 1, with the version that runs.
+# HELP relay_build_info 1, with the version that runs, of which revision and by which compiler it was made, where that is known.
 # TYPE relay_build_info gauge
-relay_build_info{version=\"1.2.3\"} 1
+relay_build_info{version=\"1.2.3\",rustc=\"1.95.0\"} 1
 ";
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("relay_http_requests_total{route=\"/metrics\",code=\"200\"} 1\n"), "{text}");
@@ -194,7 +203,7 @@ relay_build_info{version=\"1.2.3\"} 1
 
     #[test]
     fn durations_are_histograms_with_bounds_not_summaries() {
-        let own = Own::new("relay", "1.2.3");
+        let own = Own::new("relay", &build());
         own.drained(Duration::from_millis(250));
         let text = own.render();
         assert!(text.contains("# TYPE relay_drain_duration_seconds histogram\n"), "{text}");

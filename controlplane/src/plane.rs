@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use relayscope_bridge::segment::{Attachment, SegmentState};
 use relayscope_bridge::{Account, Collector, ShardId};
 
 use crate::alerts::Watch;
+use crate::build::Build;
 use crate::clock::Now;
 use crate::drain::{Drain, DrainThread, ShardReport};
 use crate::exposition::{Detail, Exposition, Filter, Format, Sources, is_metric_name};
@@ -23,6 +25,7 @@ use crate::http::{self, ReloadRequest, Requests};
 use crate::mesh::{Mesh, MeshCounts};
 use crate::own::{ConnectionRefused, Own};
 use crate::process::Process;
+use crate::process_io::{IoRates, Meter, ProcessIo};
 use crate::refresh::{Refreshers, TooManyRefreshers};
 use crate::scrape::{BODIES_MAX, Bodies, Scrape, TooManyBodies};
 use crate::source::Attached;
@@ -51,8 +54,8 @@ pub struct ControlPlaneConfig {
     /// The most series exposed, a histogram being one: 1,000,000 by default, from 1 on. What comes beyond is left out
     /// and counted.
     pub series_max: usize,
-    /// The version in `build_info`: this library's by default.
-    pub version: &'static str,
+    /// What `build_info` says: by default this library's version.
+    pub build: Build,
 }
 
 impl Default for ControlPlaneConfig {
@@ -64,7 +67,7 @@ impl Default for ControlPlaneConfig {
             drain_core: None,
             detail: Detail::default(),
             series_max: 1_000_000,
-            version: env!("CARGO_PKG_VERSION"),
+            build: Build::default(),
         }
     }
 }
@@ -134,6 +137,9 @@ struct Inner {
     own: Own,
     process: Process,
     stages: Arc<Stages>,
+    io: Meter,
+    /// Of the data plane's process, where that is another one.
+    dataplane_io: Meter,
     refreshers: Refreshers,
     reloads: OnceLock<Requests>,
     /// What alerts are raised from, where they are.
@@ -183,10 +189,12 @@ impl ControlPlane {
             drain: Mutex::new(drain),
             upkeep_ns: Mutex::new(now.monotonic_ns),
             drained_ns: AtomicU64::new(0),
-            own: Own::new(&config.metric_prefix, config.version),
+            own: Own::new(&config.metric_prefix, &config.build),
             process: Process::new(),
             refreshers: Refreshers::new(Arc::new(move |took| of_refreshers.note_hold(Stage::Refresh, took))),
             stages,
+            io: Meter::default(),
+            dataplane_io: Meter::default(),
             reloads: OnceLock::new(),
             watch: OnceLock::new(),
             config,
@@ -540,6 +548,36 @@ impl ControlPlane {
     /// How long our own stages waited and took, and how late drains began. Never waits.
     pub fn stage_latencies(&self) -> StageLatencies {
         self.0.stages.read(self.0.config.drain_interval)
+    }
+
+    /// What this process and the data plane's read and write. A reading stands for a second, whoever asks; then it
+    /// takes some system calls.
+    pub fn io_rates(&self) -> IoRates {
+        self.io_rates_at(Now::sample())
+    }
+
+    pub(crate) fn io_rates_at(&self, now: Now) -> IoRates {
+        let own = self.0.io.read_own(now);
+        let attached = self.attached();
+        let data_plane = match (attached.attachment(), attached.missing()) {
+            (Some(attachment), _) => self.dataplane_io(attachment, &own, now),
+            (None, why) => ProcessIo::absent(None, why.unwrap_or("there is no data plane").to_owned()),
+        };
+        IoRates { own, data_plane }
+    }
+
+    fn dataplane_io(&self, attachment: &Attachment, own: &ProcessIo, now: Now) -> ProcessIo {
+        let pid = attachment.info().pid;
+        // Without a file, maker and reader are one process.
+        let Some(path) = attachment.path() else { return own.clone() };
+        let read = self.0.dataplane_io.read_other(now, pid, path);
+        // Its number is another's as soon as it has ended.
+        match attachment.state() {
+            SegmentState::Running => read,
+            state => {
+                ProcessIo::absent(Some(pid), format!("data plane process {pid}: its segment is {state}"))
+            }
+        }
     }
 
     /// A drain began this late.

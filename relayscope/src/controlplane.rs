@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 
 use relayscope_bridge::Account;
 use relayscope_controlplane::{
-    AlertThread, AlertingConfig, AlertmanagerConfig, AlertmanagerThread, ControlPlane, ControlPlaneConfig,
-    DrainThread,
+    AlertThread, AlertingConfig, AlertmanagerConfig, AlertmanagerThread, Build, ControlPlane,
+    ControlPlaneConfig, DrainThread,
 };
 
 use crate::config::{Config, reachable_at};
@@ -17,7 +17,11 @@ pub(crate) fn plane_config(config: &Config, core: Option<usize>) -> ControlPlane
         metric_prefix: config.metric_prefix.clone(),
         drain_interval: config.drain_interval,
         drain_core: core,
-        version: env!("CARGO_PKG_VERSION"),
+        build: Build {
+            version: env!("CARGO_PKG_VERSION"),
+            revision: option_env!("RELAYSCOPE_REVISION"),
+            rustc: option_env!("RELAYSCOPE_RUSTC"),
+        },
         ..ControlPlaneConfig::default()
     }
 }

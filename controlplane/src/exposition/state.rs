@@ -78,7 +78,11 @@ pub(crate) static FAMILIES: &[(&Family, Write)] = &[
     (&catalogue::EXPOSITION_REFUSED, |out, state| out(&[], state.refused_series.into())),
     (&catalogue::PROCESS_CPU, |out, state| if_known(out, state.process.cpu_seconds)),
     (&catalogue::PROCESS_RESIDENT, |out, state| if_known(out, state.process.resident_bytes)),
+    (&catalogue::PROCESS_VIRTUAL, |out, state| if_known(out, state.process.virtual_bytes)),
+    (&catalogue::PROCESS_VIRTUAL_MAX, |out, state| if_known(out, state.process.virtual_bytes_max)),
     (&catalogue::PROCESS_OPEN_FDS, |out, state| if_known(out, state.process.open_fds)),
+    (&catalogue::PROCESS_MAX_FDS, |out, state| if_known(out, state.process.fds_max)),
+    (&catalogue::PROCESS_THREADS, |out, state| if_known(out, state.process.threads)),
     (&catalogue::PROCESS_START, |out, state| if_known(out, state.process.start_seconds)),
 ];
 
