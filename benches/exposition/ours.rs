@@ -1,5 +1,6 @@
 //! relayscope: cells as shards write them, and a control plane that reads them.
 
+use relayscope_benches::process::monotonic_ns;
 use relayscope_bridge::{CounterCell, GaugeCell, Hub, HubConfig, Publisher, SeriesRegistry, ShardId, hub};
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
 
@@ -61,9 +62,4 @@ impl Contender for Ours {
     fn render(&mut self) -> Body {
         Body::Shared(self.plane.exposition())
     }
-}
-
-fn monotonic_ns() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
-    std::time::Duration::from(now).as_nanos() as u64
 }

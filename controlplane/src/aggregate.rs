@@ -45,7 +45,8 @@ struct Column {
 enum Value {
     Counter(Option<u64>),
     Gauge(Option<Reading>),
-    Histogram(Option<Box<ExponentialHistogram>>),
+    /// In place: a hop less on the way to its buckets.
+    Histogram(Option<ExponentialHistogram>),
 }
 
 impl Value {
@@ -54,6 +55,25 @@ impl Value {
             MetricKind::Counter => Self::Counter(None),
             MetricKind::Gauge => Self::Gauge(None),
             MetricKind::Histogram => Self::Histogram(None),
+        }
+    }
+
+    #[inline]
+    fn fold(&mut self, sample: MetricSample, refused: &mut Refused) {
+        match (self, sample.value) {
+            (Self::Counter(newest), MetricValue::Counter(total)) => *newest = Some(total),
+            (Self::Gauge(reading), MetricValue::Gauge(value)) => {
+                let value = (!value.is_nan()).then_some(value);
+                *reading = Some(Reading { value, timestamp_ns: sample.timestamp_ns });
+            }
+            (Self::Histogram(histogram), MetricValue::Histogram(value)) => {
+                match histogram.get_or_insert_default().record(value) {
+                    Ok(()) => {}
+                    Err(Refusal::NotFinite) => refused.not_finite += 1,
+                    Err(Refusal::Negative) => refused.negative += 1,
+                }
+            }
+            _ => refused.wrong_kind += 1,
         }
     }
 }
@@ -142,11 +162,8 @@ impl Aggregate {
         self.columns.get(*self.places.get(id.index())? as usize)?.as_ref()
     }
 
-    fn column_mut(&mut self, id: MetricId) -> Option<&mut Column> {
-        self.columns.get_mut(*self.places.get(id.index())? as usize)?.as_mut()
-    }
-
     /// The first sample of a series that has a cell.
+    #[cold]
     fn make_first(&mut self, id: MetricId) {
         let Some(directory) = self.directory.clone() else { return };
         directory.read(|series| {
@@ -157,30 +174,19 @@ impl Aggregate {
     }
 
     /// Folds in the sample at `position` of `shard`'s ring, or counts why not. O(1).
+    #[inline]
     pub(crate) fn fold(&mut self, shard: ShardId, position: u64, sample: MetricSample) {
-        if self.column(sample.metric_id).is_none() {
-            self.make_first(sample.metric_id);
+        let id = sample.metric_id;
+        if self.places.get(id.index()).is_none_or(|place| *place == NONE) {
+            self.make_first(id);
         }
-        let column = self.column_mut(sample.metric_id);
-        let own = column.filter(|column| column.shard == shard && position >= column.since);
-        let Some(column) = own else {
-            self.refused.no_series += 1;
-            return;
-        };
-        match (&mut column.value, sample.value) {
-            (Value::Counter(newest), MetricValue::Counter(total)) => *newest = Some(total),
-            (Value::Gauge(reading), MetricValue::Gauge(value)) => {
-                let value = (!value.is_nan()).then_some(value);
-                *reading = Some(Reading { value, timestamp_ns: sample.timestamp_ns });
+        let refused = &mut self.refused;
+        let place = self.places.get(id.index()).map_or(NONE, |place| *place);
+        match self.columns.get_mut(place as usize) {
+            Some(Some(column)) if column.shard == shard && position >= column.since => {
+                column.value.fold(sample, refused);
             }
-            (Value::Histogram(histogram), MetricValue::Histogram(value)) => {
-                match histogram.get_or_insert_default().record(value) {
-                    Ok(()) => {}
-                    Err(Refusal::NotFinite) => self.refused.not_finite += 1,
-                    Err(Refusal::Negative) => self.refused.negative += 1,
-                }
-            }
-            _ => self.refused.wrong_kind += 1,
+            _ => refused.no_series += 1,
         }
     }
 
@@ -219,7 +225,7 @@ impl Aggregate {
     /// The distribution; `None` when no such sample came.
     pub(crate) fn histogram(&self, id: MetricId) -> Option<&ExponentialHistogram> {
         match &self.column(id)?.value {
-            Value::Histogram(histogram) => histogram.as_deref(),
+            Value::Histogram(histogram) => histogram.as_ref(),
             _ => None,
         }
     }

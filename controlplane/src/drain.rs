@@ -144,11 +144,14 @@ impl Drain {
         // After the marks: of every sample below them, the directory tells whose it is.
         aggregate.sync(collector.directory());
         for ((shard, progress), mark) in shard_ids().zip(&mut self.shards).zip(marks) {
-            let newest = &mut progress.newest_sample_ns;
-            collector.drain_to(shard, mark, |position, sample| {
-                *newest = (*newest).max(Some(sample.timestamp_ns).filter(|_| this_boot));
+            let mut newest_ns = 0;
+            let drained = collector.drain_to(shard, mark, |position, sample| {
+                newest_ns = newest_ns.max(sample.timestamp_ns);
                 aggregate.fold(shard, position, sample);
             });
+            if this_boot && drained.delivered > 0 {
+                progress.newest_sample_ns = progress.newest_sample_ns.max(Some(newest_ns));
+            }
             if let Some(reader) = collector.shard_mut(shard) {
                 progress.high_water.note(now.monotonic_ns, reader.take_high_water());
             }

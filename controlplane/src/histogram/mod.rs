@@ -67,6 +67,9 @@ pub struct ExponentialHistogram {
     buckets: Vec<Bucket>,
     /// How often the resolution was halved.
     halvings: u8,
+    /// Where the fullest run of neighbours is: of each of its buckets the place, less what is counted from the lowest
+    /// index. Most values fall there and need no search.
+    run: i16,
 }
 
 /// A bucket with something in it: its index, counted from the lowest, above [`COUNT_BITS`] of its count.
@@ -101,6 +104,13 @@ impl Bucket {
     #[inline]
     fn has_index_of(self, other: Self) -> bool {
         (self.0 ^ other.0) >> COUNT_BITS == 0
+    }
+
+    /// Its place, if it is of the run with this number.
+    #[inline]
+    fn place_in(self, run: i16) -> usize {
+        // Thirteen bits, so the cast drops nothing; what is negative is beyond any place.
+        ((self.0 >> COUNT_BITS) as isize + isize::from(run)).cast_unsigned()
     }
 
     #[inline]
@@ -228,6 +238,16 @@ impl ExponentialHistogram {
     #[inline]
     fn add(&mut self, index: i32, halvings: u8, count: u64) {
         let wanted = Bucket::empty(coarser(index, self.halvings - halvings));
+        match self.buckets.get_mut(wanted.place_in(self.run)) {
+            Some(bucket) if bucket.has_index_of(wanted) => bucket.add(count),
+            _ => self.search(index, halvings, count),
+        }
+    }
+
+    /// As [`add`](Self::add), wherever the bucket is.
+    #[inline(never)]
+    fn search(&mut self, index: i32, halvings: u8, count: u64) {
+        let wanted = Bucket::empty(coarser(index, self.halvings - halvings));
         let place = self.buckets.partition_point(|bucket| bucket.0 < wanted.0);
         match self.buckets.get_mut(place) {
             Some(bucket) if bucket.has_index_of(wanted) => bucket.add(count),
@@ -235,25 +255,47 @@ impl ExponentialHistogram {
         }
     }
 
-    /// As [`add`](Self::add), to a bucket that may have nothing in it yet.
+    /// As [`add`](Self::add), to a bucket with nothing in it yet.
     #[cold]
     fn open(&mut self, index: i32, halvings: u8, count: u64) {
-        loop {
-            let mut wanted = Bucket::empty(coarser(index, self.halvings - halvings));
-            let place = self.buckets.partition_point(|bucket| bucket.0 < wanted.0);
-            let found = self.buckets.get_mut(place).filter(|bucket| bucket.has_index_of(wanted));
-            if let Some(bucket) = found {
-                return bucket.add(count);
-            }
-            if self.buckets.len() < BUCKETS_MAX {
+        let place_of = |this: &Self| {
+            let wanted = Bucket::empty(coarser(index, this.halvings - halvings));
+            (wanted, this.buckets.partition_point(|bucket| bucket.0 < wanted.0))
+        };
+        let (mut wanted, mut place) = place_of(self);
+        while self.buckets.len() == BUCKETS_MAX {
+            self.halve();
+            (wanted, place) = place_of(self);
+        }
+        match self.buckets.get_mut(place) {
+            // It became one with its neighbour.
+            Some(bucket) if bucket.has_index_of(wanted) => bucket.add(count),
+            _ => {
                 if self.buckets.len() == self.buckets.capacity() {
                     self.buckets.reserve_exact(BUCKETS_STEP);
                 }
                 wanted.add(count);
-                return self.buckets.insert(place, wanted);
+                self.buckets.insert(place, wanted);
             }
-            self.halve();
         }
+        self.run = self.fullest_run();
+    }
+
+    /// See [`run`](Self::run).
+    fn fullest_run(&self) -> i16 {
+        let (mut fullest, mut most, mut run, mut count) = (0, 0, i16::MIN, 0);
+        for (place, bucket) in (0..).zip(&self.buckets) {
+            // Thirteen bits, so the cast drops nothing.
+            let of_this = place - (bucket.0 >> COUNT_BITS) as i16;
+            if of_this != run {
+                (run, count) = (of_this, 0);
+            }
+            count += bucket.count();
+            if count > most {
+                (fullest, most) = (run, count);
+            }
+        }
+        fullest
     }
 
     /// Makes one bucket of each two neighbours.

@@ -95,6 +95,20 @@ fn what_is_said_of_a_bound_does_not_fall_when_resolution_is_halved() {
 }
 
 #[test]
+fn what_falls_where_most_does_is_found_without_a_search() {
+    // A lonely bucket on either side, three neighbours with little and four with more.
+    let few = [bound(-500, 0), bound(1, 0), bound(2, 0), bound(3, 0), bound(500, 0)];
+    let many = [100, 101, 102, 103].map(|index| bound(index, 0));
+    let histogram = of(&[&few[..], &many, &many].concat());
+    let found = |value: f64| {
+        let wanted = Bucket::empty(index_of(value));
+        histogram.buckets.get(wanted.place_in(histogram.run)).is_some_and(|b| b.has_index_of(wanted))
+    };
+    assert!(many.into_iter().all(found));
+    assert!(!few.into_iter().any(found));
+}
+
+#[test]
 fn nan_infinite_and_negative_values_are_refused_and_change_nothing() {
     let mut histogram = of(&[0.25]);
     let before = histogram.clone();
