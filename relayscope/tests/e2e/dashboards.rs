@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use relayscope_bridge::catalogue;
+use relayscope_bridge::{MetricKind, catalogue};
 use relayscope_impairer::{Impairer, Impairment};
 use serde_json::{Value, json};
 
 use crate::peers::Peer;
 use crate::prometheus_server::PrometheusServer;
 use crate::relay::{Relay, loopback, run, start_data_plane, wait_for};
-use crate::rules::rules;
+use crate::rules::{rules, shortened};
 
 /// Panels that every Grafana has.
 const PANEL_TYPES: [&str; 6] = ["row", "stat", "state-timeline", "heatmap", "timeseries", "table"];
@@ -52,8 +52,9 @@ pub(crate) fn metric_names(expression: &str) -> BTreeSet<&str> {
 /// Whether the catalogue's families have samples of that name under that prefix.
 pub(crate) fn is_exposed(name: &str, prefix: &str) -> bool {
     let suffixes = |family: &catalogue::Family| match family.kind {
-        relayscope_bridge::MetricKind::Histogram => &["_bucket", "_sum", "_count"][..],
-        _ => &[""],
+        // Without one it is a native histogram.
+        MetricKind::Histogram => &["", "_bucket", "_sum", "_count"][..],
+        MetricKind::Counter | MetricKind::Gauge => &[""],
     };
     let is_of = |family: &&catalogue::Family| {
         suffixes(family).iter().any(|suffix| format!("{}{suffix}", family.full_name(prefix)) == name)
@@ -222,13 +223,22 @@ fn several(values: &[&str]) -> String {
     }
 }
 
-/// Some value of the answer is a number.
+/// Some value of the answer is a number, or a native histogram.
 fn has_data(series: &[Value]) -> bool {
     let is_number = |pair: &Value| pair[1].as_str().unwrap().parse::<f64>().unwrap().is_finite();
-    series.iter().any(|series| match series["values"].as_array() {
-        Some(values) => values.iter().any(is_number),
-        None => is_number(&series["value"]),
+    series.iter().any(|series| match (&series["values"], &series["value"]) {
+        (Value::Array(values), _) => values.iter().any(is_number),
+        (_, Value::Array(_)) => is_number(&series["value"]),
+        _ => series["histograms"].is_array(),
     })
+}
+
+/// What the rules record is there.
+fn wait_recorded(prometheus: &PrometheusServer) {
+    for rule in rules() {
+        let Some(record) = rule["record"].as_str() else { continue };
+        wait_for(format_args!("{record}"), || prometheus.query(record).filter(|series| has_data(series)));
+    }
 }
 
 fn run_panels(prometheus: &PrometheusServer, choice: &Choice) {
@@ -306,7 +316,8 @@ pub(crate) fn every_panel_has_data() {
     a_relay.wait_state("d", "up");
 
     let relays = [a_relay.http, b_relay.http, c_relay.http, d_relay.http];
-    let prometheus = PrometheusServer::start(&relays, &[]);
+    let prometheus = PrometheusServer::start(&relays, &shortened());
+    let native = PrometheusServer::start_native(&relays, &shortened());
     let instance = format!("instance=\"{}\"", a_relay.http);
     let up = format!("relay_probe_up{{{instance},target=\"d\"}}");
     wait_for("d to be seen up, and all relays", || {
@@ -318,7 +329,12 @@ pub(crate) fn every_panel_has_data() {
         prometheus.query(&format!("{up} == 0")).filter(|series| !series.is_empty())
     });
 
-    run_panels(&prometheus, &Choice::all());
+    for prometheus in [&prometheus, &native] {
+        run_panels(prometheus, &Choice::all());
+        wait_recorded(prometheus);
+    }
+    let buckets = native.query("relay_probe_rtt_seconds_bucket").unwrap();
+    assert_eq!(buckets, Vec::<Value>::new(), "this one keeps native histograms alone");
     let a_name = a_relay.http.to_string();
     run_panels(&prometheus, &Choice::some(&[&a_name], &["b"]));
     run_panels(&prometheus, &Choice::some(&[&a_name, &b_relay.http.to_string()], &["lossy", "a"]));

@@ -29,6 +29,15 @@ impl PrometheusServer {
     /// Scrapes `relays` as job `relayscope` and evaluates `rules`, each a file's name and text. Gives itself
     /// back once it answers.
     pub(crate) fn start(relays: &[SocketAddr], rules: &[(String, String)]) -> Self {
+        Self::start_with(relays, rules, &[])
+    }
+
+    /// One that asks for native histograms, and keeps no other.
+    pub(crate) fn start_native(relays: &[SocketAddr], rules: &[(String, String)]) -> Self {
+        Self::start_with(relays, rules, &["--enable-feature=native-histograms"])
+    }
+
+    fn start_with(relays: &[SocketAddr], rules: &[(String, String)], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut configuration = format!(
             "global: {{scrape_interval: {INTERVAL}, evaluation_interval: {INTERVAL}}}\n\
@@ -49,6 +58,7 @@ impl PrometheusServer {
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
+            .args(flags)
             .stderr(Stdio::null());
         let server = Self { address, _process: Process::start(&mut command), _directory: directory };
         wait_for("Prometheus to answer", || server.query("vector(1)"));

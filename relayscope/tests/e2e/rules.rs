@@ -54,7 +54,7 @@ fn alerts() -> BTreeSet<(String, String)> {
 }
 
 /// The rules as they are loaded live: whoever waits for something waits a second.
-fn shortened() -> Vec<(String, String)> {
+pub(crate) fn shortened() -> Vec<(String, String)> {
     let shorten = |line: &str| match line.split_once("for: ") {
         Some((key, _)) if key.trim_start().chars().all(|c| c == '_' || c.is_ascii_lowercase()) => {
             format!("{key}for: 1s\n")
