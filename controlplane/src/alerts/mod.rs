@@ -173,6 +173,10 @@ impl ControlPlane {
     fn show_firing(&self) {
         let Some(watch) = self.alert_watch() else { return };
         for name in AlertName::ALL {
+            // There from the start: of a counter that begins with its first event, that one is no increase.
+            for event in ["raised", "resolved"] {
+                self.own().add(&catalogue::ALERT_TRANSITIONS, &[name.as_str(), event], 0);
+            }
             for severity in Severity::ALL {
                 let firing = watch.book().count(name, severity) as f64;
                 self.own().set(&catalogue::ALERTS_FIRING, &[name.as_str(), severity.as_str()], firing);

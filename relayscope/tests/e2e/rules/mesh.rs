@@ -1,4 +1,4 @@
-//! Peers that are down, lossy, slow and uneven, and lists and names that fail.
+//! Peers that are down, lossy, slow and uneven, and lists, names and an Alertmanager that fail.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -25,6 +25,7 @@ pub(super) const FIRE: &[(&str, &str)] = &[
     ("RelayTargetUnresolvable", "warning"),
     ("RelayDiscoveryFailing", "warning"),
     ("RelayTargetsLeftOut", "warning"),
+    ("RelayAlertmanagerFailing", "critical"),
 ];
 
 /// Each way, of which 36 % of the probes are lost.
@@ -79,7 +80,7 @@ pub(crate) fn fire() {
         .collect();
     let config = format!(
         "watch_interval = \"100ms\"\n[dns]\nresolver = \"{}\"\nttl_min = \"100ms\"\nttl_max = \"200ms\"\n\
-         [probe]\ninterval = \"100ms\"\nslot = \"5ms\"\n{targets}\
+         [alerting]\nalertmanagers = [\"http://{a}:9093\"]\n[probe]\ninterval = \"100ms\"\nslot = \"5ms\"\n{targets}\
          [[group]]\nname = \"g\"\nfile_sd = [\"list.json\"]\n[[group]]\nname = \"h\"\nfile_sd = [\"other.json\"]\n",
         dns.address
     );
@@ -110,6 +111,8 @@ pub(crate) fn fire() {
     }
     fires("RelayPeerFamilyDown", "warning", &[("target", "both"), ("family", "ipv6")]);
     fires("RelayTargetUnresolvable", "warning", &[("target", "unknown")]);
+    // Nobody takes what the relay itself says of all that.
+    fires("RelayAlertmanagerFailing", "critical", &[("alertmanager", &format!("http://{a}:9093"))]);
     replace(&at("list.json"), "[{");
     fires("RelayDiscoveryFailing", "warning", &[("source", "file")]);
     replace(&at("other.json"), &list(b, "b"));
