@@ -323,6 +323,16 @@ families! {
         "HTTP requests answered.";
     HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],
         "Connections refused or broken off, by reason.";
+    HTTP_CONNECTIONS = "http_connections", Gauge, None, [],
+        "HTTP connections open now.";
+    HTTP_AUTHENTICATIONS = "http_authentications_total", Counter, None, ["result"],
+        "Requests that had to name a user, by what became of name and password.";
+    WEB_CONFIG_RELOADS = "web_config_reloads_total", Counter, None, ["result"],
+        "Changes of the web configuration's files: put in force, or refused so that those before stay so.";
+    WEB_CONFIG_LAST_RELOAD_SUCCESSFUL = "web_config_last_reload_successful", Gauge, None, [],
+        "Whether the web configuration's files as they were last read are in force.";
+    WEB_CERTIFICATE_NOT_AFTER = "web_certificate_not_after_timestamp_seconds", Gauge, Seconds, [],
+        "Unix time at which the certificate ends that HTTP is served with.";
     CONFIG_LAST_RELOAD_SUCCESSFUL = "config_last_reload_successful", Gauge, None, [],
         "Whether the last configuration read was valid and its targets are in force.";
     BUILD_INFO = "build_info", Gauge, None, ["version", "revision", "rustc"],

@@ -8,8 +8,8 @@
 //!   hub's sizes, whoever scrapes or does not.
 //! - [`ControlPlane::spawn_drain`] drains every 100 ms on a thread of its own and, when stopped, a last
 //!   time: each sample recorded is delivered or counted as lost, to the unit.
-//! - [`serve`] answers `/metrics`, `/mesh`, `/healthz` and `/readyz`, every wait and size bounded;
-//!   [`ServerThread`] does so for an application without tokio.
+//! - [`serve`] answers `/metrics`, `/mesh`, `/healthz` and `/readyz`, every wait and size bounded, over TLS and
+//!   to known users alone where a [`WebConfig`] says so; [`ServerThread`] does so for an application without tokio.
 //!
 //! Prometheus text is written by two encoders that share no family: ours for everything per target
 //! and per shard, `metrics-exporter-prometheus` for the process's own and whatever an application
@@ -78,7 +78,9 @@ pub use drain::{DrainPanicked, DrainThread};
 pub use exposition::{Detail, Filter, Format};
 pub use health::{Health, Readiness, ShardHealth, Status, Verdict};
 pub use histogram::{Cut, ExponentialHistogram, Refusal};
-pub use http::{Limits, ReloadRequest, ServerPanicked, ServerThread, router, serve};
+pub use http::{
+    HttpConfig, Limits, ReloadRequest, ServerPanicked, ServerThread, WebConfig, WebConfigError, router, serve,
+};
 pub use mesh::{Mesh, MeshCounts, MeshRow, MeshState};
 pub use peers::PeerMetric;
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};

@@ -16,6 +16,7 @@ use relayscope_bridge::catalogue::{self, Family, Unit};
 
 use crate::build::Build;
 use crate::histogram::{classic_exponents, power_of_two};
+use crate::http::{Authentication, ConnectionRefused};
 use crate::refresh::Turn;
 
 /// The families of the catalogue that this recorder renders.
@@ -31,38 +32,16 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::ALERTMANAGER_REQUESTS,
     &catalogue::ALERTMANAGER_DROPPED,
     &catalogue::HTTP_REQUESTS,
+    &catalogue::HTTP_CONNECTIONS,
     &catalogue::HTTP_CONNECTIONS_REFUSED,
+    &catalogue::HTTP_AUTHENTICATIONS,
+    &catalogue::WEB_CONFIG_RELOADS,
+    &catalogue::WEB_CONFIG_LAST_RELOAD_SUCCESSFUL,
+    &catalogue::WEB_CERTIFICATE_NOT_AFTER,
     &catalogue::BUILD_INFO,
 ];
 
 const METADATA: Metadata<'static> = Metadata::new("relayscope", Level::INFO, Some(module_path!()));
-
-/// Why a connection was closed by other than its client's will.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ConnectionRefused {
-    /// All connections the limit allows were open.
-    OverLimit,
-    /// The kernel would not hand it over, as when descriptors run out.
-    AcceptFailed,
-    /// The request's header did not come in time.
-    HeaderTimeout,
-    /// What came was no HTTP, or its header too large.
-    Malformed,
-    /// It broke off: reset by the client, or by the kernel because the client stopped reading.
-    Broken,
-}
-
-impl ConnectionRefused {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::OverLimit => "over_limit",
-            Self::AcceptFailed => "accept_failed",
-            Self::HeaderTimeout => "header_timeout",
-            Self::Malformed => "malformed",
-            Self::Broken => "broken",
-        }
-    }
-}
 
 /// The recorder and the handles held to it.
 pub(crate) struct Own {
@@ -129,6 +108,24 @@ impl Own {
         self.count(&catalogue::HTTP_CONNECTIONS_REFUSED, &[reason.as_str()]);
     }
 
+    pub(crate) fn authenticated(&self, outcome: Authentication) {
+        self.count(&catalogue::HTTP_AUTHENTICATIONS, &[outcome.as_str()]);
+    }
+
+    pub(crate) fn connections(&self, open: usize) {
+        self.gauge(&catalogue::HTTP_CONNECTIONS, open as f64);
+    }
+
+    pub(crate) fn web_config_read(&self, is_in_force: bool) {
+        let result = if is_in_force { "in_force" } else { "refused" };
+        self.count(&catalogue::WEB_CONFIG_RELOADS, &[result]);
+        self.gauge(&catalogue::WEB_CONFIG_LAST_RELOAD_SUCCESSFUL, f64::from(u8::from(is_in_force)));
+    }
+
+    pub(crate) fn certificate_ends(&self, unix_seconds: i64) {
+        self.gauge(&catalogue::WEB_CERTIFICATE_NOT_AFTER, unix_seconds as f64);
+    }
+
     /// Folds the raw samples that the exporter's histograms hold. They grow until it is called.
     pub(crate) fn run_upkeep(&self) {
         self.exposition.run_upkeep();
@@ -159,6 +156,10 @@ impl Own {
     /// Records a time in a histogram of [`FAMILIES`] without labels.
     pub(crate) fn observe(&self, family: &Family, took: Duration) {
         self.recorder.register_histogram(&self.key(family, &[]), &METADATA).record(took.as_secs_f64());
+    }
+
+    fn gauge(&self, family: &Family, value: f64) {
+        self.recorder.register_gauge(&self.key(family, &[]), &METADATA).set(value);
     }
 
     fn key(&self, family: &Family, values: &[&str]) -> Key {

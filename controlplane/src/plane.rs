@@ -21,9 +21,9 @@ use crate::clock::Now;
 use crate::drain::{Drain, DrainThread, ShardReport};
 use crate::exposition::{Detail, Exposition, Filter, Format, Sources, is_metric_name};
 use crate::health::{Health, Readiness};
-use crate::http::{self, ReloadRequest, Requests};
+use crate::http::{self, Authentication, ConnectionRefused, ReloadRequest, Requests};
 use crate::mesh::{Mesh, MeshCounts};
-use crate::own::{ConnectionRefused, Own};
+use crate::own::Own;
 use crate::process::Process;
 use crate::process_io::{IoRates, Meter, ProcessIo};
 use crate::refresh::{Refreshers, TooManyRefreshers};
@@ -596,6 +596,22 @@ impl ControlPlane {
 
     pub(crate) fn connection_refused(&self, reason: ConnectionRefused) {
         self.0.own.refused(reason);
+    }
+
+    pub(crate) fn authenticated(&self, outcome: Authentication) {
+        self.0.own.authenticated(outcome);
+    }
+
+    pub(crate) fn connections_open(&self, open: usize) {
+        self.0.own.connections(open);
+    }
+
+    pub(crate) fn web_config_read(&self, is_in_force: bool) {
+        self.0.own.web_config_read(is_in_force);
+    }
+
+    pub(crate) fn certificate_ends(&self, unix_seconds: i64) {
+        self.0.own.certificate_ends(unix_seconds);
     }
 
     #[cfg(test)]

@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Dataplane(RunArgs),
     Controlplane(RunArgs),
     Probe(ProbeArgs),
-    MeshStatus { url: String },
+    MeshStatus(MeshStatusArgs),
     Top(TopArgs),
     Tap(TapArgs),
     Autopsy(AutopsyArgs),
@@ -59,11 +59,7 @@ enum Verb {
     /// Probe one target, a line per reply and a summary, like ping.
     Probe(ProbeArgs),
     /// Print the mesh table of a running relay.
-    MeshStatus {
-        /// Where it serves HTTP.
-        #[arg(long, default_value = "http://127.0.0.1:9862")]
-        url: String,
-    },
+    MeshStatus(MeshStatusArgs),
     /// Watch a segment in the terminal: shards, peers and counters as they are now.
     Top(TopArgs),
     /// Print the samples of a segment as they are recorded.
@@ -98,6 +94,9 @@ pub(crate) struct RunArgs {
     /// Serve HTTP here [default: 127.0.0.1:9862].
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub(crate) listen: Option<SocketAddr>,
+    /// Serve with TLS, users and headers as this file says, in the format of Prometheus's web configuration.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) web_config: Option<PathBuf>,
     /// Answer STAMP probes here; may be repeated.
     #[arg(long, value_name = "ADDR", value_parser = parse_reflect)]
     pub(crate) reflect: Vec<SocketAddr>,
@@ -145,6 +144,9 @@ struct ControlplaneArgs {
     /// Serve HTTP here [default: 127.0.0.1:9862].
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
+    /// Serve with TLS, users and headers as this file says, in the format of Prometheus's web configuration.
+    #[arg(long, value_name = "FILE")]
+    web_config: Option<PathBuf>,
     /// The segment to read: a path, or a name in /run/relayscope [default: default].
     #[arg(long, value_name = "PATH", value_parser = parse_segment)]
     segment: Option<PathBuf>,
@@ -162,8 +164,8 @@ impl From<DataplaneArgs> for RunArgs {
 
 impl From<ControlplaneArgs> for RunArgs {
     fn from(args: ControlplaneArgs) -> Self {
-        let ControlplaneArgs { config, listen, segment, alertmanager } = args;
-        Self { config, listen, segment, alertmanager, ..Self::default() }
+        let ControlplaneArgs { config, listen, web_config, segment, alertmanager } = args;
+        Self { config, listen, web_config, segment, alertmanager, ..Self::default() }
     }
 }
 
@@ -198,6 +200,29 @@ pub(crate) struct ProbeArgs {
     /// QUIC: take any certificate.
     #[arg(long, conflicts_with = "ca_file")]
     pub(crate) insecure: bool,
+}
+
+/// What `mesh-status` takes.
+#[derive(Args, Debug)]
+pub(crate) struct MeshStatusArgs {
+    /// Where it serves HTTP: http:// or https://, with USER:PASSWORD@ before the host if need be.
+    #[arg(long, default_value = "http://127.0.0.1:9862")]
+    pub(crate) url: String,
+    /// Trust the certificates in this file, in place of what the system trusts.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Show this certificate, for who asks for one.
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub(crate) cert_file: Option<PathBuf>,
+    /// The certificate's private key.
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The user to ask as.
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub(crate) user: Option<String>,
+    /// File with the user's password; a newline at the end does not count.
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 /// What `top` takes.
@@ -284,7 +309,7 @@ pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
         Some(Verb::Dataplane(args)) => Command::Dataplane(args.into()),
         Some(Verb::Controlplane(args)) => Command::Controlplane(args.into()),
         Some(Verb::Probe(args)) => Command::Probe(args),
-        Some(Verb::MeshStatus { url }) => Command::MeshStatus { url },
+        Some(Verb::MeshStatus(args)) => Command::MeshStatus(args),
         Some(Verb::Top(args)) => Command::Top(args),
         Some(Verb::Tap(args)) => Command::Tap(args),
         Some(Verb::Autopsy(args)) => Command::Autopsy(args),

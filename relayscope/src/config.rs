@@ -11,6 +11,7 @@ mod sections;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod web;
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ pub(crate) use self::files::{KeyFile, PemFile};
 pub(crate) use self::groups::{Group, Plan, Plans, Target};
 pub(crate) use self::reflector::{QuicIdentity, Reflector};
 pub(crate) use self::settings::Settings;
+pub(crate) use self::web::Web;
 
 use self::document::time_text;
 use self::sections::File;
@@ -55,7 +57,7 @@ pub(crate) struct Config {
     pub(crate) segment: Option<PathBuf>,
     pub(crate) targets_max: usize,
     pub(crate) watch_interval: Duration,
-    pub(crate) web_reload: bool,
+    pub(crate) web: Web,
     /// `None` asks the system's.
     pub(crate) dns_resolver: Option<SocketAddr>,
     pub(crate) dns_ttl_min: Duration,
@@ -145,7 +147,7 @@ impl Source {
                 100 * MS,
                 HOUR,
             )?,
-            web_reload: file.web.reload.unwrap_or(false),
+            web: self.web(args)?,
             dns_resolver: self.dns_resolver()?,
             dns_ttl_min: ttl_min,
             dns_ttl_max: ttl_max,

@@ -3,14 +3,18 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use relayscope_bridge::Account;
 use relayscope_controlplane::{
     AlertThread, AlertingConfig, AlertmanagerConfig, AlertmanagerThread, Build, ControlPlane,
-    ControlPlaneConfig, DrainThread,
+    ControlPlaneConfig, DrainThread, HttpConfig, WebConfig,
 };
 
 use crate::config::{Config, reachable_at};
 use crate::failure::Failure;
+
+/// Open files that are no connections of clients: a generous guess.
+const FILES_OF_OWN: u64 = 64;
 
 pub(crate) fn plane_config(config: &Config, core: Option<usize>) -> ControlPlaneConfig {
     ControlPlaneConfig {
@@ -39,16 +43,21 @@ pub(crate) struct Alerts {
 }
 
 impl Alerts {
-    /// Raises alerts and sends them, where they are wanted.
-    pub(crate) fn start(plane: &ControlPlane, config: &Config, http: SocketAddr) -> Result<Self, Failure> {
+    /// Raises alerts and sends them, where they are wanted. HTTP is served `at`, as `scheme` says.
+    pub(crate) fn start(
+        plane: &ControlPlane,
+        config: &Config,
+        at: SocketAddr,
+        scheme: &str,
+    ) -> Result<Self, Failure> {
         let alerting = &config.alerting;
         if !alerting.enabled {
             return Ok(Self { senders: Vec::new(), thread: None });
         }
-        let instance = alerting.instance_at(http);
+        let instance = alerting.instance_at(at);
         let watched = AlertingConfig { instance, rules: alerting.rules };
         let thread = plane.spawn_alerts(&watched).map_err(Failure::host)?;
-        let generator_url = format!("http://{}/api/v1/alerts", reachable_at(http));
+        let generator_url = format!("{scheme}://{}/api/v1/alerts", reachable_at(at));
         let sender = |url: &String| {
             plane.spawn_alertmanager(&AlertmanagerConfig {
                 url: url.clone(),
@@ -92,8 +101,31 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     Ok(listener)
 }
 
+/// How it serves, with room for the files its connections are.
+pub(crate) fn http(config: &Config) -> Result<HttpConfig, Failure> {
+    let (http, warnings) = config.web.http(config.watch_interval)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let connections = http.limits.connections_max as u64;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    let wanted = soft.saturating_add(connections).min(hard);
+    let granted = soft == wanted || setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok();
+    if !granted || wanted.saturating_sub(connections) < FILES_OF_OWN {
+        tracing::warn!(
+            "RLIMIT_NOFILE leaves no room for web.connections_max = {connections}; raise it with `ulimit -n {}`",
+            connections + FILES_OF_OWN
+        );
+    }
+    Ok(http)
+}
+
+/// Of the URLs it serves.
+pub(crate) fn scheme(http: &HttpConfig) -> &'static str {
+    if http.web_config.as_ref().is_some_and(WebConfig::serves_tls) { "https" } else { "http" }
+}
+
 /// Where it serves, a line each.
-pub(crate) fn announcement(http: SocketAddr) -> String {
-    let line = |(what, path)| format!("{what:8} http://{http}/{path}\n");
+pub(crate) fn announcement(at: SocketAddr, http: &HttpConfig) -> String {
+    let scheme = scheme(http);
+    let line = |(what, path)| format!("{what:8} {scheme}://{at}/{path}\n");
     [("metrics", "metrics"), ("mesh", "mesh"), ("health", "healthz")].map(line).concat()
 }

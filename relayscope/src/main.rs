@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Ok(Command::Dataplane(args)) => run::run_dataplane(&args),
         Ok(Command::Controlplane(args)) => run::run_controlplane(&args),
         Ok(Command::Probe(args)) => probe::run(&args),
-        Ok(Command::MeshStatus { url }) => mesh_status::run(&url),
+        Ok(Command::MeshStatus(args)) => mesh_status::run(&args),
         Ok(Command::Top(args)) => top::run(&args),
         Ok(Command::Tap(args)) => tap::run(&args),
         Ok(Command::Autopsy(args)) => autopsy::run(&args),
@@ -57,7 +57,9 @@ fn main() -> ExitCode {
 fn check_config(file: &std::path::Path) -> Result<ExitCode, Failure> {
     let config = config::load(Some(file))?.resolve(&cli::RunArgs::default())?;
     config.discovery().1.check().map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
-    config.warnings().iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    let (_, web_warnings) = config.web.http(config.watch_interval)?;
+    let warnings = config.warnings().into_iter().chain(web_warnings);
+    warnings.for_each(|warning| output::note(&format!("warning: {warning}")));
     let (targets, reflectors) = (config.targets.len(), config.reflector.listen.len());
     output::say(&format!("{}: valid, {targets} targets, {reflectors} reflectors\n", file.display()))?;
     Ok(ExitCode::SUCCESS)

@@ -30,8 +30,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     // Before anything that takes its time: a signal must never find the default action.
     let supervisor = Supervisor::new()?;
     let prepared = Prepared::new(&config, cores.shards.len())?;
+    let http = controlplane::http(&config)?;
     let listener = controlplane::listen(config.listen)?;
-    let http = listener.local_addr().unwrap_or(config.listen);
+    let at = listener.local_addr().unwrap_or(config.listen);
+    let announcement = controlplane::announcement(at, &http);
 
     let Hub { publishers, registry, collector, .. } = dataplane::make_hub(&config, cores.shards.len())?;
     let plane = ControlPlane::new(collector, controlplane::plane_config(&config, cores.spare()))
@@ -39,19 +41,19 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     keep_off(&cores);
     let (data, parts) = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     let drain = controlplane::start(&plane)?;
-    let alerts = Alerts::start(&plane, &config, http)?;
+    let alerts = Alerts::start(&plane, &config, at, controlplane::scheme(&http))?;
 
     let control = cores.spare().map_or("shares them".to_owned(), |core| format!("on core {core}"));
     announce(&format!(
         "{}, control plane {control}\n{}{}",
         dataplane::cores_text(&cores),
         data.announcement(&config),
-        controlplane::announcement(http)
+        announcement
     ));
-    let requests = config.web_reload.then(|| plane.allow_reload());
+    let requests = config.web.reload.then(|| plane.allow_reload());
     let reload = Reload::new(parts, args.clone(), config, requests).with_alerts(plane.clone());
     let notify = Notify::new(Vitals::Both(plane.clone()));
-    let served = supervisor.run(Some((listener, &plane)), Some(reload), &notify);
+    let served = supervisor.run(Some((listener, &plane, http)), Some(reload), &notify);
 
     alerts.stop();
     // The shards first: what they recorded to the last is still drained.
@@ -91,8 +93,10 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = with_segment(config::load(args.config.as_deref())?.resolve(args)?);
     log_to_stderr();
     let supervisor = Supervisor::new()?;
+    let http = controlplane::http(&config)?;
     let listener = controlplane::listen(config.listen)?;
-    let http = listener.local_addr().unwrap_or(config.listen);
+    let at = listener.local_addr().unwrap_or(config.listen);
+    let announcement = controlplane::announcement(at, &http);
     let segment = config.segment.clone().unwrap_or_else(default_segment);
     // The data plane's cores, if it has the same configuration. Where they are others, no harm is done.
     if let Ok(cores) = Cores::choose(&config) {
@@ -101,10 +105,10 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let plane = ControlPlane::watch(segment.clone(), controlplane::plane_config(&config, None))
         .map_err(Failure::usage)?;
     let drain = controlplane::start(&plane)?;
-    let alerts = Alerts::start(&plane, &config, http)?;
-    announce(&format!("reading  {}\n{}", segment.display(), controlplane::announcement(http)));
+    let alerts = Alerts::start(&plane, &config, at, controlplane::scheme(&http))?;
+    announce(&format!("reading  {}\n{announcement}", segment.display()));
     let notify = Notify::new(Vitals::ControlPlane(plane.clone()));
-    let served = supervisor.run(Some((listener, &plane)), None, &notify);
+    let served = supervisor.run(Some((listener, &plane, http)), None, &notify);
     alerts.stop();
     controlplane::stop(drain)?;
     served?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use relayscope_bridge::SeriesRegistry;
-use relayscope_controlplane::{ControlPlane, Limits, serve};
+use relayscope_controlplane::{ControlPlane, HttpConfig, serve};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -42,7 +42,7 @@ impl Supervisor {
     /// there are any, follow their configuration and where they are, and the service manager is told.
     pub(crate) fn run(
         self,
-        http: Option<(TcpListener, &ControlPlane)>,
+        http: Option<(TcpListener, &ControlPlane, HttpConfig)>,
         reload: Option<Reload>,
         notify: &Notify,
     ) -> Result<(), Failure> {
@@ -63,12 +63,12 @@ impl Supervisor {
                 }
                 notify.stopping(why.as_deref().unwrap_or_else(String::as_str));
             };
-            let Some((listener, plane)) = http else {
+            let Some((listener, plane, config)) = http else {
                 signalled.await;
                 return Ok(());
             };
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::host)?;
-            let cut = serve(listener, plane.clone(), Limits::default(), signalled).await;
+            let cut = serve(listener, plane.clone(), config, signalled).await;
             if cut > 0 {
                 tracing::warn!("{cut} HTTP connections were cut at shutdown");
             }

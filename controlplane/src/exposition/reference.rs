@@ -22,7 +22,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Alerts", &["alert", "peer_"]),
     ("Shards and their data plane", &["shard_", "dataplane_", "runtime_"]),
     ("Rings and drains", &["ring_", "drain_", "recorder_"]),
-    ("Scrapes and HTTP", &["scrape_", "exposition_", "http_"]),
+    ("Scrapes and HTTP", &["scrape_", "exposition_", "http_", "web_"]),
     ("The process", &["config_", "build_", "process_"]),
     ("Everything else", &[""]),
 ];

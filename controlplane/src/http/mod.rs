@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! |---|---|
-//! | `/` | these routes, as text |
+//! | `/` | these routes, as text, or as HTML to who accepts that |
 //! | `/metrics` | everything held, in the Prometheus text format 0.0.4 |
 //! | `/mesh` | one row per target: a table, or JSON by `?format=json` or `Accept: application/json` |
 //! | `/healthz` | 200 or 503, with both clocks of every shard as JSON |
@@ -12,17 +12,32 @@
 //! | `/api/v1/alerts`, `/api/v1/peers`, `/api/v1/last/{metric}` | alerts and peers as JSON, 404 where alerting is off |
 //! | `/-/reload` | POST alone: 200 once the configuration read anew is in force, 400 with what is wrong with it, 403 where that is not allowed |
 //!
-//! Anything else is 404, any other method 405; both say in a line what would be right. No client can
-//! make a series: requests are counted by the routes above and `other`.
+//! Anything else is 404, any other method 405, a parameter that a route does not take 400; all say in a line what
+//! would be right. No client can make a series: requests are counted by the routes above and `other`.
+//!
+//! Where a [`WebConfig`] has users, who is none of them is answered 401 on every route.
 
+mod access_log;
 mod api;
+mod auth;
+mod config;
+mod handshake;
+mod landing;
 mod limits;
 mod metrics;
 mod negotiation;
 mod perf;
+mod pulse;
+mod query;
+mod refusal;
 mod reload;
+mod scrape_timeout;
+mod security;
 mod server;
+mod stream;
 mod thread;
+mod web;
+mod web_config;
 
 use std::sync::Arc;
 
@@ -35,23 +50,20 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use self::web::Web;
 use crate::{ControlPlane, Worker};
 
+pub use config::HttpConfig;
 pub use limits::Limits;
+pub(crate) use refusal::{Authentication, ConnectionRefused};
 pub use reload::ReloadRequest;
 pub(crate) use reload::{Requests, channel as reload_channel};
 pub use server::serve;
 pub use thread::{ServerPanicked, ServerThread};
+pub use web_config::{WebConfig, WebConfigError};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-
-const LANDING: &str = "relayscope: telemetry of this relay and its mesh\n\n\
-    /metrics  for Prometheus\n\
-    /mesh     the targets; JSON with ?format=json\n\
-    /healthz  both clocks of every shard\n\
-    /readyz   whether it is up\n\
-    /api/v1/alerts, /api/v1/peers, /api/v1/last/{rtt,loss,jitter,up}\n";
 
 #[derive(Clone)]
 struct App {
@@ -64,12 +76,20 @@ struct App {
 
 /// The routes of `plane`, each request within `limits.request_timeout` and `limits.body_bytes_max`.
 ///
-/// [`serve`] serves it with all limits; mount it in a server of your own if you have one.
+/// [`serve`] serves it with all limits and whatever a [`WebConfig`] asks for; mount it in a server of your own if
+/// you have one, and connections, TLS and users are that server's.
 pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
+    routes(plane, limits, Web::new(None), false)
+}
+
+/// A request goes through the layers from the last to the first: it is logged and counted whatever becomes of it,
+/// and its body is read of nobody who may not ask.
+fn routes(plane: ControlPlane, limits: &Limits, web: Web, access_log: bool) -> Router {
+    let gate = auth::Gate::new(plane.clone(), web.clone());
     let app = App { plane, renderer: Worker::new("relayscope-page"), turn: Arc::default() };
-    Router::new()
-        .route("/", get(|| async { reply(StatusCode::OK, TEXT, LANDING) }))
-        .route("/metrics", get(metrics::answer))
+    let routes = Router::new()
+        .route("/", get(landing::landing))
+        .route("/metrics", get(metrics::answer).layer(middleware::from_fn(scrape_timeout::apply)))
         .route("/mesh", get(mesh))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -78,9 +98,14 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
         .route(reload::ROUTE, post(reload::answer).fallback(reload::method_not_allowed))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(*limits, limits::apply))
+        .layer(middleware::from_fn(query::apply))
+        .layer(middleware::from_fn_with_state(*limits, limits::read_body))
+        .layer(middleware::from_fn_with_state(gate, auth::require))
+        .layer(middleware::from_fn_with_state(*limits, limits::in_time))
+        .layer(middleware::from_fn_with_state(web, security::apply))
         .layer(middleware::from_fn_with_state(app.clone(), count))
-        .with_state(app)
+        .with_state(app);
+    if access_log { routes.layer(middleware::from_fn(access_log::apply)) } else { routes }
 }
 
 #[derive(Deserialize)]
@@ -116,10 +141,8 @@ async fn readyz(State(app): State<App>) -> Response {
 }
 
 async fn not_found(uri: Uri) -> Response {
-    let line = format!(
-        "no route {}; there are /, /metrics, /mesh, /healthz, /readyz and those of /api/v1 that / names\n",
-        uri.path()
-    );
+    let known: Vec<_> = landing::ROUTES.iter().map(|(path, _)| *path).collect();
+    let line = format!("no route {}; there are / and {}\n", uri.path(), known.join(", "));
     reply(StatusCode::NOT_FOUND, TEXT, line)
 }
 

@@ -115,6 +115,33 @@ fn a_render_that_hangs_does_not_hold_up_the_stop_of_a_server_thread() {
 }
 
 #[tokio::test]
+async fn every_route_of_the_landing_page_is_one() {
+    let router = router(plane(ControlPlaneConfig::default()), &Limits::default());
+    for (path, _) in super::landing::ROUTES {
+        let (status, said) = get(&router, path).await;
+        assert!(!said.starts_with("no route"), "{path}: {status} {said}");
+    }
+}
+
+#[test]
+fn a_scrape_is_answered_before_its_scraper_gives_up() {
+    let plane = plane(ControlPlaneConfig::default());
+    let limits = Limits { request_timeout: Duration::from_secs(600), ..Limits::default() };
+    let router = router(plane.clone(), &limits);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let scrape = || {
+        let request = Request::get("/metrics").header("X-Prometheus-Scrape-Timeout-Seconds", "0.2");
+        runtime.block_on(router.clone().oneshot(request.body(Body::empty()).unwrap())).unwrap()
+    };
+    let hung = plane.hang_drain();
+    let response = scrape();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let body = runtime.block_on(response.into_body().collect()).unwrap().to_bytes();
+    assert_eq!(body, "no answer within 180ms; see /healthz\n");
+    drop(hung);
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_413_and_names_the_limit() {
     let plane = plane(ControlPlaneConfig::default());
     let limits = Limits { body_bytes_max: 10, ..Limits::default() };

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::{Limits, serve};
+use super::{HttpConfig, serve};
 use crate::ControlPlane;
 
 /// Of the thread that serves and of those that wait for a lock; scrapes are rendered on one of their own.
@@ -42,14 +42,19 @@ pub struct ServerThread {
 }
 
 impl ServerThread {
-    /// Serves `plane` on `listener` within `limits`, as [`serve`] does.
+    /// Serves `plane` on `listener` as `config` says, as [`serve`] does; [`Limits`](super::Limits) alone will do.
     ///
     /// Its threads inherit the affinity of the one that calls: call it from one that keeps off the shards'
     /// cores, and so will they.
     ///
     /// # Errors
     /// When the listener is of no use, or no runtime or thread can be had.
-    pub fn spawn(listener: std::net::TcpListener, plane: ControlPlane, limits: Limits) -> io::Result<Self> {
+    pub fn spawn(
+        listener: std::net::TcpListener,
+        plane: ControlPlane,
+        config: impl Into<HttpConfig>,
+    ) -> io::Result<Self> {
+        let config = config.into();
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name(NAME).build()?;
@@ -59,7 +64,7 @@ impl ServerThread {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name(NAME.to_owned())
-            .spawn(move || run(runtime, listener, plane, limits, stopped))?;
+            .spawn(move || run(runtime, listener, plane, config, stopped))?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -97,14 +102,14 @@ fn run(
     runtime: Runtime,
     listener: tokio::net::TcpListener,
     plane: ControlPlane,
-    limits: Limits,
+    config: HttpConfig,
     stopped: oneshot::Receiver<()>,
 ) -> usize {
     let shutdown = async {
         // Resolves when the sender is dropped: an error by name only.
         stopped.await.unwrap_or_default();
     };
-    let cut = runtime.block_on(serve(listener, plane, limits, shutdown));
+    let cut = runtime.block_on(serve(listener, plane, config, shutdown));
     // A render that waits for a drain that hangs must not hold up the end.
     runtime.shutdown_background();
     cut

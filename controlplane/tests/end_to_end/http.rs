@@ -46,7 +46,7 @@ pub(crate) fn plane_with_b_up() -> ControlPlane {
 }
 
 /// The value of a counter once the server's own bookkeeping has caught up with what the client saw.
-fn await_count(plane: &ControlPlane, name: &str, labels: &[(&str, &str)], expected: f64) {
+pub(crate) fn await_count(plane: &ControlPlane, name: &str, labels: &[(&str, &str)], expected: f64) {
     let mut last = None;
     for _ in 0..2000 {
         plane.tick();
@@ -60,7 +60,7 @@ fn await_count(plane: &ControlPlane, name: &str, labels: &[(&str, &str)], expect
     panic!("{name}{labels:?} is {last:?}; expected {expected}");
 }
 
-fn await_refused(plane: &ControlPlane, reason: &str, expected: f64) {
+pub(crate) fn await_refused(plane: &ControlPlane, reason: &str, expected: f64) {
     await_count(plane, "relay_http_connections_refused_total", &[("reason", reason)], expected);
 }
 
@@ -164,9 +164,10 @@ fn an_unknown_route_and_a_wrong_method_say_what_is_right() {
     let server = Server::start(&plane, Limits::default());
     let lost = get(server.address, "/metricz");
     assert_eq!(lost.status, 404);
-    assert_eq!(
-        lost.body,
-        "no route /metricz; there are /, /metrics, /mesh, /healthz, /readyz and those of /api/v1 that / names\n"
+    assert!(
+        lost.body.starts_with("no route /metricz; there are / and /metrics, /mesh, /healthz, "),
+        "{}",
+        lost.body
     );
     let posted = request(server.address, "POST", "/metrics", "content-length: 0\r\n");
     assert_eq!(posted.status, 405);
@@ -189,7 +190,7 @@ fn a_header_that_trickles_is_cut_off_and_counted() {
 #[test]
 fn a_connection_that_idles_after_its_answer_is_closed_and_not_counted_as_refused() {
     let plane = plane_with_b_up();
-    let limits = Limits { header_timeout: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { idle_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = Server::start(&plane, limits);
     let reply = parse(&exchange(server.address, b"GET / HTTP/1.1\r\nhost: relay\r\n\r\n"));
     assert_eq!(reply.status, 200);
@@ -210,17 +211,16 @@ fn a_header_too_large_or_malformed_is_answered_and_counted() {
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(65));
     assert_eq!(parse(&exchange(server.address, many.as_bytes())).status, 431);
     assert_eq!(parse(&exchange(server.address, b"\x00\x01\x02\r\n\r\n")).status, 400);
-    await_refused(&plane, "malformed", 3.0);
+    await_refused(&plane, "header_too_large", 2.0);
+    await_refused(&plane, "malformed", 1.0);
     assert_eq!(server.stop(), 0);
 }
 
 #[test]
-fn a_connection_over_the_limit_is_told_so_and_counted() {
-    let plane = plane_with_b_up();
-    let server = Server::start(&plane, Limits { connections_max: 1, ..Limits::default() });
-    let mut held = connect(server.address);
-    held.write_all(b"GET / HTTP/1.1\r\nhost: relay\r\n\r\n").unwrap();
-    assert_ne!(held.read(&mut [0; 16]).unwrap(), 0, "the first is answered");
+fn a_connection_over_the_limit_is_told_so_and_counted_while_all_are_being_served() {
+    let plane = plane_with_a_large_body();
+    let server = Server::start(&plane, Limits { connections_max: 1, ..patient() });
+    let held = begun(server.address);
     let mut turned_away = connect(server.address);
     let reply = parse(&read_to_close(&mut turned_away));
     assert_eq!(reply.status, 503);
@@ -260,6 +260,11 @@ fn plane_with_a_large_body() -> ControlPlane {
     plane
 }
 
+/// With time to render it on a host that has much else to do.
+fn patient() -> Limits {
+    Limits { request_timeout: Duration::from_secs(120), ..Limits::default() }
+}
+
 /// A connection on which the large body has begun to come.
 fn begun(address: SocketAddr) -> TcpStream {
     let mut stream = connect(address);
@@ -272,7 +277,7 @@ fn begun(address: SocketAddr) -> TcpStream {
 fn a_client_that_does_not_read_loses_its_place() {
     let plane = plane_with_a_large_body();
     let write_stall_max = Duration::from_millis(500);
-    let limits = Limits { connections_max: 1, write_stall_max, ..Limits::default() };
+    let limits = Limits { connections_max: 1, write_stall_max, ..patient() };
     let server = Server::start(&plane, limits);
     let _stalled = begun(server.address);
     await_served(server.address);
@@ -283,7 +288,7 @@ fn a_client_that_does_not_read_loses_its_place() {
 #[test]
 fn shutdown_closes_what_idles_and_cuts_what_is_open_at_the_deadline() {
     let plane = plane_with_a_large_body();
-    let limits = Limits { shutdown_timeout: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { shutdown_timeout: Duration::from_millis(300), ..patient() };
     let server = Server::start(&plane, limits);
     let mut idle = connect(server.address);
     idle.write_all(b"HEAD / HTTP/1.1\r\nhost: relay\r\n\r\n").unwrap();
@@ -295,7 +300,7 @@ fn shutdown_closes_what_idles_and_cuts_what_is_open_at_the_deadline() {
 #[test]
 fn shutdown_lets_an_open_request_end() {
     let plane = plane_with_a_large_body();
-    let server = Server::start(&plane, Limits::default());
+    let server = Server::start(&plane, patient());
     let address = server.address;
     let mut open = begun(address);
     let stopping = std::thread::spawn(|| server.stop());

@@ -2,9 +2,13 @@
 //! port, a client of plain sockets and a parser that forgives nothing.
 
 #[cfg(test)]
+mod access;
+#[cfg(test)]
 mod account;
 #[cfg(test)]
 mod client;
+#[cfg(test)]
+mod crowd;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
@@ -16,4 +20,8 @@ mod promtool;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod site;
+#[cfg(test)]
 mod thread;
+#[cfg(test)]
+mod tls;

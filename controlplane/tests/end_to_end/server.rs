@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use relayscope_controlplane::{ControlPlane, Limits, ServerThread};
+use relayscope_controlplane::{ControlPlane, HttpConfig, ServerThread};
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -10,9 +10,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(plane: &ControlPlane, limits: Limits) -> Self {
+    pub(crate) fn start(plane: &ControlPlane, config: impl Into<HttpConfig>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let thread = ServerThread::spawn(listener, plane.clone(), limits).unwrap();
+        let thread = ServerThread::spawn(listener, plane.clone(), config).unwrap();
         Self { address: thread.local_addr(), thread }
     }
 

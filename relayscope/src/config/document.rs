@@ -24,6 +24,8 @@ impl Config {
     /// The configuration as a file that can be read back, every key explained.
     pub(crate) fn to_toml(&self) -> String {
         let mut text = self.general();
+        self.web.write(&mut text);
+        text.push_str(&self.dns());
         self.probe(&mut text);
         self.reflector.write(&mut text);
         self.alerting.write(&mut text);
@@ -47,7 +49,6 @@ impl Config {
     }
 
     fn general(&self) -> String {
-        let resolver = self.dns_resolver.map_or(String::new(), |resolver| resolver.to_string());
         format!(
             "\
 # Where HTTP is served: IP:PORT. Default 127.0.0.1:9862.
@@ -71,19 +72,6 @@ targets_max = {targets_max}
 # How often this file, the files it names and lists of targets are looked at for changes, which are then in
 # force without a signal: 100ms to 1h. Default 2s.
 watch_interval = {watch}
-
-[web]
-# Whether POST /-/reload reads this file again, as SIGHUP does. Default false.
-reload = {reload}
-
-[dns]
-# DNS server asked for names that are not in /etc/hosts: IP:PORT. Default \"\": those of /etc/resolv.conf.
-resolver = {resolver}
-# A name is looked up again when its records' time to live is over, but no sooner than this: 100ms to 1h.
-# Default 5s. Also the first pause after a failure, which doubles up to 1m.
-ttl_min = {ttl_min}
-# And no later than this: ttl_min to 1day. Default 1h.
-ttl_max = {ttl_max}
 ",
             listen = quoted(&self.listen.to_string()),
             prefix = quoted(&self.metric_prefix),
@@ -94,7 +82,22 @@ ttl_max = {ttl_max}
             segment = quoted(&self.segment.as_deref().unwrap_or(Path::new("")).to_string_lossy()),
             targets_max = self.targets_max,
             watch = quoted(&time_text(self.watch_interval)),
-            reload = self.web_reload,
+        )
+    }
+
+    fn dns(&self) -> String {
+        let resolver = self.dns_resolver.map_or(String::new(), |resolver| resolver.to_string());
+        format!(
+            "
+[dns]
+# DNS server asked for names that are not in /etc/hosts: IP:PORT. Default \"\": those of /etc/resolv.conf.
+resolver = {resolver}
+# A name is looked up again when its records' time to live is over, but no sooner than this: 100ms to 1h.
+# Default 5s. Also the first pause after a failure, which doubles up to 1m.
+ttl_min = {ttl_min}
+# And no later than this: ttl_min to 1day. Default 1h.
+ttl_max = {ttl_max}
+",
             resolver = quoted(&resolver),
             ttl_min = quoted(&time_text(self.dns_ttl_min)),
             ttl_max = quoted(&time_text(self.dns_ttl_max)),
@@ -368,7 +371,7 @@ fn family(settings: &Settings) -> &'static str {
     }
 }
 
-fn writeln(text: &mut String, line: &str) {
+pub(super) fn writeln(text: &mut String, line: &str) {
     // Writing to a string does not fail.
     std::writeln!(text, "{line}").unwrap_or_default();
 }
@@ -377,7 +380,7 @@ pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn path_text(path: Option<&Path>) -> String {
+pub(super) fn path_text(path: Option<&Path>) -> String {
     quoted(&path.unwrap_or(Path::new("")).to_string_lossy())
 }
 

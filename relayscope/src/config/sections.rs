@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::alerting::AlertingSection;
+use super::web::WebSection;
 
 /// A section with the settings that probing takes, and keys of its own.
 macro_rules! with_settings {
@@ -89,12 +90,6 @@ pub(super) struct File {
     pub(super) alerting: AlertingSection,
     pub(super) group: Option<Vec<GroupSection>>,
     pub(super) target: Option<Vec<TargetSection>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WebSection {
-    pub(super) reload: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -48,6 +48,20 @@ fn everything() -> (tempfile::TempDir, String) {
         watch_interval = "5s"
         [web]
         reload = true
+        config_file = "web.yml"
+        access_log = true
+        connections_max = 7
+        handshake_timeout = "1s"
+        header_timeout = "2s"
+        idle_timeout = "3s"
+        header_bytes_max = 2048
+        headers_max = 9
+        body_bytes_max = 0
+        body_timeout = "4s"
+        request_timeout = "5s"
+        send_timeout = "6s"
+        write_stall_max = "7s"
+        shutdown_timeout = "0s"
         [dns]
         resolver = "127.0.0.1"
         ttl_min = "1s"
@@ -149,6 +163,8 @@ fn what_is_printed_reads_back_as_itself() {
     std::fs::write(&copy, config.to_toml()).unwrap();
     assert_eq!(read(&copy), config);
 
+    assert_eq!(config.web.config_file, Some(directory.path().join("web.yml")), "relative to the file");
+    assert_eq!((config.web.limits.connections_max, config.web.limits.send_timeout), (7, 6_000 * MS));
     let [probe, fra, turn] = &config.groups[..] else { panic!("three groups: {:?}", config.groups) };
     let targets: Vec<_> = config.targets.iter().map(|target| (target.name.as_str(), target.group)).collect();
     assert_eq!(

@@ -1,0 +1,59 @@
+//! The page at `/`: which routes there are.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+
+use super::{App, TEXT, reply};
+
+const HTML: &str = "text/html; charset=utf-8";
+
+/// The routes that GET has an answer for, and what they answer. A test asks each.
+pub(super) const ROUTES: &[(&str, &str)] = &[
+    ("/metrics", "for Prometheus"),
+    ("/mesh", "the targets; JSON with ?format=json"),
+    ("/healthz", "both clocks of every shard"),
+    ("/readyz", "whether it is up"),
+    ("/api/v1/alerts", "the alerts that stand and those that ended lately"),
+    ("/api/v1/peers", "the newest sample of each metric of each peer"),
+    ("/api/v1/last/rtt", "of one metric: rtt, loss, jitter or up"),
+    ("/api/perf/stages", "how long our own stages waited and took"),
+    ("/api/perf/io", "what our processes read and write"),
+];
+
+/// HTML for browsers, text for all else.
+pub(super) async fn landing(State(app): State<App>, headers: HeaderMap) -> Response {
+    let version = app.plane.config().build.version;
+    if wants_html(&headers) {
+        return reply(StatusCode::OK, HTML, html(version));
+    }
+    let lines: String = ROUTES.iter().map(|(path, what)| format!("{path:16} {what}\n")).collect();
+    let head = format!("relayscope {version}: telemetry of this relay and its mesh\n\n");
+    reply(StatusCode::OK, TEXT, head + &lines)
+}
+
+/// Nothing in it is from outside, and nothing is fetched: the content security policy allows nothing either.
+fn html(version: &str) -> String {
+    let row =
+        |(path, what): &(&str, &str)| format!("<dt><a href=\"{path}\">{path}</a></dt><dd>{what}</dd>\n");
+    let rows: String = ROUTES.iter().map(row).collect();
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>relayscope</title></head>\n\
+         <body>\n<h1>relayscope {version}</h1>\n<p>Telemetry of this relay and its mesh.</p>\n\
+         <dl>\n{rows}</dl>\n</body>\n</html>\n"
+    )
+}
+
+/// Whether HTML is among the media types asked for by name, and not with weight 0.
+fn wants_html(headers: &HeaderMap) -> bool {
+    let is_html = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|media| media.eq_ignore_ascii_case("text/html"));
+        let refused = parts
+            .filter_map(|part| part.strip_prefix("q="))
+            .any(|weight| weight.parse::<f32>().is_ok_and(|weight| weight <= 0.0));
+        named && !refused
+    };
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(is_html)
+}

@@ -1,0 +1,193 @@
+//! Who may ask, and what it takes to know them.
+//!
+//! bcrypt is slow so that stolen hashes are of little use, and that would make it a lever against the server.
+//! What was right once is remembered as a keyed digest, one for each user as each has one password; what is
+//! wrong costs the same whoever is named, so that the time taken does not tell which users there are.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use bcrypt::HashParts;
+use ring::hmac;
+use ring::rand::SystemRandom;
+use serde_yaml_ng::Mapping;
+
+use super::document::texts;
+
+/// Most users of one file.
+const USERS_MAX: usize = 1024;
+const BCRYPT_COST_MIN: u32 = 4;
+/// A check at this cost takes some two seconds of the one thread that does them; each step doubles it.
+const BCRYPT_COST_MAX: u32 = 15;
+/// Characters of a name that are logged; anybody can send one.
+const NAME_SHOWN_MAX: usize = 64;
+/// For users that are not there: any salt will do.
+const SALT: [u8; 16] = *b"no user has this";
+
+/// The users of one file. Another file's, even with the same names, remember nothing of these.
+pub(in crate::http) struct Users {
+    /// Of this reading of the file alone: nobody can prepare digests that meet.
+    key: hmac::Key,
+    by_name: BTreeMap<String, User>,
+    /// The highest of the users': what each check costs that ends badly.
+    cost: u32,
+}
+
+struct User {
+    hash: String,
+    cost: u32,
+    /// The digest of the name and password that were right last.
+    proven: Mutex<Option<hmac::Tag>>,
+}
+
+/// A name and a password as a client sent them. No `Debug`.
+#[derive(Clone)]
+pub(in crate::http) struct Credentials {
+    /// `NAME:PASSWORD`; a name has no colon.
+    octets: Vec<u8>,
+    colon: usize,
+}
+
+impl Credentials {
+    /// `None` for what has no colon.
+    pub(in crate::http) fn new(octets: Vec<u8>) -> Option<Self> {
+        let colon = octets.iter().position(|octet| *octet == b':')?;
+        Some(Self { octets, colon })
+    }
+
+    /// The name as it was sent, for a log.
+    pub(in crate::http) fn name_shown(&self) -> String {
+        String::from_utf8_lossy(&self.octets[..self.colon]).escape_debug().take(NAME_SHOWN_MAX).collect()
+    }
+
+    fn name(&self) -> Option<&str> {
+        std::str::from_utf8(&self.octets[..self.colon]).ok()
+    }
+
+    fn password(&self) -> &[u8] {
+        &self.octets[self.colon + 1..]
+    }
+}
+
+impl Users {
+    /// `None` when there are none, which asks nobody for a password.
+    pub(super) fn new(mapping: &Mapping) -> Result<Option<Self>, String> {
+        const KEY: &str = "basic_auth_users";
+        if mapping.len() > USERS_MAX {
+            return Err(format!("{KEY}: {} users are too many; expected at most {USERS_MAX}", mapping.len()));
+        }
+        let user = |(name, hash): (&str, &str)| match User::new(hash) {
+            _ if name.contains(':') => Err(format!("{KEY}: {name:?} is invalid; a name has no colon")),
+            Ok(user) => Ok((name.to_owned(), user)),
+            Err(error) => Err(format!("{KEY}.{name}: {error}")),
+        };
+        let by_name: BTreeMap<_, _> =
+            texts(KEY, mapping)?.into_iter().map(user).collect::<Result<_, String>>()?;
+        let Some(cost) = by_name.values().map(|user| user.cost).max() else { return Ok(None) };
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            .map_err(|_| format!("{KEY}: the system gives no random numbers to keep passwords with"))?;
+        Ok(Some(Self { key, by_name, cost }))
+    }
+
+    /// What stands for these credentials where it is to be told whether two are the same.
+    pub(in crate::http) fn digest(&self, credentials: &Credentials) -> hmac::Tag {
+        hmac::sign(&self.key, &credentials.octets)
+    }
+
+    /// The user whose credentials these were before. Compares in constant time, and costs microseconds.
+    pub(in crate::http) fn proven(&self, credentials: &Credentials) -> Option<&str> {
+        let (name, user) = self.by_name.get_key_value(credentials.name()?)?;
+        let proven = user.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        let tag = proven.as_ref()?;
+        hmac::verify(&self.key, &credentials.octets, tag.as_ref()).is_ok().then_some(name)
+    }
+
+    /// Whether they are right, the slow way, which is remembered. If they are not, it takes as long as for any
+    /// other user: 2^cost rounds of bcrypt.
+    pub(in crate::http) fn check(&self, credentials: &Credentials) -> bool {
+        let password = credentials.password();
+        let Some(user) = credentials.name().and_then(|name| self.by_name.get(name)) else {
+            burn(password, self.cost);
+            return false;
+        };
+        // What cannot be hashed is not anybody's password.
+        if bcrypt::verify(password, &user.hash).unwrap_or(false) {
+            let digest = self.digest(credentials);
+            *user.proven.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+            return true;
+        }
+        // 2^c + (2^c + 2^(c+1) + ... + 2^(cost-1)) = 2^cost.
+        (user.cost..self.cost).for_each(|cost| burn(password, cost));
+        false
+    }
+}
+
+impl User {
+    fn new(hash: &str) -> Result<Self, String> {
+        let parts: HashParts = hash.parse().map_err(|_| {
+            "is no hash of bcrypt; expected one such as $2y$10$..., as `htpasswd -nBC 10 NAME` prints"
+                .to_owned()
+        })?;
+        let cost = parts.get_cost();
+        if !(BCRYPT_COST_MIN..=BCRYPT_COST_MAX).contains(&cost) {
+            let expected = format!("expected {BCRYPT_COST_MIN}..={BCRYPT_COST_MAX}");
+            return Err(format!("bcrypt cost {cost} is invalid; {expected}"));
+        }
+        Ok(Self { hash: hash.to_owned(), cost, proven: Mutex::default() })
+    }
+}
+
+/// As much work as a check at this cost.
+fn burn(password: &[u8], cost: u32) {
+    let hashed = bcrypt::hash_with_salt(password, cost, SALT);
+    std::hint::black_box(hashed.is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users(given: &[(&str, &str, u32)]) -> Users {
+        let hash = |(name, password, cost): &(&str, &str, u32)| {
+            let hash = bcrypt::hash_with_salt(password, *cost, *b"sixteen octets..").unwrap().to_string();
+            ((*name).into(), hash.into())
+        };
+        Users::new(&given.iter().map(hash).collect()).unwrap().unwrap()
+    }
+
+    fn credentials(text: &str) -> Credentials {
+        Credentials::new(text.as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_password_is_proven_once_it_was_right_and_for_its_user_alone() {
+        let users = users(&[("alice", "wonder:land", 4), ("bob", "builder", 5)]);
+        let right = credentials("alice:wonder:land");
+        assert_eq!(users.proven(&right), None, "nobody looked yet");
+        assert!(!users.check(&credentials("alice:builder")));
+        assert_eq!(users.proven(&credentials("alice:builder")), None);
+        assert!(users.check(&right));
+        assert_eq!(users.proven(&right), Some("alice"));
+        assert_eq!(users.proven(&credentials("bob:wonder:land")), None);
+        assert_eq!(users.proven(&credentials("alice:wonder")), None);
+        assert!(!users.check(&credentials("alice:wonder:lane")));
+        assert_eq!(users.proven(&right), Some("alice"), "a wrong one takes nothing away");
+    }
+
+    #[test]
+    fn nobody_unknown_gets_in() {
+        let users = users(&[("alice", "", 4)]);
+        assert!(!users.check(&credentials("mallory:")));
+        assert!(!users.check(&credentials(":")));
+        assert!(!users.check(&Credentials::new(b"\xff:".to_vec()).unwrap()));
+        assert!(users.check(&credentials("alice:")), "an empty password is one as well");
+    }
+
+    #[test]
+    fn what_another_reading_of_the_file_proved_is_not_proven() {
+        let (first, second) = (users(&[("a", "b", 4)]), users(&[("a", "b", 4)]));
+        assert!(first.check(&credentials("a:b")));
+        assert_eq!(second.proven(&credentials("a:b")), None);
+        assert_ne!(first.digest(&credentials("a:b")).as_ref(), second.digest(&credentials("a:b")).as_ref());
+    }
+}
