@@ -229,7 +229,10 @@ fn align(table: &[[String; COLUMNS]], is_shown: impl Fn(usize) -> bool) -> Strin
 
 #[cfg(test)]
 mod tests {
+    use relayscope_bridge::{Hub, HubConfig, MetricId, Publisher, SeriesRegistry, ShardId, catalogue, hub};
+
     use super::*;
+    use crate::{ControlPlane, ControlPlaneConfig};
 
     fn row(name: &str, family: &'static str, group: &str) -> MeshRow {
         let address = if family == "ipv4" { "192.0.2.7:8620" } else { "[2001:db8::7]:8620" };
@@ -323,5 +326,63 @@ d       PENDING  -         -      -         -           -     -         -       
             "no targets are configured\n\
              probe a peer with --probe NAME=ADDR, or with a [[target]] in the configuration file\n"
         );
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(milliseconds: u64) -> Now {
+        Now { monotonic_ns: milliseconds * 1_000_000, unix_ns: 1_796_000_000 * SECOND }
+    }
+
+    /// One shard that beat at 10 s, and a plane that drained it then.
+    fn running() -> (Publisher, SeriesRegistry, ControlPlane) {
+        let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default()).unwrap();
+        publishers[0].beat(at(10_000).monotonic_ns);
+        let plane = ControlPlane::new_at(collector, ControlPlaneConfig::default(), at(9_000)).unwrap();
+        plane.tick_at(at(10_000));
+        (publishers.remove(0), registry, plane)
+    }
+
+    /// Peers, targets, running, as scraped.
+    fn gauges(plane: &ControlPlane, now: Now) -> [u32; 3] {
+        let text = String::from_utf8(plane.exposition_at(now).to_vec()).unwrap();
+        ["peers", "targets", "running"].map(|gauge| {
+            let start = format!("relay_mesh_{gauge} ");
+            text.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
+        })
+    }
+
+    fn join(registry: &SeriesRegistry, target: &str) -> [MetricId; 2] {
+        let info = [target, "127.0.0.1:1", "ipv4", "stamp", "default"];
+        let info = registry.gauge(ShardId(0), &catalogue::TARGET_INFO, &info).unwrap();
+        let mut up = registry.gauge(ShardId(0), &catalogue::PROBE_FAMILY_UP, &[target, "ipv4"]).unwrap();
+        up.set(1.0);
+        [info.id(), up.id()]
+    }
+
+    #[test]
+    fn the_gauges_follow_the_members_with_the_next_drain_and_within_a_second_without_one() {
+        let (_publisher, registry, plane) = running();
+        assert_eq!(gauges(&plane, at(10_000)), [0, 0, 1]);
+        let b = join(&registry, "b");
+        plane.tick_at(at(10_100));
+        assert_eq!(gauges(&plane, at(10_100)), [1, 1, 1]);
+        join(&registry, "c");
+        registry.retire(ShardId(0), &b[..1]).unwrap();
+        assert_eq!(gauges(&plane, at(10_200)), [1, 1, 1], "the body of the drain before");
+        join(&registry, "d");
+        registry.retire(ShardId(0), &b[1..]).unwrap();
+        assert_eq!(gauges(&plane, at(11_100)), [2, 2, 1], "no drain came by");
+        assert_eq!(plane.mesh_counts_at(at(11_100)), MeshCounts { running: true, targets: 2, up: 2 });
+    }
+
+    #[test]
+    fn a_silent_shard_takes_its_peers_from_the_gauges_within_a_second_and_gives_them_back() {
+        let (mut publisher, registry, plane) = running();
+        join(&registry, "b");
+        assert_eq!(gauges(&plane, at(15_000)), [1, 1, 1]);
+        assert_eq!(gauges(&plane, at(16_000)), [0, 1, 0], "it is silent since 15.0 s, and no drain came by");
+        publisher.beat(at(16_500).monotonic_ns);
+        assert_eq!(gauges(&plane, at(17_000)), [1, 1, 1]);
     }
 }

@@ -12,12 +12,14 @@ mod dashboards;
 mod discovery;
 mod fleet;
 mod hang;
+mod health;
 mod hostile;
 mod mesh;
 mod namespaces;
 mod notify;
 mod packaging;
 mod peers;
+mod perf;
 mod prometheus;
 mod prometheus_server;
 mod relay;
@@ -195,6 +197,22 @@ fn main() {
     add("top_ends_with_its_terminal", Some(Peer::Tmux), top::terminal_is_gone);
     add("top_without_a_terminal_names_what_to_use_instead", None, top::no_terminal);
 
+    add("healthz_tells_who_hangs_and_since_when", Some(Peer::Ptrace), health::clocks_tell_who_hangs);
+    add("the_gauges_of_the_mesh_follow_its_members", None, health::gauges_follow_the_members);
+    add("the_gauges_of_the_mesh_are_right_across_restarts", None, health::gauges_survive_restarts);
+    add("io_is_that_of_the_one_process_there_is", None, perf::io_of_one_process);
+    add("io_of_the_data_planes_process_is_its_own_until_it_dies", None, perf::io_of_two_processes);
+    add(
+        "io_that_may_not_be_read_is_absent_and_says_why",
+        Some(Peer::Root),
+        perf::io_of_another_users_process,
+    );
+    add(
+        "a_relay_that_was_stopped_knows_how_late_its_drain_was",
+        None,
+        perf::lateness_of_a_relay_that_was_stopped,
+    );
+    add("a_relay_tells_its_build_and_its_process", None, perf::build_and_process);
     add("the_service_manager_is_told_of_start_reload_and_stop", None, notify::start_reload_stop);
     add(
         "a_watchdog_is_served_until_a_shard_hangs_and_again_when_it_runs",

@@ -1,5 +1,6 @@
 //! What is installed to test against.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::{hang, namespaces};
@@ -26,6 +27,8 @@ pub(crate) enum Peer {
     Aioquic,
     /// Stopping one thread of another process.
     Ptrace,
+    /// Being root, to start a process as somebody else.
+    Root,
     Zsh,
     /// Network namespaces and cables between them.
     Namespaces,
@@ -38,6 +41,10 @@ impl Peer {
     pub(crate) fn missing(self) -> Option<String> {
         match self {
             Self::Ptrace => hang::missing_ptrace(),
+            Self::Root => {
+                let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+                (!is_root).then(|| "not root; run as root".to_owned())
+            }
             Self::Namespaces => namespaces::missing_namespaces(),
             Self::Netem => namespaces::missing_netem(),
             program => program.missing_program(),
@@ -71,7 +78,7 @@ impl Peer {
             Self::Scapy | Self::Aioquic | Self::GrafanaModel => peers_dir().join("venv/bin/python"),
             Self::StampSuite => peers_dir().join("bin/stamp-suite"),
             Self::Tmux => "tmux".into(),
-            Self::Ptrace => "sleep".into(),
+            Self::Ptrace | Self::Root => "sleep".into(),
             Self::Namespaces => "ip".into(),
             Self::Netem => "tc".into(),
         }
