@@ -1,17 +1,41 @@
 //! Relays that are gone, start again and again, or run with an old configuration.
 
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+
 use nix::sys::signal::Signal;
 
 use super::shortened;
-use crate::prometheus_server::PrometheusServer;
-use crate::relay::{Relay, loopback, wait_for};
+use crate::prometheus_server::{Alert, PrometheusServer};
+use crate::relay::{Process, Relay, loopback, wait_for};
 
 /// What fires here, with its severity.
 pub(super) const FIRE: &[(&str, &str)] = &[
     ("RelayScrapeAbsent", "critical"),
     ("RelayConfigReloadFailed", "warning"),
     ("RelayRestarting", "warning"),
+    ("RelayFileDescriptorsScarce", "warning"),
 ];
+
+/// The least with which a relay of one shard starts.
+const DESCRIPTORS_MAX: usize = 160;
+/// Each of which takes two descriptors, beside some 24.
+const REFLECTORS: u16 = 55;
+
+/// A relay that may have few descriptors, and listens at many ports.
+fn crowded(ip: IpAddr) -> Relay {
+    let http = SocketAddr::new(ip, 9862);
+    let mut command = Command::new("sh");
+    let limited = format!("ulimit -n {DESCRIPTORS_MAX}; exec \"$@\"");
+    command.args(["-c", &limited, "sh", env!("CARGO_BIN_EXE_relayscope"), "run"]);
+    command.args(["--listen", &http.to_string()]);
+    (0..REFLECTORS).for_each(|i| {
+        command.args(["--reflect", &format!("{ip}:{}", 8620 + i)]);
+    });
+    let relay = Relay { process: Process::start(&mut command), http };
+    relay.wait_ready();
+    relay
+}
 
 pub(crate) fn fire() {
     let (ip, other, directory) = (loopback(), loopback(), tempfile::tempdir().unwrap());
@@ -26,12 +50,19 @@ pub(crate) fn fire() {
         other,
         &["--reflect", &format!("{other}:8620"), "--probe", &format!("self={other}:8620")],
     );
-    let prometheus = PrometheusServer::start(&[relay.http, well.http], &shortened());
+    let crowded = crowded(loopback());
+    let prometheus = PrometheusServer::start(&[relay.http, well.http, crowded.http], &shortened());
     let instance = relay.http.to_string();
     let wait = |alert: &str, severity: &str, fires: bool| {
         prometheus
             .wait_alert(&[("alertname", alert), ("severity", severity), ("instance", &instance)], fires);
     };
+
+    let scarce = crowded.http.to_string();
+    prometheus.wait_alert(
+        &[("alertname", "RelayFileDescriptorsScarce"), ("severity", "warning"), ("instance", &scarce)],
+        true,
+    );
 
     std::fs::write(&config, "[[target]]\nname = \"self\"\n").unwrap();
     relay.process.signal(Signal::SIGHUP);
@@ -57,5 +88,6 @@ pub(crate) fn fire() {
     wait("RelayScrapeAbsent", "critical", false);
     wait("RelayRestarting", "warning", true);
     let accused = prometheus.firing();
-    assert!(accused.iter().all(|alert| alert["instance"] == instance), "{accused:?}");
+    let of_whom = |alert: &Alert| alert["instance"] == instance || alert["instance"] == scarce;
+    assert!(accused.iter().all(of_whom), "{accused:?}");
 }
