@@ -4,6 +4,7 @@
 //! why on stderr, and is counted as skipped by the runner. `scripts/test` installs all peers.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod alerts;
 mod authenticated;
 mod autopsy;
 mod cli;
@@ -84,6 +85,29 @@ fn main() {
         Some(Peer::Promtool),
         rules::promtool_is_content,
     );
+    add(
+        "a_killed_peer_is_one_alert_at_alertmanager_and_one_resolution",
+        Some(Peer::Alertmanager),
+        alerts::killed_peers,
+    );
+    add(
+        "an_alertmanager_that_was_killed_and_forgot_all_gets_what_stands",
+        Some(Peer::Alertmanager),
+        alerts::restarted_and_forgetful,
+    );
+    add(
+        "an_rtt_that_trembles_about_its_threshold_is_one_alert",
+        Some(Peer::Alertmanager),
+        alerts::trembling_rtt,
+    );
+    add("an_alertmanager_that_hangs_does_not_hold_up_the_end", None, alerts::unreachable_at_stop);
+    add("loss_rtt_and_jitter_imposed_raise_their_alerts_and_end_with_them", None, alerts::of_paths);
+    add("a_stopped_data_plane_is_one_alert_whoever_its_peers_are", None, alerts::stopped_data_plane);
+    add("a_ring_that_fills_and_one_that_overflows_raise_their_alerts", None, alerts::bursts);
+    add("a_peer_nothing_is_heard_of_any_more_is_silent", None, alerts::silent_peer);
+    add("a_reload_that_fails_is_an_alert_until_one_succeeds", None, alerts::reload_fails);
+    add("rules_of_alerts_are_in_force_after_a_reload", None, alerts::rules_are_reloaded);
+    add("the_routes_of_alerts_say_what_would_be_right", None, alerts::wrong_questions);
     add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
     add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
     add("a_target_that_cannot_be_probed_is_refused_at_reload_and_takes_nobody", None, reload::bad_target);

@@ -18,6 +18,7 @@ pub(crate) enum Peer {
     Promtool,
     /// Grafana's model of a dashboard, as it publishes it.
     GrafanaModel,
+    Alertmanager,
     Scapy,
     StampSuite,
     Tmux,
@@ -72,6 +73,7 @@ impl Peer {
             Self::Faketime => faketime(),
             Self::Prometheus => "prometheus".into(),
             Self::Promtool => "promtool".into(),
+            Self::Alertmanager => "prometheus-alertmanager".into(),
             Self::Coturn => "turnserver".into(),
             Self::Stund => "stund".into(),
             Self::Caddy => "caddy".into(),

@@ -144,9 +144,15 @@ impl Relay {
 
     /// Starts a control plane on its own that reads `segment`, whether that is there or not.
     pub(crate) fn start_control_plane(ip: IpAddr, segment: &Path) -> Self {
+        Self::start_control_plane_with(ip, segment, &[])
+    }
+
+    /// As [`start_control_plane`](Self::start_control_plane), with more arguments.
+    pub(crate) fn start_control_plane_with(ip: IpAddr, segment: &Path, arguments: &[&str]) -> Self {
         let http = SocketAddr::new(ip, 9862);
         let mut command = relayscope();
         command.arg("controlplane").arg("--listen").arg(http.to_string()).arg("--segment").arg(segment);
+        command.args(arguments);
         let relay = Self { process: Process::start(&mut command), http };
         wait_for("the control plane to serve", || relay.try_get("/").ok());
         relay
