@@ -207,6 +207,27 @@ mod tests {
     }
 
     #[test]
+    fn the_run_book_has_a_section_for_each_alert_and_each_is_one_of_the_rules_too() {
+        const RUN_BOOK: &str = include_str!("../../../docs/alerts.md");
+        const RULES: [&str; 2] = [
+            include_str!("../../../dashboards/rules/mesh.yml"),
+            include_str!("../../../dashboards/rules/pipeline.yml"),
+        ];
+        let lines = RULES.into_iter().flat_map(str::lines);
+        let rules: Vec<_> = lines.filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+        let ours = AlertName::ALL.map(AlertName::as_str);
+        for name in ours {
+            assert!(rules.contains(&name), "{name} is no rule of Prometheus");
+        }
+        for name in rules.iter().chain(&ours) {
+            let by = if ours.contains(name) { "*both*" } else { "rules" };
+            let section = RUN_BOOK.split(&format!("\n## {name}\n")).nth(1);
+            let section = section.unwrap_or_else(|| panic!("docs/alerts.md has no section {name}"));
+            assert!(section.starts_with(by), "{name} is raised by {by}");
+        }
+    }
+
+    #[test]
     fn moments_are_written_with_milliseconds_in_utc() {
         assert_eq!(rfc3339(1_700_000_000_250_000_000), "2023-11-14T22:13:20.250Z");
     }

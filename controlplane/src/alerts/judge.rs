@@ -8,8 +8,9 @@ use super::rules::{AlertRules, Levels};
 use crate::clock::Now;
 use crate::peers::Observation;
 
-/// Probes after an outage from which on their loss says something.
-const SETTLED_SINCE_MIN: u64 = 20;
+/// Probes after an outage from which on their loss says something: as many as a window has by default, of which one
+/// that is lost is no alert yet.
+const SETTLED_SINCE_MIN: u64 = 60;
 
 /// One threshold.
 #[derive(Clone, Copy, Debug, Default)]
@@ -279,8 +280,8 @@ mod tests {
             note(&sample(60 + n, n, false, n as f64 / 60.0));
         }
         // Half of the window of 60 is the outage, until it has moved on.
-        for n in 1..=60 {
-            note(&sample(90 + n, 30, true, (60 - n).min(30) as f64 / 60.0));
+        for n in 1..=150_u64 {
+            note(&sample(90 + n, 30, true, 60_u64.saturating_sub(n).min(30) as f64 / 60.0));
         }
         assert_eq!(said, [vec![], vec![AlertName::PeerDown], vec![]]);
     }
@@ -293,15 +294,15 @@ mod tests {
         }
         // Every tenth is lost since: 2 are answered in a row, so it is down no longer.
         let mut told_at = None;
-        for n in 1..=40u64 {
+        for n in 1..=100_u64 {
             let lost = 5 + n / 10;
             let found = judge.note(&sample(5 + n, lost, n % 10 != 0, 0.5), &rules);
             if standing(&found) == [AlertName::PeerLossHigh] {
                 told_at = told_at.or(Some(n));
             }
         }
-        // Down until 2 are answered; 20 more, and 3 of them beyond the threshold.
-        assert_eq!(told_at, Some(24));
+        // Down until 2 are answered; 60 more, and 3 of them beyond the threshold.
+        assert_eq!(told_at, Some(64));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use relayscope_bridge::catalogue::{self, PROBE_FAMILY_UP, PROBE_LOST, PROBE_RECEIVED, PROBE_RTT_SECONDS};
 use relayscope_bridge::{
-    Hub, HubConfig, MetricSample, MetricValue, Publisher, SeriesRegistry, ShardId, create,
+    Hub, HubConfig, MetricId, MetricSample, MetricValue, Publisher, SeriesRegistry, ShardId, create,
 };
 use relayscope_impairer::{Direction, Impairer, Impairment};
 use serde_json::Value;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub(crate) use self::alertmanager::{
-    killed_peers, restarted_and_forgetful, trembling_rtt, unreachable_at_stop,
+    killed_peers, over_https, restarted_and_forgetful, trembling_rtt, unreachable_at_stop,
 };
 use self::peer::Reflector;
 use crate::relay::{Process, Relay, get, loopback, start_data_plane, wait_for};
@@ -202,7 +202,7 @@ impl OtherRelay {
     fn start(segment: &Path, ring_capacity: usize) -> Self {
         let Hub { mut publishers, registry, .. } =
             create(segment, HubConfig { ring_capacity, ..HubConfig::default() }).unwrap();
-        Self { publisher: publishers.remove(0), registry: registry }
+        Self { publisher: publishers.remove(0), registry }
     }
 
     fn beat(&mut self) {

@@ -100,6 +100,7 @@ fn main() {
         Some(Peer::Alertmanager),
         alerts::trembling_rtt,
     );
+    add("alerts_go_over_https_to_whom_this_host_trusts", Some(Peer::Alertmanager), alerts::over_https);
     add("an_alertmanager_that_hangs_does_not_hold_up_the_end", None, alerts::unreachable_at_stop);
     add("loss_rtt_and_jitter_imposed_raise_their_alerts_and_end_with_them", None, alerts::of_paths);
     add("a_stopped_data_plane_is_one_alert_whoever_its_peers_are", None, alerts::stopped_data_plane);

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::peer::Reflector;
 use super::{Bed, firing};
 use crate::peers::Peer;
-use crate::relay::{Process, get, loopback, wait_for};
+use crate::relay::{Process, Relay, get, loopback, relayscope, wait_for};
 
 /// Whom Alertmanager notifies: it keeps what it is told.
 struct Receiver {
@@ -98,6 +98,13 @@ struct Alertmanager {
 impl Alertmanager {
     /// Its data lie in `directory`; it notifies `receiver`.
     fn start(address: SocketAddr, directory: &Path, receiver: SocketAddr) -> Self {
+        let process = Process::start(&mut Self::command(address, directory, receiver));
+        let alertmanager = Self { process, address };
+        wait_for("alertmanager to be ready", || alertmanager.get("/-/ready"));
+        alertmanager
+    }
+
+    fn command(address: SocketAddr, directory: &Path, receiver: SocketAddr) -> Command {
         let file = directory.join("alertmanager.yml");
         let configuration = format!(
             "route:\n  receiver: hook\n  group_by: [alertname, target]\n  group_wait: 100ms\n  \
@@ -112,9 +119,7 @@ impl Alertmanager {
             .arg(format!("--web.listen-address={address}"))
             .arg("--cluster.listen-address=")
             .stderr(Stdio::null());
-        let alertmanager = Self { process: Process::start(&mut command), address };
-        wait_for("alertmanager to be ready", || alertmanager.get("/-/ready"));
-        alertmanager
+        command
     }
 
     fn get(&self, path: &str) -> Option<String> {
@@ -153,7 +158,9 @@ pub(crate) fn killed_peers() {
     let alertmanager = Alertmanager::start(address, directory.path(), receiver.address);
     let [mut b, mut c, d] = [Reflector::start(), Reflector::start(), Reflector::start()];
     let targets = [("b", b.address()), ("c", c.address()), ("d", d.address())];
-    let bed = Bed::start(loopback(), &config(&alertmanager), &targets);
+    // Half of the window is lost when a peer comes again; what a busy machine loses is less than this.
+    let alerting = format!("{}\nloss_warning = 0.2\nloss_critical = 0.5", config(&alertmanager));
+    let bed = Bed::start(loopback(), &alerting, &targets);
     for name in ["b", "c", "d"] {
         bed.relay.wait_state(name, "up");
     }
@@ -273,4 +280,47 @@ pub(crate) fn unreachable_at_stop() {
     let asked = Instant::now();
     assert_eq!(bed.relay.process.wait().code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(4), "it took {:?}", asked.elapsed());
+}
+
+/// Over HTTPS, to one whose authority this host trusts; and not to one whose it does not.
+pub(crate) fn over_https() {
+    let (receiver, directory) = (Receiver::start(), tempfile::tempdir().unwrap());
+    let address = SocketAddr::new(loopback(), 9093);
+    let (certificate, key) = (directory.path().join("am.pem"), directory.path().join("am.key"));
+    make_certificate(address, &certificate, &key);
+    let web = directory.path().join("web.yml");
+    std::fs::write(&web, "tls_server_config: {cert_file: am.pem, key_file: am.key}\n").unwrap();
+    let mut alertmanager = Alertmanager::command(address, directory.path(), receiver.address);
+    let _alertmanager = Process::start(alertmanager.arg(format!("--web.config.file={}", web.display())));
+    wait_for("alertmanager to listen", || TcpStream::connect(address).ok());
+
+    let mut peer = Reflector::start();
+    let (to_peer, url) = (format!("b={}", peer.address()), format!("https://{address}"));
+    let start = |trusted: &Path| {
+        let ip = loopback();
+        let http = SocketAddr::new(ip, 9862);
+        let mut command = relayscope();
+        command.args(["run", "--probe", &to_peer, "--alertmanager", &url, "--listen", &http.to_string()]);
+        command.env("SSL_CERT_FILE", trusted);
+        let relay = Relay { process: Process::start(&mut command), http };
+        relay.wait_ready();
+        relay.wait_state("b", "up");
+        relay
+    };
+    let other = directory.path().join("other.pem");
+    make_certificate(address, &other, &directory.path().join("other.key"));
+    let relays = [start(&certificate), start(&other)];
+    peer.kill();
+    for (relay, result) in relays.iter().zip(["ok", "unanswered"]) {
+        let asked =
+            format!("relay_alertmanager_requests_total{{alertmanager=\"{url}\",result=\"{result}\"}}");
+        relay.wait_sample(&asked, 1.0);
+    }
+}
+
+/// A certificate for `address` that is its own authority.
+fn make_certificate(address: SocketAddr, certificate: &Path, key: &Path) {
+    let made = rcgen::generate_simple_self_signed([address.ip().to_string()]).unwrap();
+    std::fs::write(certificate, made.cert.pem()).unwrap();
+    std::fs::write(key, made.signing_key.serialize_pem()).unwrap();
 }
