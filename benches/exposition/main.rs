@@ -11,7 +11,7 @@
 //!
 //! | contender | what is timed |
 //! |---|---|
-//! | `relayscope` | `ControlPlane::exposition` over the cells that a publisher wrote |
+//! | `relayscope` | `ControlPlane::exposition` over the cells that a publisher wrote; `1 M series` of ten times as many |
 //! | `exporter` | `render` of metrics-exporter-prometheus |
 //! | `prometheus` | `gather` and `TextEncoder`, into a buffer that is kept |
 //! | `client` | `encode` of prometheus-client, into a buffer that is kept |
@@ -26,20 +26,20 @@
 use std::time::{Duration, Instant};
 
 use relayscope_benches::report::Spread;
+use relayscope_benches::series::{self, FAMILIES};
 
-mod load;
 mod ours;
 mod peers;
 
-use load::FAMILIES;
 use ours::Ours;
 use peers::{Client, Exporter, Memcpy, Prometheus};
 
 const SERIES: usize = 100_000;
 const SERIES_MANY: usize = 1_000_000;
+const OURS: &str = "relayscope";
+const OURS_MANY: &str = "relayscope, 1 M series";
 
 const ROUNDS: u64 = 41;
-const ROUNDS_MANY: u64 = 11;
 const ROUNDS_QUICK: u64 = 5;
 
 /// What was rendered.
@@ -90,7 +90,7 @@ impl Measured {
         self.times.push(began.elapsed());
         self.body_len = body.octets().len();
         if is_checked {
-            load::check(self.name, body.octets(), self.targets, round);
+            series::check(self.name, body.octets(), self.targets, round);
         }
         if let Body::Own(buffer) = body {
             self.contender.take_back(buffer);
@@ -103,55 +103,44 @@ impl Measured {
 }
 
 fn main() {
-    let is_quick = std::env::args().any(|arg| arg == "--quick");
-    let rounds = |full| if is_quick { ROUNDS_QUICK } else { full };
+    let rounds = if std::env::args().any(|arg| arg == "--quick") { ROUNDS_QUICK } else { ROUNDS };
+    let targets = SERIES / FAMILIES.len();
     let mut all = vec![
-        Measured::new("relayscope", SERIES, Ours::new(SERIES / FAMILIES.len())),
-        Measured::new("exporter", SERIES, Exporter::new(SERIES / FAMILIES.len())),
-        Measured::new("prometheus", SERIES, Prometheus::new(SERIES / FAMILIES.len())),
-        Measured::new("client", SERIES, Client::new(SERIES / FAMILIES.len())),
+        Measured::new(OURS, SERIES, Ours::new(targets)),
+        Measured::new("exporter", SERIES, Exporter::new(targets)),
+        Measured::new("prometheus", SERIES, Prometheus::new(targets)),
+        Measured::new("client", SERIES, Client::new(targets)),
+        Measured::new(OURS_MANY, SERIES_MANY, Ours::new(SERIES_MANY / FAMILIES.len())),
     ];
     let body = warm(&mut all);
-    let peers = all.len();
+    let checked = all.len();
     all.push(Measured::new("memcpy", SERIES, Memcpy::into_the_same(&body)));
     all.push(Measured::new("memcpy, fresh", SERIES, Memcpy::into_fresh(&body)));
-    interleave(rounds(ROUNDS), peers, &mut all);
-    print("100,000 series", &all);
-
-    let mut grown = vec![
-        all.swap_remove(0),
-        Measured::new("relayscope, 1 M", SERIES_MANY, Ours::new(SERIES_MANY / FAMILIES.len())),
-    ];
-    let [ours, many] = &mut grown[..] else { unreachable!("there are two") };
-    let small = std::mem::take(&mut ours.times);
-    many.measure(0, true);
-    many.times.clear();
-    let checked = grown.len();
-    interleave(rounds(ROUNDS_MANY), checked, &mut grown);
-    print("1,000,000 series", &grown);
+    interleave(rounds, checked, &mut all);
+    print(&all);
 
     println!();
-    for (name, peer) in [
-        ("render_vs_exporter", "exporter"),
-        ("render_vs_prometheus", "prometheus"),
-        ("render_vs_client", "client"),
-        ("render_vs_memcpy", "memcpy"),
-        ("render_vs_memcpy_fresh", "memcpy, fresh"),
+    for (name, ours, theirs) in [
+        ("render_vs_exporter", OURS, "exporter"),
+        ("render_vs_prometheus", OURS, "prometheus"),
+        ("render_vs_client", OURS, "client"),
+        ("render_vs_memcpy", OURS, "memcpy"),
+        ("render_vs_memcpy_fresh", OURS, "memcpy, fresh"),
+        ("grow_1m_vs_100k", OURS_MANY, OURS),
     ] {
-        let peer = all.iter().find(|measured| measured.name == peer).unwrap();
-        let ratios = small.iter().map(Duration::as_secs_f64).zip(peer.seconds());
-        print_ratio(name, ratios);
+        let rounds = |name| all.iter().find(|measured| measured.name == name).unwrap().seconds();
+        let ratios = rounds(ours).zip(rounds(theirs)).map(|(ours, theirs)| ours / theirs);
+        println!("RATIO {name} {:.4}", Spread::of(ratios.collect()).median);
     }
-    print_ratio("grow_1m_vs_100k", grown[1].seconds().zip(grown[0].seconds()));
 }
 
-/// A first round of each, checked and not counted; gives our body.
+/// A first round of each, checked and not counted; gives our body of the first.
 fn warm(all: &mut [Measured]) -> Vec<u8> {
     let mut ours = Vec::new();
     for measured in all.iter_mut().rev() {
         measured.contender.set(0);
         let body = measured.contender.render();
-        load::check(measured.name, body.octets(), measured.targets, 0);
+        series::check(measured.name, body.octets(), measured.targets, 0);
         ours = body.octets().to_vec();
         if let Body::Own(buffer) = body {
             measured.contender.take_back(buffer);
@@ -171,8 +160,11 @@ fn interleave(rounds: u64, checked: usize, all: &mut [Measured]) {
     }
 }
 
-fn print(title: &str, all: &[Measured]) {
-    println!("\n{title:<24} {:>9}  {:<22} {:>10} {:>11}", "ms", "[min .. max]", "body", "ns/sample");
+fn print(all: &[Measured]) {
+    println!(
+        "\n  {:<22} {:>9}  {:<22} {:>10} {:>11}",
+        "100,000 series", "ms", "[min .. max]", "body", "ns/sample"
+    );
     for measured in all {
         let time = Spread::of(measured.seconds().collect());
         let range = format!("[{:.2} .. {:.2}]", time.min * 1e3, time.max * 1e3);
@@ -185,8 +177,4 @@ fn print(title: &str, all: &[Measured]) {
             time.median * 1e9 / samples
         );
     }
-}
-
-fn print_ratio(name: &str, rounds: impl Iterator<Item = (f64, f64)>) {
-    println!("RATIO {name} {:.4}", Spread::of(rounds.map(|(ours, theirs)| ours / theirs).collect()).median);
 }

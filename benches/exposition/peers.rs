@@ -9,9 +9,9 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter;
 use prometheus_client::metrics::family::Family as ClientFamily;
 use prometheus_client::metrics::gauge;
+use relayscope_benches::series::{FAMILIES, PREFIX, Value, is_counter, labels, value};
 use relayscope_bridge::catalogue::Family;
 
-use crate::load::{FAMILIES, PREFIX, Value, is_counter, labels, value};
 use crate::{Body, Contender};
 
 /// Writes what the load says in `round` into handles that lie by target and family.

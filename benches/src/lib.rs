@@ -8,6 +8,7 @@
 //! - [`rounds`]: how: pinned, timed, interleaved.
 //! - [`packet_loop`], [`beside`]: a relay's loop with time taken per packet, and what runs beside it.
 //! - [`binary`], [`process`]: the program as users run it, and what it and others cost.
+//! - [`series`]: many series, what they say, and cells that say it.
 //! - [`http`]: just enough to ask them.
 //! - [`report`]: medians, a table for people, `RATIO` lines for scripts.
 #![forbid(unsafe_code)]
@@ -20,3 +21,4 @@ pub mod packet_loop;
 pub mod process;
 pub mod report;
 pub mod rounds;
+pub mod series;
