@@ -298,5 +298,42 @@ fn main() {
     add("zsh_loads_the_completions", Some(Peer::Zsh), packaging::manual::zsh_completes);
     add("fish_completes_commands_and_options", Some(Peer::Fish), packaging::manual::fish_completes);
 
+    add(
+        "lintian_finds_nothing_wrong_with_the_package",
+        Some(Peer::Lintian),
+        packaging::deb::lintian_is_content,
+    );
+    add(
+        "the_package_installs_runs_without_systemd_and_leaves_nothing_behind",
+        Some(Peer::Machine),
+        packaging::deb::installs_and_runs_without_systemd,
+    );
+    add(
+        "the_packaged_service_runs_hardened_reloads_is_watched_and_leaves_nothing_behind",
+        Some(Peer::Machine),
+        packaging::deb::starts_with_systemd_and_is_purged,
+    );
+    add(
+        "both_planes_run_as_services_of_their_own",
+        Some(Peer::Machine),
+        packaging::deb::runs_as_two_services,
+    );
+
+    add(
+        "the_seccomp_profile_lets_a_container_do_all_it_does",
+        Some(Peer::Crun),
+        packaging::container::profile_is_enough,
+    );
+    add(
+        "without_io_uring_in_the_profile_a_container_runs_on_poll",
+        Some(Peer::Crun),
+        packaging::container::profile_is_what_allows_io_uring,
+    );
+    add(
+        "the_containerfile_starts_what_there_is",
+        None,
+        packaging::container::containerfile_starts_what_there_is,
+    );
+
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -3,15 +3,20 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::packaging::machine;
 use crate::{hang, namespaces};
 
 /// A program that is not ours, or an ability of the host.
 #[derive(Clone, Copy)]
 pub(crate) enum Peer {
     Bash,
+    CargoDeb,
     Cc,
+    /// Runs a container, as root.
+    Crun,
     Faketime,
     Fish,
+    Lintian,
     Man,
     Mandoc,
     Prometheus,
@@ -31,6 +36,8 @@ pub(crate) enum Peer {
     /// Being root, to start a process as somebody else.
     Root,
     Zsh,
+    /// A machine of its own, with a package to install there.
+    Machine,
     /// Network namespaces and cables between them.
     Namespaces,
     /// A kernel that delays and loses packets.
@@ -46,6 +53,9 @@ impl Peer {
                 let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
                 (!is_root).then(|| "not root; run as root".to_owned())
             }
+            Self::Machine => machine::missing().or_else(|| Self::CargoDeb.missing()),
+            Self::Crun => self.missing_program().or_else(machine::missing),
+            Self::Lintian => Self::CargoDeb.missing().or_else(|| self.missing_program()),
             Self::Namespaces => namespaces::missing_namespaces(),
             Self::Netem => namespaces::missing_netem(),
             program => program.missing_program(),
@@ -65,8 +75,12 @@ impl Peer {
     pub(crate) fn program(self) -> PathBuf {
         match self {
             Self::Bash => "bash".into(),
+            Self::CargoDeb => peers_dir().join("bin/cargo-deb"),
             Self::Cc => "cc".into(),
+            Self::Crun => "crun".into(),
             Self::Fish => "fish".into(),
+            Self::Lintian => "lintian".into(),
+            Self::Machine => "unshare".into(),
             Self::Man => "man".into(),
             Self::Mandoc => "mandoc".into(),
             Self::Zsh => "zsh".into(),
