@@ -75,6 +75,11 @@ impl Own {
         let values = [version, revision.unwrap_or_default(), rustc.unwrap_or_default()];
         let build_info = own.key(&catalogue::BUILD_INFO, &values);
         own.recorder.register_gauge(&build_info, &METADATA).set(1.0);
+        // There from the start: of a counter that begins with its first event, that one is no increase.
+        for reason in ConnectionRefused::ALL {
+            let refused = own.key(&catalogue::HTTP_CONNECTIONS_REFUSED, &[reason.as_str()]);
+            own.recorder.register_counter(&refused, &METADATA).increment(0);
+        }
         own
     }
 

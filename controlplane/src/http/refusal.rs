@@ -39,6 +39,26 @@ pub(crate) enum ConnectionRefused {
 }
 
 impl ConnectionRefused {
+    /// Each of them.
+    pub(crate) const ALL: [Self; 16] = [
+        Self::OverLimit,
+        Self::MadeRoom,
+        Self::AcceptFailed,
+        Self::HeaderTimeout,
+        Self::HeaderTooLarge,
+        Self::SendTimeout,
+        Self::Malformed,
+        Self::Broken,
+        Self::TlsTimeout,
+        Self::NotTls,
+        Self::NoClientCertificate,
+        Self::BadClientCertificate,
+        Self::ClientCertificateNotAllowed,
+        Self::TlsIncompatible,
+        Self::TlsAlert,
+        Self::TlsBroken,
+    ];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::OverLimit => "over_limit",
@@ -60,6 +80,8 @@ impl ConnectionRefused {
         }
     }
 }
+
+const _: () = assert!(ConnectionRefused::ALL.len() == ConnectionRefused::TlsBroken as usize + 1);
 
 /// What became of a request's name and password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -76,10 +76,15 @@ fn main() {
     add("the_rules_are_whole_and_ask_for_what_is_exposed", None, rules::are_whole);
     add("the_rules_are_listed_in_the_readme", None, rules::are_listed);
     add("each_alert_has_unit_tests", None, rules::each_alert_has_unit_tests);
-    add("each_alert_is_provoked_by_one_of_the_next_three", None, rules::each_alert_is_provoked);
+    add("each_alert_is_provoked_by_one_of_the_next_four", None, rules::each_alert_is_provoked);
     add("peers_and_lists_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::mesh::fire);
     add("shards_rings_and_drains_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::pipeline::fire);
     add("relays_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::process::fire);
+    add(
+        "certificates_and_passwords_that_fail_fire_their_alerts",
+        Some(Peer::Prometheus),
+        rules::security::fire,
+    );
     add(
         "promtool_is_content_with_the_rules_and_their_tests",
         Some(Peer::Promtool),

@@ -22,6 +22,12 @@ pub(crate) struct PrometheusServer {
     _directory: TempDir,
 }
 
+/// One job, as README.md has it.
+fn plain(relays: &[SocketAddr]) -> String {
+    let targets: Vec<_> = relays.iter().map(|relay| format!("'{relay}'")).collect();
+    format!("- job_name: relayscope\n  static_configs: [{{targets: [{}]}}]\n", targets.join(", "))
+}
+
 /// Labels of an alert that fires, `alertname` and `severity` among them.
 pub(crate) type Alert = BTreeMap<String, String>;
 
@@ -29,22 +35,21 @@ impl PrometheusServer {
     /// Scrapes `relays` as job `relayscope` and evaluates `rules`, each a file's name and text. Gives itself
     /// back once it answers.
     pub(crate) fn start(relays: &[SocketAddr], rules: &[(String, String)]) -> Self {
-        Self::start_with(relays, rules, &[])
+        Self::start_with(&plain(relays), rules, &[])
     }
 
     /// One that asks for native histograms, and keeps no other.
     pub(crate) fn start_native(relays: &[SocketAddr], rules: &[(String, String)]) -> Self {
-        Self::start_with(relays, rules, &["--enable-feature=native-histograms"])
+        Self::start_with(&plain(relays), rules, &["--enable-feature=native-histograms"])
     }
 
-    fn start_with(relays: &[SocketAddr], rules: &[(String, String)], flags: &[&str]) -> Self {
+    /// Scrapes what `jobs`, entries of `scrape_configs`, say.
+    pub(crate) fn start_with(jobs: &str, rules: &[(String, String)], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut configuration = format!(
             "global: {{scrape_interval: {INTERVAL}, evaluation_interval: {INTERVAL}}}\n\
-             scrape_configs:\n- job_name: relayscope\n  static_configs:\n  - targets: ["
+             scrape_configs:\n{jobs}rule_files:\n"
         );
-        relays.iter().for_each(|relay| write!(configuration, "'{relay}', ").unwrap());
-        configuration.push_str("]\nrule_files:\n");
         for (name, text) in rules {
             let file = directory.path().join(name);
             std::fs::write(&file, text).unwrap();
