@@ -9,6 +9,7 @@ use relayscope_bridge::{
 };
 
 use crate::histogram::{ExponentialHistogram, Refusal};
+use crate::sources::{SourceId, Tally};
 
 /// The newest reading of a gauge that travels in a ring.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +38,7 @@ struct Column {
     /// See [`SeriesRef::incarnation`].
     incarnation: u64,
     shard: ShardId,
+    source: SourceId,
     /// Samples at earlier positions were another series'.
     since: u64,
     value: Value,
@@ -79,9 +81,9 @@ impl Value {
 }
 
 impl Column {
-    fn of(series: &SeriesRef<'_>) -> Self {
+    fn of(series: &SeriesRef<'_>, source: SourceId) -> Self {
         let SeriesRef { incarnation, shard, since, family, .. } = *series;
-        Self { incarnation, shard, since, value: Value::of_kind(family.kind) }
+        Self { incarnation, shard, source, since, value: Value::of_kind(family.kind) }
     }
 }
 
@@ -100,6 +102,7 @@ pub(crate) struct Aggregate {
     /// The directory's generation that the columns reflect.
     generation: Option<u64>,
     refused: Refused,
+    tally: Tally,
 }
 
 impl Aggregate {
@@ -146,7 +149,8 @@ impl Aggregate {
             // There are no more columns than ids.
             u32::try_from(self.columns.len() - 1).unwrap_or(NONE)
         });
-        self.columns[place as usize] = Some(Column::of(series));
+        let source = self.tally.source(series.shard, series.family);
+        self.columns[place as usize] = Some(Column::of(series, source));
         self.places[index] = place;
     }
 
@@ -184,9 +188,13 @@ impl Aggregate {
         let place = self.places.get(id.index()).map_or(NONE, |place| *place);
         match self.columns.get_mut(place as usize) {
             Some(Some(column)) if column.shard == shard && position >= column.since => {
+                self.tally.count(shard, column.source);
                 column.value.fold(sample, refused);
             }
-            _ => refused.no_series += 1,
+            _ => {
+                refused.no_series += 1;
+                self.tally.count_unknown(shard);
+            }
         }
     }
 
@@ -228,6 +236,11 @@ impl Aggregate {
             Value::Histogram(histogram) => histogram.as_ref(),
             _ => None,
         }
+    }
+
+    /// What came of which source.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// What was not folded.

@@ -64,6 +64,7 @@ mod refresh;
 mod roster;
 mod scrape;
 mod source;
+mod sources;
 mod stages;
 mod worker;
 
@@ -88,5 +89,6 @@ pub use process_io::{IoRates, ProcessIo};
 pub use refresh::TooManyRefreshers;
 pub use roster::{Endpoint, Roster, Target, TargetReading};
 pub use scrape::{Scrape, TooManyBodies};
+pub use sources::{ShardSources, SourceAccount, SourceAccounts};
 pub use stages::{Quantiles, StageLatencies, StageLatency};
 pub use worker::{EndedEarly, Worker};

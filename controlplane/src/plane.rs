@@ -29,6 +29,7 @@ use crate::process_io::{IoRates, Meter, ProcessIo};
 use crate::refresh::{Refreshers, TooManyRefreshers};
 use crate::scrape::{BODIES_MAX, Bodies, Scrape, TooManyBodies};
 use crate::source::Attached;
+use crate::sources::SourceAccounts;
 use crate::stages::{Stage, StageLatencies, Stages};
 
 /// The exporter's raw samples are folded this often.
@@ -388,6 +389,14 @@ impl ControlPlane {
     /// Every shard's account now, in order of shard.
     pub fn accounts(&self) -> Vec<(ShardId, Account)> {
         lock(&self.0.drain).shards().map(|report| (report.shard, report.account)).collect()
+    }
+
+    /// What every shard recorded, drained and lost, and what of it came from which family. O(families).
+    pub fn sources(&self) -> SourceAccounts {
+        let drain = lock(&self.0.drain);
+        let (tally, prefix) = (drain.aggregate().tally(), &self.0.config.metric_prefix);
+        let of_shard = |report: ShardReport| tally.read(report.shard, report.account, prefix);
+        SourceAccounts { shards: drain.shards().map(of_shard).collect() }
     }
 
     /// Everything held, in the Prometheus text format 0.0.4. Scrapes of one drain epoch share a body.

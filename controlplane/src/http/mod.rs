@@ -8,6 +8,7 @@
 //! | `/healthz` | 200 or 503, with both clocks of every shard as JSON |
 //! | `/readyz` | 200 once drained and every shard has beaten, else 503 with the reason, as JSON |
 //! | `/api/perf/io` | what this process and the data plane's read and write a second, as JSON |
+//! | `/api/perf/sources` | what every shard recorded, and what of it was drained of which family, and lost, as JSON |
 //! | `/api/perf/stages` | how late drains began, and how long our own stages waited and took, as JSON |
 //! | `/api/v1/alerts`, `/api/v1/peers`, `/api/v1/last/{metric}` | alerts and peers as JSON, 404 where alerting is off |
 //! | `/-/reload` | POST alone: 200 once the configuration read anew is in force, 400 with what is wrong with it, 403 where that is not allowed |

@@ -1,4 +1,4 @@
-//! What the relay itself costs: what it reads and writes, and how long its stages take, as JSON.
+//! The relay's own performance, as JSON: how long its stages take, what it reads and writes, and what its rings brought.
 
 use axum::Router;
 use axum::extract::State;
@@ -9,7 +9,17 @@ use axum::routing::get;
 use super::{App, json, on_blocking_thread};
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route("/api/perf/stages", get(stages)).route("/api/perf/io", get(io))
+    Router::new()
+        .route("/api/perf/stages", get(stages))
+        .route("/api/perf/io", get(io))
+        .route("/api/perf/sources", get(sources))
+}
+
+async fn sources(State(app): State<App>) -> Response {
+    match on_blocking_thread(move || app.plane.sources()).await {
+        Ok(sources) => json(StatusCode::OK, &sources),
+        Err(failed) => failed,
+    }
 }
 
 async fn io(State(app): State<App>) -> Response {

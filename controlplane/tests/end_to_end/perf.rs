@@ -3,15 +3,16 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use relayscope_bridge::{Hub, HubConfig, hub};
+use relayscope_bridge::catalogue::{PROBE_HANDSHAKE_SECONDS, PROBE_RTT_SECONDS, PROBE_UP};
+use relayscope_bridge::{Hub, HubConfig, MetricId, MetricSample, MetricValue, ShardId, hub};
 use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::get;
 use crate::parser;
 use crate::server::Server;
 
-fn json(server: &Server, path: &str) -> Value {
+fn get_json(server: &Server, path: &str) -> Value {
     let reply = get(server.address, path);
     assert_eq!(
         (reply.status, reply.header("content-type")),
@@ -29,13 +30,13 @@ fn stages_and_lateness_are_those_of_the_drain_that_runs() {
         ControlPlaneConfig { drain_interval: Duration::from_millis(2), ..ControlPlaneConfig::default() };
     let plane = ControlPlane::new(collector, config).unwrap();
     let server = Server::start(&plane, Limits::default());
-    let idle = json(&server, "/api/perf/stages");
+    let idle = get_json(&server, "/api/perf/stages");
     assert_eq!(idle["drain_lateness"], Value::Null);
     assert_eq!(idle["stages"][0]["hold"], Value::Null);
 
     let drain = plane.spawn_drain().unwrap();
     let busy = loop {
-        let busy = json(&server, "/api/perf/stages");
+        let busy = get_json(&server, "/api/perf/stages");
         if busy["stages"][0]["count"].as_u64() >= Some(20) {
             break busy;
         }
@@ -50,7 +51,7 @@ fn stages_and_lateness_are_those_of_the_drain_that_runs() {
         assert!(quantiles.is_sorted() && quantiles[3] > 0.0, "{of}");
     }
     assert!(parser::value(&text, "relay_drain_lateness_seconds_count", &[]) >= Some(20.0), "{text}");
-    let rendered = json(&server, "/api/perf/stages");
+    let rendered = get_json(&server, "/api/perf/stages");
     assert_eq!(
         (&rendered["stages"][1]["stage"], &rendered["stages"][1]["count"]),
         (&"render".into(), &1.into())
@@ -86,12 +87,61 @@ fn each_exposition_gives_each_refresher_one_turn_though_one_hangs_and_another_pa
         }
     };
     assert_eq!((turns(&text, "hangs", "overran"), turns(&text, "hangs", "done")), (1.0, 0.0));
-    let turns_over = || json(&server, "/api/perf/stages")["stages"][2]["count"].as_u64().unwrap();
+    let turns_over = || get_json(&server, "/api/perf/stages")["stages"][2]["count"].as_u64().unwrap();
     let before = turns_over();
     drop(free);
     // Its time is measured though nobody waits for it to end.
     while turns_over() == before {
         std::thread::yield_now();
     }
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn what_a_ring_brought_is_told_by_family_and_adds_up_to_the_unit() {
+    let sizes = HubConfig { shards: 2, ring_capacity: 64, ..HubConfig::default() };
+    let Hub { mut publishers, registry, collector, .. } = hub(sizes).unwrap();
+    let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
+    let rtt = registry.stream(ShardId(1), &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
+    let up = registry.gauge(ShardId(1), &PROBE_UP, &["b"]).unwrap().id();
+    let gone = registry.stream(ShardId(1), &PROBE_HANDSHAKE_SECONDS, &["b", "ipv4"]).unwrap();
+    let mut record = |metric_id, value, times| {
+        let sample = MetricSample { metric_id, timestamp_ns: 1, value };
+        (0..times).for_each(|_| publishers[1].record(sample));
+    };
+    record(rtt, MetricValue::Histogram(0.25), 20);
+    record(rtt, MetricValue::Histogram(f64::NAN), 1);
+    record(up, MetricValue::Gauge(1.0), 5);
+    record(gone, MetricValue::Histogram(0.25), 7);
+    plane.tick();
+    // What a retired series brought stays counted.
+    registry.retire(ShardId(1), &[gone]).unwrap();
+    plane.tick();
+    record(MetricId(9999), MetricValue::Counter(1), 2);
+    record(rtt, MetricValue::Histogram(0.25), 100);
+    plane.tick();
+    record(rtt, MetricValue::Histogram(0.25), 3);
+
+    let server = Server::start(&plane, Limits::default());
+    let said = get_json(&server, "/api/perf/sources");
+    let [silent, shard] = [&said["shards"][0], &said["shards"][1]];
+    let account = json!({"shard": 0, "recorded": 0, "drained": 0, "lost": 0, "unread": 0, "sources": []});
+    assert_eq!(*silent, account);
+    let of = |key: &str| shard[key].as_u64().unwrap();
+    assert_eq!((of("recorded"), of("unread")), (138, 3));
+    assert_eq!(of("drained") + of("lost") + of("unread"), 138);
+    // Of the ring's 64 the one in flight, and what is skipped for slack, are not read.
+    assert!(of("lost") >= 39, "{shard}");
+    let kept = of("drained") - 33;
+    let expected = json!([
+        {"source": "relay_probe_handshake_seconds", "kind": "histogram", "drained": 7},
+        {"source": "relay_probe_rtt_seconds", "kind": "histogram", "drained": 21 + kept},
+        {"source": "relay_probe_up", "kind": "gauge", "drained": 5},
+    ]);
+    assert_eq!(shard["sources"], expected, "those of no series were overwritten");
+    record(MetricId(9999), MetricValue::Counter(1), 2);
+    plane.tick();
+    let unknown = get_json(&server, "/api/perf/sources")["shards"][1]["sources"][3].take();
+    assert_eq!(unknown, json!({"source": null, "kind": null, "drained": 2}));
     assert_eq!(server.stop(), 0);
 }
