@@ -136,6 +136,11 @@ impl Own {
         self.exposition.run_upkeep();
     }
 
+    /// Whether a family is one of ours, and not an application's that has taken its name.
+    pub(crate) fn is_own(&self, name: &str, kind: MetricKind) -> bool {
+        FAMILIES.iter().any(|family| family.kind == kind && family.full_name(&self.prefix) == name)
+    }
+
     /// All families as the exporter writes them, a blank line after each.
     pub(crate) fn render(&self) -> String {
         let mut text = Vec::new();

@@ -38,15 +38,21 @@ enum Value {
 }
 
 impl Facade {
-    /// Reads what the exporter rendered, without the families whose names are in `taken`; the others take theirs.
-    pub(crate) fn read(text: &str, taken: &mut TakenNames) -> Self {
+    /// Reads what the exporter rendered, without the families whose names are in `taken`; the others take theirs:
+    /// first those that are `ours`, then an application's by name and kind, whatever the exporter's order.
+    pub(crate) fn read(text: &str, taken: &mut TakenNames, ours: impl Fn(&str, MetricKind) -> bool) -> Self {
         let mut facade = Self::default();
-        for block in text.split("\n\n").filter(|block| !block.trim().is_empty()) {
-            let family = FacadeFamily::read(block);
-            let family = family.filter(|(name, family)| taken.take(name, family.kind));
-            match family {
-                Some((name, family)) => drop(facade.families.insert(name, family)),
-                None => facade.left_out += 1,
+        let blocks: Vec<_> = text.split("\n\n").filter(|block| !block.trim().is_empty()).collect();
+        let mut families: Vec<_> = blocks.iter().filter_map(|block| FacadeFamily::read(block)).collect();
+        facade.left_out = blocks.len() - families.len();
+        families.sort_by_cached_key(|(name, FacadeFamily { kind, .. })| {
+            (!ours(name, *kind), name.clone(), kind.as_str())
+        });
+        for (name, family) in families {
+            if taken.take(&name, family.kind) {
+                facade.families.insert(name, family);
+            } else {
+                facade.left_out += 1;
             }
         }
         facade
@@ -172,7 +178,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Facade {
-        Facade::read(text, &mut TakenNames::of(std::iter::empty(), ""))
+        Facade::read(text, &mut TakenNames::of(std::iter::empty(), ""), |_, _| false)
     }
 
     fn written(facade: &Facade, filter: &Filter) -> String {

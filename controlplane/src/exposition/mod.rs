@@ -107,7 +107,9 @@ impl Exposition {
     fn write<E: Encoder>(&mut self, mut out: E, sources: &Sources<'_>, filter: &Filter) -> Vec<u8> {
         let own = sources.own.render();
         let facade = sources.attached.directory.read(|series| {
-            let facade = Facade::read(&own, &mut self.taken_names(series));
+            let facade = Facade::read(&own, &mut self.taken_names(series), |name, kind| {
+                sources.own.is_own(name, kind)
+            });
             self.write_ours(&mut out, series, sources, filter, facade.left_out);
             facade
         });

@@ -10,6 +10,8 @@ mod client;
 #[cfg(test)]
 mod crowd;
 #[cfg(test)]
+mod families;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod parser;
