@@ -14,6 +14,8 @@ mod families;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod http_api;
+#[cfg(test)]
 mod parser;
 #[cfg(test)]
 mod perf;

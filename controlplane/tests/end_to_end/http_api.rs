@@ -1,0 +1,71 @@
+//! `docs/http-api.md`: its examples have the keys that the routes answer with.
+
+use std::path::Path;
+
+use relayscope_bridge::catalogue::{PROBE_RTT_SECONDS, TARGET_INFO};
+use relayscope_bridge::{Hub, HubConfig, MetricId, MetricSample, MetricValue, ShardId, hub};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits};
+use serde_json::Value;
+
+use crate::client::get;
+use crate::server::Server;
+
+/// Every route that is documented, with the example of its answer.
+fn examples(text: &str) -> Vec<(&str, Value)> {
+    text.split("\n## `GET ")
+        .skip(1)
+        .map(|section| {
+            let (route, rest) = section.split_once('`').unwrap();
+            let (_, rest) = rest.split_once("```json\n").unwrap_or_else(|| panic!("{route} has no example"));
+            let (json, _) = rest.split_once("```").unwrap();
+            (route, serde_json::from_str(json).unwrap_or_else(|error| panic!("{route}: {error}")))
+        })
+        .collect()
+}
+
+/// Whether both have the same keys, as deep as both go.
+fn is_alike(example: &Value, live: &Value) -> bool {
+    match (example, live) {
+        (Value::Object(example), Value::Object(live)) => {
+            example.keys().eq(live.keys()) && example.iter().all(|(key, value)| is_alike(value, &live[key]))
+        }
+        (Value::Array(example), Value::Array(live)) => match (example.first(), live.first()) {
+            (Some(example), Some(live)) => is_alike(example, live),
+            (example, live) => example.is_none() == live.is_none(),
+        },
+        (Value::Null, _) | (_, Value::Null) => true,
+        (example, live) => std::mem::discriminant(example) == std::mem::discriminant(live),
+    }
+}
+
+#[test]
+fn the_examples_of_the_documentation_have_the_keys_of_the_answers() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/http-api.md");
+    let text = std::fs::read_to_string(file).unwrap();
+    let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default()).unwrap();
+    let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
+    registry.gauge(ShardId(0), &TARGET_INFO, &["b", "127.0.0.1:1", "ipv4", "stamp", "default"]).unwrap();
+    let rtt = registry.stream(ShardId(0), &PROBE_RTT_SECONDS, &["b", "ipv4"]).unwrap();
+    for metric_id in [rtt, MetricId(9999)] {
+        publishers[0].record(MetricSample {
+            metric_id,
+            timestamp_ns: 1,
+            value: MetricValue::Histogram(0.25),
+        });
+    }
+    publishers[0].beat(1);
+    let drain = plane.spawn_drain().unwrap();
+    drain.stop().unwrap();
+    let server = Server::start(&plane, Limits::default());
+    let examples = examples(&text);
+    for (route, example) in &examples {
+        let live = serde_json::from_str(&get(server.address, route).body).unwrap();
+        assert!(is_alike(example, &live), "{route}: {example}\nis not like {live}");
+    }
+    let mut routes: Vec<_> = examples.iter().map(|(route, _)| *route).collect();
+    routes.sort_unstable();
+    let expected =
+        ["/api/perf/io", "/api/perf/sources", "/api/perf/stages", "/healthz", "/mesh?format=json", "/readyz"];
+    assert_eq!(routes, expected);
+    assert_eq!(server.stop(), 0);
+}
