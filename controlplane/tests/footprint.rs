@@ -14,11 +14,11 @@ use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
 /// As the documentation says, for a STAMP target with one address family, whose round-trip times fill the buckets of
 /// three quarters of an octave.
 const REGISTRY_BYTES_MAX: usize = 2048;
-const PLANE_BYTES_MAX: usize = 3584;
+const PLANE_BYTES_MAX: usize = 4096;
 const BUCKETS: i32 = 48;
 /// The same, of times that fill as many buckets as a histogram has at most, and come from so far apart that it has
 /// them all.
-const PLANE_BYTES_MAX_SPREAD: usize = 4608;
+const PLANE_BYTES_MAX_SPREAD: usize = 5120;
 const BUCKETS_SPREAD: i32 = 160;
 const TARGETS: usize = 10_000;
 const SHARD: ShardId = ShardId(0);

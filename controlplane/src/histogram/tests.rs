@@ -167,6 +167,36 @@ fn an_empty_histogram_has_no_quantile_and_no_value_lies_outside_0_to_1() {
     assert_eq!((one.quantile(-0.1), one.quantile(1.1), one.quantile(f64::NAN)), (None, None, None));
 }
 
+/// Round-trip times as they come: a floor, jitter above it that is the product of many, and of a thousand one that
+/// waited ten times as long.
+fn round_trip_times(jitter: f64) -> Vec<f64> {
+    let mut state = 1u64;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut time = |n: u32| {
+        let spread: f64 = (0..12).map(|_| uniform()).sum::<f64>() - 6.0;
+        0.02 * (jitter * spread).exp() * if n.is_multiple_of(1000) { 10.0 } else { 1.0 }
+    };
+    (0..100_000).map(&mut time).collect()
+}
+
+#[test]
+fn quantiles_are_within_two_percent_of_the_exact_ones_though_resolution_was_halved() {
+    for (jitter, schema) in [(0.05, 6), (0.3, 5)] {
+        let mut times = round_trip_times(jitter);
+        let histogram = of(&times);
+        assert_eq!(histogram.schema(), schema);
+        times.sort_by(f64::total_cmp);
+        for q in [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999] {
+            let exact = times[(q * times.len() as f64).ceil() as usize - 1];
+            let got = histogram.quantile(q).unwrap();
+            assert!((got / exact - 1.0).abs() < 0.02, "{q} at schema {schema}: {got} for {exact}");
+        }
+    }
+}
+
 /// Values over the whole range, on bounds and beside them as well as between.
 fn value() -> impl Strategy<Value = f64> {
     prop_oneof![
