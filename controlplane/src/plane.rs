@@ -421,7 +421,12 @@ impl ControlPlane {
         self.scrape_within(BODIES_MAX, scrape, Now::sample())
     }
 
-    fn scrape_within(&self, bodies_max: usize, scrape: &Scrape, now: Now) -> Result<Bytes, TooManyBodies> {
+    pub(crate) fn scrape_within(
+        &self,
+        bodies_max: usize,
+        scrape: &Scrape,
+        now: Now,
+    ) -> Result<Bytes, TooManyBodies> {
         let detail = scrape.detail.unwrap_or(self.0.config.detail);
         let mut bodies = lock(&self.0.bodies);
         if !self.attached().is_sound() {

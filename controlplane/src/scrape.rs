@@ -143,3 +143,87 @@ fn compress(plain: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(out, Compression::new(GZIP_LEVEL));
     encoder.write_all(plain).and_then(|()| encoder.finish()).expect("writing to memory does not fail").into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn at(ms: u64) -> Now {
+        Now { monotonic_ns: ms * MS, unix_ns: ms * MS }
+    }
+
+    /// Answers as the control plane does: from what is held, or with a body that says when it was made.
+    fn answer(bodies: &mut Bodies, scrape: &Scrape, epoch: u64, ms: u64) -> Bytes {
+        let detail = Detail::Classic;
+        bodies.find(scrape, detail, epoch, at(ms)).unwrap_or_else(|| {
+            bodies.take(scrape, detail, format!("made at {ms}").into_bytes(), epoch, at(ms))
+        })
+    }
+
+    fn bodies() -> Bodies {
+        Bodies::new(Exposition::new("relay", usize::MAX))
+    }
+
+    #[test]
+    fn who_asks_for_the_same_in_one_epoch_shares_a_body_and_a_compressed_one() {
+        let mut bodies = bodies();
+        let gzip = Scrape { gzip: true, ..Scrape::default() };
+        let first = answer(&mut bodies, &Scrape::default(), 1, 0);
+        assert_eq!(answer(&mut bodies, &Scrape::default(), 1, 5).as_ptr(), first.as_ptr());
+        let compressed = answer(&mut bodies, &gzip, 1, 6);
+        assert_eq!(answer(&mut bodies, &gzip, 1, 7).as_ptr(), compressed.as_ptr());
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&*compressed).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "made at 0");
+        let open = Scrape { format: Format::OpenMetrics, ..Scrape::default() };
+        assert_eq!(answer(&mut bodies, &open, 1, 8), "made at 8");
+        assert_eq!(answer(&mut bodies, &Scrape::default(), 2, 9), "made at 9");
+    }
+
+    #[test]
+    fn a_body_is_made_anew_after_a_second_though_no_drain_came() {
+        let mut bodies = bodies();
+        answer(&mut bodies, &Scrape::default(), 1, 0);
+        assert_eq!(answer(&mut bodies, &Scrape::default(), 1, 999), "made at 0");
+        assert_eq!(answer(&mut bodies, &Scrape::default(), 1, 1000), "made at 1000");
+    }
+
+    #[test]
+    fn what_a_filter_made_is_for_one_alone() {
+        let mut bodies = bodies();
+        let filter = Filter { targets: ["b".to_owned()].into(), ..Filter::default() };
+        let filtered = Scrape { filter, ..Scrape::default() };
+        let one = answer(&mut bodies, &filtered, 1, 0);
+        assert_eq!(answer(&mut bodies, &filtered, 1, 1), "made at 1");
+        assert_eq!(answer(&mut bodies, &Scrape::default(), 1, 2), "made at 2");
+        assert_eq!(one, "made at 0");
+    }
+
+    #[test]
+    fn while_many_are_being_sent_those_of_a_second_ago_do_and_their_number_is_bounded() {
+        let mut bodies = bodies();
+        let scrape = Scrape::default();
+        let mut sent: Vec<_> = (0..CROWD as u64).map(|n| answer(&mut bodies, &scrape, n, n)).collect();
+        assert_eq!(answer(&mut bodies, &scrape, 90, 90), "made at 3", "of another epoch, but not too old");
+        for second in 1..20 {
+            sent.push(answer(&mut bodies, &scrape, 100 + second, 1010 * second));
+        }
+        assert!(bodies.len() > BODIES_MAX, "who asks looks at it before one more is made");
+        sent.clear();
+        bodies.forget(200, at(30_000));
+        assert_eq!(bodies.len(), 0, "nobody has any of them");
+    }
+
+    #[test]
+    fn what_is_no_longer_true_is_shown_to_nobody() {
+        let mut bodies = bodies();
+        let sent = answer(&mut bodies, &Scrape::default(), 1, 0);
+        bodies.clear();
+        assert_eq!(answer(&mut bodies, &Scrape::default(), 1, 1), "made at 1");
+        drop(sent);
+    }
+}

@@ -4,6 +4,7 @@
 
 mod alerting;
 mod document;
+mod exposition;
 mod files;
 mod groups;
 mod reflector;
@@ -25,6 +26,7 @@ use relayscope_dataplane::prober::SESSIONS_MAX;
 use relayscope_dataplane::runtime::Runtime;
 
 pub(crate) use self::alerting::{Alerting, reachable_at};
+pub(crate) use self::exposition::Exposition;
 pub(crate) use self::files::{KeyFile, PemFile};
 pub(crate) use self::groups::{Group, Plan, Plans, Target};
 pub(crate) use self::reflector::{QuicIdentity, Reflector};
@@ -66,6 +68,7 @@ pub(crate) struct Config {
     pub(crate) spin_before_park: Duration,
     pub(crate) reflector: Reflector,
     pub(crate) alerting: Alerting,
+    pub(crate) exposition: Exposition,
     /// That of `[probe]` first.
     pub(crate) groups: Vec<Group>,
     pub(crate) targets: Vec<Target>,
@@ -161,6 +164,7 @@ impl Source {
             )?,
             reflector: self.reflector()?,
             alerting: self.alerting(args)?,
+            exposition: self.exposition()?,
             targets: Vec::new(),
             groups,
         };

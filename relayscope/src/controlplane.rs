@@ -26,6 +26,8 @@ pub(crate) fn plane_config(config: &Config, core: Option<usize>) -> ControlPlane
             revision: option_env!("RELAYSCOPE_REVISION"),
             rustc: option_env!("RELAYSCOPE_RUSTC"),
         },
+        detail: config.exposition.detail,
+        series_max: config.exposition.series_max,
         ..ControlPlaneConfig::default()
     }
 }

@@ -218,10 +218,10 @@ latency_count{path=\"/\"} 3
 # TYPE load gauge
 # HELP load \n\
 load 0.25
-# TYPE rooms counter
+# TYPE rooms unknown
 # HELP rooms Rooms \\\\ opened.
-rooms_total{kind=\"a\"} 1
-rooms_total{kind=\"b\\\"\\\\\\n,}\"} 18446744073709551615
+rooms{kind=\"a\"} 1
+rooms{kind=\"b\\\"\\\\\\n,}\"} 18446744073709551615
 # EOF
 ";
         assert_eq!(written(&read(TEXT), &Filter::default()), expected);

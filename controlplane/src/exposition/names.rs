@@ -40,16 +40,16 @@ impl TakenNames {
     }
 }
 
-/// The family's name, and where it is a histogram those of its samples. A counter takes its name with and without
-/// `_total`: in OpenMetrics the family is named without, and a gauge of that name would be the same family.
+/// The family's name, and where it is a histogram those of its samples. A counter takes its name without `_total`, too:
+/// that is its family's in OpenMetrics, and a gauge of that name would be the same family.
 pub(crate) fn sample_names(name: &str, kind: MetricKind) -> Vec<String> {
     let with = |suffixes: &[&str]| suffixes.iter().map(|suffix| format!("{name}{suffix}")).collect();
     match kind {
         MetricKind::Histogram => with(&["", "_bucket", "_sum", "_count"]),
         MetricKind::Gauge => with(&[""]),
         MetricKind::Counter => {
-            let family = name.strip_suffix("_total").unwrap_or(name);
-            vec![family.to_owned(), format!("{family}_total")]
+            let family = name.strip_suffix("_total").map(str::to_owned);
+            family.into_iter().chain([name.to_owned()]).collect()
         }
     }
 }

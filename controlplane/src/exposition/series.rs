@@ -5,6 +5,7 @@ use relayscope_bridge::{MetricId, MetricKind, MetricValue, SeriesView, ShardId};
 
 use super::encoder::{Encoder, Labels};
 use super::filter::Filter;
+use super::number::Number;
 use super::plan::{Line, Plan, PlannedFamily, is_in_catalogue};
 use crate::aggregate::Aggregate;
 use crate::histogram::ExponentialHistogram;
@@ -112,6 +113,17 @@ impl Values {
     }
 }
 
+/// Lines looked up before any of them is written: what waits for memory waits together.
+const AHEAD: usize = 16;
+
+/// A line looked up, with a value.
+#[derive(Clone, Copy)]
+struct Ahead<'a> {
+    line: &'a Line,
+    bits: u64,
+    text: [&'a [u8]; 2],
+}
+
 /// Writes planned families in one format, as far as they are wanted.
 pub(crate) struct SeriesWriter<'a> {
     pub(crate) plan: &'a Plan,
@@ -142,48 +154,56 @@ impl SeriesWriter<'_> {
         }
         out.begin(head);
         match head.kind {
-            MetricKind::Counter => self.write_counters(out, planned),
-            MetricKind::Gauge => self.write_gauges(out, planned),
+            MetricKind::Counter | MetricKind::Gauge => self.write_numbers(out, planned),
             MetricKind::Histogram => self.write_histograms(out, planned),
         }
         out.end();
     }
 
-    /// The lines that are wanted; those of several shards that write one series come together.
-    fn wanted<'a>(&'a self, planned: &'a PlannedFamily) -> impl Iterator<Item = &'a [Line]> {
-        let of_one_series = planned.lines.chunk_by(|a, b| a.labels == b.labels);
-        of_one_series.filter(|lines| self.filter.wants_series(self.series, lines[0].id))
-    }
-
-    fn labels(&self, line: &Line) -> Labels<'_> {
-        Labels::Series { view: self.series, id: line.id, text: self.plan.label_text(line) }
-    }
-
-    /// Each is the sum over the shards that write it.
-    fn write_counters<E: Encoder>(&self, out: &mut E, planned: &PlannedFamily) {
-        for lines in self.wanted(planned) {
-            let totals = lines.iter().filter_map(|line| self.values.bits(line.id));
-            if let Some(total) = totals.reduce(u64::wrapping_add) {
-                out.number(self.labels(&lines[0]), total.into());
+    /// A counter is the sum over the shards that write it; a gauge has one writer.
+    fn write_numbers<E: Encoder>(&self, out: &mut E, planned: &PlannedFamily) {
+        let is_counter = planned.family.kind == MetricKind::Counter;
+        let mut held: Option<Ahead<'_>> = None;
+        for lines in planned.lines.chunks(AHEAD) {
+            let ahead: [_; AHEAD] = std::array::from_fn(|at| self.look_up(lines.get(at)?));
+            for next in ahead.into_iter().flatten() {
+                match &mut held {
+                    Some(held) if is_counter && held.line.labels == next.line.labels => {
+                        held.bits = held.bits.wrapping_add(next.bits);
+                    }
+                    _ => {
+                        if let Some(whole) = held.replace(next) {
+                            self.write_number(out, whole, is_counter);
+                        }
+                    }
+                }
             }
+        }
+        if let Some(last) = held {
+            self.write_number(out, last, is_counter);
         }
     }
 
-    /// Each has one writer.
-    fn write_gauges<E: Encoder>(&self, out: &mut E, planned: &PlannedFamily) {
-        for line in self.wanted(planned).flatten() {
-            if let Some(bits) = self.values.bits(line.id) {
-                out.number(self.labels(line), f64::from_bits(bits).into());
-            }
+    fn look_up<'a>(&'a self, line: &'a Line) -> Option<Ahead<'a>> {
+        Some(Ahead { line, bits: self.values.bits(line.id)?, text: self.plan.label_text(line) })
+    }
+
+    fn write_number<E: Encoder>(&self, out: &mut E, ahead: Ahead<'_>, is_counter: bool) {
+        let Ahead { line, bits, text } = ahead;
+        if self.filter.wants_series(self.series, line.id) {
+            let number = if is_counter { Number::Integer(bits) } else { Number::Float(f64::from_bits(bits)) };
+            out.number(Labels::Series { view: self.series, id: line.id, text }, number);
         }
     }
 
     /// Each is what all the shards that write it counted.
     fn write_histograms<E: Encoder>(&self, out: &mut E, planned: &PlannedFamily) {
         let empty = ExponentialHistogram::default();
-        for lines in self.wanted(planned) {
+        let of_one_series = planned.lines.chunk_by(|a, b| a.labels == b.labels);
+        for lines in of_one_series.filter(|lines| self.filter.wants_series(self.series, lines[0].id)) {
             let Some(buckets) = self.plan.buckets(planned, lines[0].id) else { continue };
-            let labels = self.labels(&lines[0]);
+            let (view, text) = (self.series, self.plan.label_text(&lines[0]));
+            let labels = Labels::Series { view, id: lines[0].id, text };
             let mut shards = lines.iter().filter_map(|line| self.aggregate.histogram(line.id));
             let first = shards.next().unwrap_or(&empty);
             match shards.next() {

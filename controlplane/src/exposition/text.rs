@@ -45,9 +45,8 @@ impl TextEncoder {
         Self { out, dialect, detail, name: String::new(), labels: Vec::new(), start: 0, opened: 0 }
     }
 
-    fn head(&mut self, head: Head<'_>) {
-        let Head { name, kind, unit, help } = head;
-        let kind = kind.as_str();
+    fn head(&mut self, head: Head<'_>, kind: &str) {
+        let Head { name, unit, help, .. } = head;
         match self.dialect {
             Dialect::Prometheus => {
                 let help = help.replace('\\', "\\\\").replace('\n', "\\n");
@@ -120,12 +119,18 @@ impl Encoder for TextEncoder {
     fn begin(&mut self, head: Head<'_>) {
         self.start = self.out.len();
         self.name = head.name.to_owned();
-        let is_open_counter = self.dialect == Dialect::OpenMetrics && head.kind == MetricKind::Counter;
-        let family = head.name.strip_suffix(TOTAL).filter(|_| is_open_counter).unwrap_or(head.name);
-        if is_open_counter {
-            self.name = format!("{family}{TOTAL}");
-        }
-        self.head(Head { name: family, ..head });
+        let counted = match self.dialect {
+            Dialect::OpenMetrics if head.kind == MetricKind::Counter => Some(head.name.strip_suffix(TOTAL)),
+            _ => None,
+        };
+        // A counter without its suffix is none in OpenMetrics: rather than to change its name, and with it the series,
+        // nothing is said of what it is.
+        let (family, kind) = match counted {
+            Some(Some(family)) => (family, head.kind.as_str()),
+            Some(None) => (head.name, "unknown"),
+            None => (head.name, head.kind.as_str()),
+        };
+        self.head(Head { name: family, ..head }, kind);
         self.opened = self.out.len();
     }
 
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_names_a_counters_family_without_total_tells_units_and_ends_with_eof() {
+    fn openmetrics_names_a_counters_family_without_total_and_tells_units_where_the_name_does() {
         static ODD: Family = Family::new("odd", MetricKind::Counter, Unit::Seconds, &[], "Says \"odd\".");
         let text = written(Dialect::OpenMetrics, |out| {
             for family in [&catalogue::PROCESS_CPU, &ODD, &catalogue::PROBE_RTT_MS] {
@@ -265,9 +270,9 @@ mod tests {
 # UNIT process_cpu_seconds seconds
 # HELP process_cpu_seconds User and system CPU time of this process.
 process_cpu_seconds_total 0.5
-# TYPE odd counter
+# TYPE odd unknown
 # HELP odd Says \\\"odd\\\".
-odd_total 0.5
+odd 0.5
 # TYPE probe_rtt_ms gauge
 # HELP probe_rtt_ms Round-trip time of the newest answered probe in milliseconds; absent while the target is down.
 probe_rtt_ms 0.5

@@ -12,6 +12,8 @@ mod crowd;
 #[cfg(test)]
 mod families;
 #[cfg(test)]
+mod formats;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod http_api;

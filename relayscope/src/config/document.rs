@@ -28,6 +28,7 @@ impl Config {
         text.push_str(&self.dns());
         self.probe(&mut text);
         self.reflector.write(&mut text);
+        self.exposition.write(&mut text);
         self.alerting.write(&mut text);
         text.push_str(GROUPS);
         if self.groups.len() == 1 {

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::alerting::AlertingSection;
+use super::exposition::ExpositionSection;
 use super::web::WebSection;
 
 /// A section with the settings that probing takes, and keys of its own.
@@ -88,6 +89,8 @@ pub(super) struct File {
     pub(super) reflector: ReflectorSection,
     #[serde(default)]
     pub(super) alerting: AlertingSection,
+    #[serde(default)]
+    pub(super) exposition: ExpositionSection,
     pub(super) group: Option<Vec<GroupSection>>,
     pub(super) target: Option<Vec<TargetSection>>,
 }

@@ -91,6 +91,9 @@ fn everything() -> (tempfile::TempDir, String) {
         quic_listen = ["127.0.0.1"]
         quic_cert = "ca.pem"
         quic_key = "key.pem"
+        [exposition]
+        detail = "native"
+        series_max = 7
         [alerting]
         enabled = false
         instance = "relay-a"
@@ -294,6 +297,11 @@ fn errors_name_file_key_value_and_what_is_right() {
             "[probe]\ninterval = \"1ms\"\ntimeout = \"30s\"",
             "FILE: probe.timeout: 30s is invalid; expected less than 2048 intervals of 1ms",
         ),
+        (
+            "[exposition]\ndetail = \"full\"",
+            "FILE: exposition.detail: full is invalid; expected compact, classic or native",
+        ),
+        ("[exposition]\nseries_max = 0", "FILE: exposition.series_max: 0 is invalid; expected 1..=268435456"),
         ("[alerting]\nraise_after = 11", "FILE: alerting.raise_after: 11 is invalid; expected 1..=10"),
         (
             "[alerting]\nloss_warning = 0.1\nloss_critical = 0.05",

@@ -12,6 +12,7 @@ mod clock;
 mod dashboards;
 mod discovery;
 mod fleet;
+mod formats;
 mod hang;
 mod health;
 mod hostile;
@@ -63,6 +64,16 @@ fn main() {
     add("a_relay_probes_over_ipv6_and_from_the_address_that_was_probed", None, mesh::any_address);
     add("sigint_and_sigterm_drain_and_exit_0", None, mesh::signals_drain);
     add("a_prometheus_scrapes_two_relays", Some(Peer::Prometheus), prometheus::scrapes_two_relays);
+    add(
+        "a_prometheus_finds_the_same_values_in_all_three_formats",
+        Some(Peer::Prometheus),
+        formats::prometheus_takes_all_three,
+    );
+    add(
+        "a_strict_parser_of_another_make_reads_openmetrics",
+        Some(Peer::OpenMetricsParser),
+        formats::openmetrics_parses_strictly,
+    );
     add("promtool_complains_of_the_two_ms_names_only", Some(Peer::Promtool), prometheus::promtool_is_content);
     add("the_dashboard_is_whole_and_asks_for_what_is_exposed", None, dashboards::is_whole);
     add("the_dashboard_has_the_thresholds_it_is_to_have", None, dashboards::thresholds);

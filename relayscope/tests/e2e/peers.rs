@@ -38,6 +38,8 @@ pub(crate) enum Peer {
     Zsh,
     /// A machine of its own, with a package to install there.
     Machine,
+    /// The parser of Prometheus's Python library.
+    OpenMetricsParser,
     /// Network namespaces and cables between them.
     Namespaces,
     /// A kernel that delays and loses packets.
@@ -91,7 +93,9 @@ impl Peer {
             Self::Coturn => "turnserver".into(),
             Self::Stund => "stund".into(),
             Self::Caddy => "caddy".into(),
-            Self::Scapy | Self::Aioquic | Self::GrafanaModel => peers_dir().join("venv/bin/python"),
+            Self::Scapy | Self::Aioquic | Self::GrafanaModel | Self::OpenMetricsParser => {
+                peers_dir().join("venv/bin/python")
+            }
             Self::StampSuite => peers_dir().join("bin/stamp-suite"),
             Self::Tmux => "tmux".into(),
             Self::Ptrace | Self::Root => "sleep".into(),
