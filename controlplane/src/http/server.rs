@@ -15,7 +15,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -33,6 +33,10 @@ use crate::{ControlPlane, clock};
 /// After the kernel refused to hand over a connection, as when descriptors run out: the condition
 /// lasts, and trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that may wait to be accepted. Beyond the 128 that std asks for, a burst of scrapers would be left to
+/// its kernels' retries, a second later.
+const BACKLOG: i32 = 1024;
 
 /// The smallest buffer hyper works with.
 const BUFFER_MIN: usize = 8192;
@@ -55,6 +59,9 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> usize {
     let config = config.into();
+    if let Err(error) = Backlog::new(BACKLOG).and_then(|most| listen(&listener, most)) {
+        tracing::warn!(%error, "the listener's backlog stays as it was");
+    }
     let mut server = Server::new(plane, &config);
     let graceful = GracefulShutdown::new();
     let mut followed = pin!(server.web.clone().follow(server.plane.clone(), config.watch_interval));

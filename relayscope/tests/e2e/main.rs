@@ -38,6 +38,7 @@ mod stamp_suite;
 mod tap;
 mod top;
 mod truth;
+mod web;
 
 use libtest_mimic::{Arguments, Trial};
 use peers::Peer;
@@ -125,6 +126,29 @@ fn main() {
     add("a_reload_that_fails_is_an_alert_until_one_succeeds", None, alerts::reload_fails);
     add("rules_of_alerts_are_in_force_after_a_reload", None, alerts::rules_are_reloaded);
     add("the_routes_of_alerts_say_what_would_be_right", None, alerts::wrong_questions);
+    add(
+        "a_prometheus_with_a_certificate_and_a_password_scrapes_a_relay_and_others_do_not",
+        Some(Peer::Prometheus),
+        web::prometheus_over_tls,
+    );
+    add(
+        "promtool_takes_the_example_of_a_web_configuration",
+        Some(Peer::Promtool),
+        web::promtool_takes_the_example,
+    );
+    add("mesh_status_speaks_tls_and_names_a_user", None, web::mesh_status);
+    add("an_access_log_is_kept_where_it_is_wanted_and_has_no_password", None, web::access_log);
+    add("what_clients_do_wrong_is_answered_and_counted_and_changes_nothing_else", None, web::what_goes_wrong);
+    add(
+        "a_bad_web_configuration_is_refused_at_start_and_changes_nothing_later",
+        None,
+        web::bad_web_configuration,
+    );
+    add(
+        "a_crowd_of_idle_dripping_and_scraping_clients_leaves_the_drain_on_time",
+        None,
+        web::crowd::drain_is_on_time,
+    );
     add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
     add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
     add("a_target_that_cannot_be_probed_is_refused_at_reload_and_takes_nobody", None, reload::bad_target);

@@ -259,3 +259,18 @@ fn what_is_shown_of_it_has_no_secret() {
         "{shown}"
     );
 }
+
+#[test]
+fn the_example_in_the_docs_is_taken_as_it_is_and_knows_its_user() {
+    let directory = files();
+    for (from, to) in [("cert.pem", "relay.crt"), ("key.pem", "relay.key"), ("ca.pem", "clients-ca.crt")] {
+        std::fs::copy(directory.path().join(from), directory.path().join(to)).unwrap();
+    }
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/web.yml");
+    let config = read(&directory, &std::fs::read_to_string(example).unwrap()).unwrap();
+    assert!(config.serves_tls());
+    let credentials = |text: &str| Credentials::new(text.into()).unwrap();
+    let users = config.users().unwrap();
+    assert!(users.check(&credentials("prometheus:change me")));
+    assert_eq!(users.proven(&credentials("prometheus:change me")), Some("prometheus"));
+}
