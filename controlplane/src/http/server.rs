@@ -38,6 +38,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// its kernels' retries, a second later.
 const BACKLOG: i32 = 1024;
 
+/// Turns given to the open connections before one of them makes room. Each is of some sixty of them, after a look
+/// at their sockets: when we ourselves stood still, what they sent meanwhile counts for them.
+const TURNS: usize = 8;
+
 /// The smallest buffer hyper works with.
 const BUFFER_MIN: usize = 8192;
 
@@ -72,7 +76,7 @@ pub async fn serve(
             () = &mut shutdown => break,
             Some(ended) = server.tasks.join_next_with_id() => server.note_end(ended),
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => server.take(stream, peer, graceful.watcher()),
+                Ok((stream, peer)) => server.take(stream, peer, graceful.watcher()).await,
                 Err(error) => server.pause(&error).await,
             },
             () = &mut followed => {}
@@ -111,9 +115,9 @@ impl Server {
     }
 
     /// Serves a connection that came, if there is a place for it or can be made.
-    fn take(&mut self, stream: TcpStream, peer: SocketAddr, watcher: Watcher) {
+    async fn take(&mut self, stream: TcpStream, peer: SocketAddr, watcher: Watcher) {
         let tls = self.web.config().and_then(|config| Some(Arc::clone(&config.tls()?.config)));
-        if self.open.len() >= self.limits.connections_max && !self.make_room() {
+        if self.open.len() >= self.limits.connections_max && !self.make_room().await {
             return self.turn_away(stream, tls.is_some());
         }
         self.bound_write_stall(&stream);
@@ -124,7 +128,14 @@ impl Server {
         self.plane.connections_open(self.open.len());
     }
 
-    fn make_room(&mut self) -> bool {
+    async fn make_room(&mut self) -> bool {
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
+        self.note_ends();
+        if self.open.len() < self.limits.connections_max {
+            return true;
+        }
         let pulses = self.open.iter().map(|(id, (connection, _))| (*id, &connection.pulse));
         let Some((_, task)) = gives_way(pulses, clock::instant()).and_then(|id| self.open.remove(&id)) else {
             return false;
@@ -210,6 +221,12 @@ impl Server {
         }
     }
 
+    fn note_ends(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            self.note_end(ended);
+        }
+    }
+
     fn note_end(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = match &ended {
             Ok((id, ())) => *id,
@@ -230,9 +247,7 @@ impl Server {
         // Those that wait for it learn of it by the sender's end.
         drop(std::mem::replace(&mut self.closing, closing));
         let drained = tokio::time::timeout(self.limits.shutdown_timeout, graceful.shutdown()).await;
-        while let Some(ended) = self.tasks.try_join_next_with_id() {
-            self.note_end(ended);
-        }
+        self.note_ends();
         let cut = if drained.is_ok() { 0 } else { self.tasks.len() };
         self.tasks.shutdown().await;
         cut

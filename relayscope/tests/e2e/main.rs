@@ -149,6 +149,7 @@ fn main() {
         None,
         web::crowd::drain_is_on_time,
     );
+    add("a_stall_of_the_relay_costs_no_scraper_its_connection", None, web::crowd::stall_of_ours);
     add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
     add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
     add("a_target_that_cannot_be_probed_is_refused_at_reload_and_takes_nobody", None, reload::bad_target);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 
 use super::PATIENCE;
 use crate::relay::{Relay, loopback, sample};
@@ -75,6 +76,26 @@ pub(crate) fn drain_is_on_time() {
     assert!(relay.process.is_running());
 }
 
+/// What was sent while the relay itself stood still was sent in time: who did so does not make room.
+pub(crate) fn stall_of_ours() {
+    allow_files(2 * PLACES + SCRAPERS + 100);
+    let ip = loopback();
+    let reflect = format!("{ip}:8620");
+    let relay = Relay::start(ip, &["--reflect", &reflect]);
+    let idle: Vec<_> = (0..PLACES).map(|_| connect(relay.http)).collect();
+    let mut scrapers: Vec<_> = (0..SCRAPERS).map(|_| connect(relay.http)).collect();
+    relay.wait_sample("relay_http_connections_refused_total{reason=\"made_room\"}", SCRAPERS as f64);
+    relay.process.signal(Signal::SIGSTOP);
+    scrapers.iter_mut().for_each(|scraper| scraper.write_all(REQUEST).unwrap());
+    // Longer than anybody may be silent who is not to make room.
+    std::thread::sleep(Duration::from_millis(1500));
+    let more: Vec<_> = (0..PLACES - SCRAPERS).map(|_| connect(relay.http)).collect();
+    relay.process.signal(Signal::SIGCONT);
+    let statuses: Vec<_> = scrapers.into_iter().map(status).collect();
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    drop((idle, more));
+}
+
 /// An octet of a header now and then on each connection; what is closed begins anew.
 fn drip(http: SocketAddr, over: &AtomicBool) {
     let mut connections: Vec<_> = (0..DRIPPING).map(|_| connect(http)).collect();
@@ -97,11 +118,16 @@ fn connect(http: SocketAddr) -> TcpStream {
 /// The status; 0 when it was closed without a word.
 fn scrape(http: SocketAddr) -> u16 {
     let mut stream = connect(http);
+    if stream.write_all(REQUEST).is_ok() { status(stream) } else { 0 }
+}
+
+/// Of the answer that comes, to its end.
+fn status(mut stream: TcpStream) -> u16 {
     let mut answer = Vec::new();
-    let exchanged = stream.write_all(REQUEST).and_then(|()| stream.read_to_end(&mut answer));
+    let read = stream.read_to_end(&mut answer);
     let text = String::from_utf8_lossy(&answer);
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
-    exchanged.ok().and(status).unwrap_or(0)
+    read.ok().and(status).unwrap_or(0)
 }
 
 fn allow_files(needed: usize) {
