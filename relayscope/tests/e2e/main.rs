@@ -87,6 +87,7 @@ fn main() {
     add("every_panel_of_the_dashboard_has_data", Some(Peer::Prometheus), dashboards::every_panel_has_data);
     add("the_rules_are_whole_and_ask_for_what_is_exposed", None, rules::are_whole);
     add("the_rules_are_listed_in_the_readme", None, rules::are_listed);
+    add("the_run_book_has_a_section_for_each_alert", None, rules::are_in_the_run_book);
     add("each_alert_has_unit_tests", None, rules::each_alert_has_unit_tests);
     add("each_alert_is_provoked_by_one_of_the_next_four", None, rules::each_alert_is_provoked);
     add("peers_and_lists_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::mesh::fire);

@@ -134,6 +134,17 @@ fn rows() -> String {
     format!("\n| alert | fires where | for | severity |\n|---|---|---|---|\n{rows}\n")
 }
 
+/// docs/alerts.md has a section for each alert, which names its severities under its heading.
+pub(crate) fn are_in_the_run_book() {
+    let book = std::fs::read_to_string(dashboards().join("../docs/alerts.md")).unwrap();
+    for (name, severity) in alerts() {
+        let (_, section) = book.split_once(&format!("\n## {name}\n")).unwrap_or_else(|| panic!("no {name}"));
+        let under_heading = section.lines().next().unwrap();
+        assert!(under_heading.contains(&severity), "{name}, {severity}: {under_heading}");
+        assert!(book.contains(&format!("[{name}](#{})", name.to_lowercase())), "{name} is not in the index");
+    }
+}
+
 /// promtool's tests hold each alert to fire at some time and to be quiet before and after.
 pub(crate) fn each_alert_has_unit_tests() {
     // By name: the times at which each severity fires, and at which something of that name was looked at.
