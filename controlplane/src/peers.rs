@@ -89,6 +89,10 @@ pub(crate) struct Window(VecDeque<Sample>);
 
 impl Window {
     fn push(&mut self, sample: Sample, keeping: Keeping) {
+        if self.0.is_empty() {
+            // What grows by doubling takes more than it needs, ten thousand times.
+            self.0.reserve_exact(keeping.window);
+        }
         while self.0.len() >= keeping.window {
             self.0.pop_front();
         }

@@ -17,6 +17,7 @@ mod own_series;
 mod probe;
 mod protocol;
 mod reload;
+mod rules_reload;
 mod run;
 mod series;
 mod stop;

@@ -18,7 +18,8 @@ use crate::failure::Failure;
 use crate::notify::{Heartbeats, Notify, Vitals};
 use crate::output::say;
 use crate::reload::Reload;
-use crate::supervisor::Supervisor;
+use crate::rules_reload::RulesReload;
+use crate::supervisor::{Reloads, Supervisor};
 
 /// Both planes in one process.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let requests = config.web.reload.then(|| plane.allow_reload());
     let reload = Reload::new(parts, args.clone(), config, requests).with_alerts(plane.clone());
     let notify = Notify::new(Vitals::Both(plane.clone()));
-    let served = supervisor.run(Some((listener, &plane, http)), Some(reload), &notify);
+    let served = supervisor.run(Some((listener, &plane, http)), Reloads::Targets(Box::new(reload)), &notify);
 
     alerts.stop();
     // The shards first: what they recorded to the last is still drained.
@@ -82,7 +83,7 @@ pub(crate) fn run_dataplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let (data, parts) = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     announce(&format!("{}, no control plane\n{}", dataplane::cores_text(&cores), data.announcement(&config)));
     let reload = Reload::new(parts, args.clone(), config, None);
-    let ended = supervisor.run(None, Some(reload), &notify);
+    let ended = supervisor.run(None, Reloads::Targets(Box::new(reload)), &notify);
     data.stop()?;
     ended?;
     Ok(ExitCode::SUCCESS)
@@ -108,7 +109,8 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let alerts = Alerts::start(&plane, &config, at, controlplane::scheme(&http))?;
     announce(&format!("reading  {}\n{announcement}", segment.display()));
     let notify = Notify::new(Vitals::ControlPlane(plane.clone()));
-    let served = supervisor.run(Some((listener, &plane, http)), None, &notify);
+    let reloads = Reloads::Rules(Box::new(RulesReload::new(plane.clone(), args.clone())));
+    let served = supervisor.run(Some((listener, &plane, http)), reloads, &notify);
     alerts.stop();
     controlplane::stop(drain)?;
     served?;

@@ -13,10 +13,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::failure::Failure;
 use crate::notify::Notify;
 use crate::reload::Reload;
+use crate::rules_reload::RulesReload;
 use crate::targets::Targets;
 
 /// How soon a shard's death is noticed.
 const DEATH_POLL: Duration = Duration::from_millis(500);
+
+/// What is read again while it runs.
+pub(crate) enum Reloads {
+    /// All that concerns targets, where there is a data plane.
+    Targets(Box<Reload>),
+    /// The rules of alerts, of a control plane on its own.
+    Rules(Box<RulesReload>),
+}
 
 /// The signals, caught from its making on, and the runtime that serves.
 pub(crate) struct Supervisor {
@@ -43,18 +52,21 @@ impl Supervisor {
     pub(crate) fn run(
         self,
         http: Option<(TcpListener, &ControlPlane, HttpConfig)>,
-        reload: Option<Reload>,
+        reloads: Reloads,
         notify: &Notify,
     ) -> Result<(), Failure> {
         let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
-        let alive = reload.as_ref().map(|reload| (Arc::clone(&reload.targets), reload.registry.clone()));
+        let alive = match &reloads {
+            Reloads::Targets(reload) => Some((Arc::clone(&reload.targets), reload.registry.clone())),
+            Reloads::Rules(_) => None,
+        };
         runtime.block_on(async {
             let signalled = async {
                 let why = tokio::select! {
                     _ = terminate.recv() => Ok("SIGTERM: draining"),
                     _ = interrupt.recv() => Ok("SIGINT: draining"),
                     shard = death(alive) => Err(format!("shard {shard} died: stopping")),
-                    () = reload_on_each(reload, &mut hangup, notify) => Ok("nobody signals any more"),
+                    () = reload_on_each(reloads, &mut hangup, notify) => Ok("nobody signals any more"),
                     () = notify.watch() => Ok("nobody watches any more"),
                 };
                 match &why {
@@ -80,17 +92,10 @@ impl Supervisor {
     }
 }
 
-async fn reload_on_each(reload: Option<Reload>, hangup: &mut Signal, notify: &Notify) {
-    match reload {
-        Some(reload) => reload.run(hangup, notify).await,
-        None => {
-            while hangup.recv().await.is_some() {
-                tracing::info!("SIGHUP: a control plane has nothing to reload; restart it");
-                // Who sent it may wait for the two.
-                notify.reloading();
-                notify.reloaded(Ok(()));
-            }
-        }
+async fn reload_on_each(reloads: Reloads, hangup: &mut Signal, notify: &Notify) {
+    match reloads {
+        Reloads::Targets(reload) => reload.run(hangup, notify).await,
+        Reloads::Rules(reload) => reload.run(hangup, notify).await,
     }
 }
 

@@ -168,6 +168,19 @@ pub(crate) fn rules_are_reloaded() {
     wait_firing(&bed.relay, "RelayPeerRttHigh b warning");
 }
 
+/// As well in a control plane of its own process.
+pub(crate) fn rules_of_a_control_plane_are_reloaded() {
+    let ((directory, segment), ip) = (place(), loopback());
+    let _data = start_data_plane(ip, &segment);
+    let config = directory.path().join("relayscope.toml");
+    std::fs::write(&config, "").unwrap();
+    let control = Relay::start_control_plane_with(ip, &segment, &["--config", config.to_str().unwrap()]);
+    control.wait_state("self", "up");
+    std::fs::write(&config, "[alerting]\nraise_after = 1\nrtt_warning = \"1us\"\n").unwrap();
+    control.process.signal(Signal::SIGHUP);
+    wait_firing(&control, "RelayPeerRttHigh self warning");
+}
+
 fn place() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let segment = directory.path().join("segment");

@@ -126,6 +126,11 @@ fn main() {
     add("a_peer_nothing_is_heard_of_any_more_is_silent", None, alerts::silent_peer);
     add("a_reload_that_fails_is_an_alert_until_one_succeeds", None, alerts::reload_fails);
     add("rules_of_alerts_are_in_force_after_a_reload", None, alerts::rules_are_reloaded);
+    add(
+        "rules_of_alerts_are_in_force_after_a_reload_of_a_control_plane",
+        None,
+        alerts::rules_of_a_control_plane_are_reloaded,
+    );
     add("the_routes_of_alerts_say_what_would_be_right", None, alerts::wrong_questions);
     add(
         "a_prometheus_with_a_certificate_and_a_password_scrapes_a_relay_and_others_do_not",

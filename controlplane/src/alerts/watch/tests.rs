@@ -368,6 +368,8 @@ fn cost_of_a_look_at_ten_thousand_targets() {
         let outcome = watch.evaluate(&look);
         (Now::sample().since(began), outcome.transitions.len())
     };
+    let resident = || crate::process::Process::new().read().resident_bytes.unwrap_or_default();
+    let before = resident();
     println!("first look: {:?}", look(1));
     let mut all = |what: &str, mut change: Box<dyn FnMut(&mut Target)>, from: u64| {
         let mut times = Vec::new();
@@ -384,4 +386,5 @@ fn cost_of_a_look_at_ten_thousand_targets() {
     all("nothing new", Box::new(|_| {}), 2);
     all("each has a new sample", Box::new(|target| target.answer(0.001)), 40);
     all("each is down", Box::new(Target::lose), 80);
+    println!("resident memory grew by {:?} bytes", resident() - before);
 }
