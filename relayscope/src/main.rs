@@ -6,6 +6,8 @@ mod cli;
 mod config;
 mod controlplane;
 mod dataplane;
+#[cfg(test)]
+mod docs;
 mod failure;
 mod listen;
 mod manual;
