@@ -19,6 +19,7 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/api/v1/last/rtt", "of one metric: rtt, loss, jitter or up"),
     ("/api/perf/stages", "how long our own stages waited and took"),
     ("/api/perf/io", "what our processes read and write"),
+    ("/api/perf/sources", "what shards recorded, drained and lost, by family"),
 ];
 
 /// HTML for browsers, text for all else.

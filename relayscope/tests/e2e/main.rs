@@ -279,6 +279,7 @@ fn main() {
         Some(Peer::Root),
         perf::io_of_another_users_process,
     );
+    add("what_a_ring_brought_is_told_by_family_and_adds_up", None, perf::sources_add_up);
     add(
         "a_relay_that_was_stopped_knows_how_late_its_drain_was",
         None,

@@ -104,6 +104,35 @@ fn stages(relay: &Relay) -> Value {
     relay.status("/api/perf/stages").1
 }
 
+pub(crate) fn sources_add_up() {
+    let ip = loopback();
+    let reflect = format!("{ip}:8620");
+    let mut arguments = vec!["--reflect".to_owned(), reflect.clone()];
+    for target in ["a", "b", "c"] {
+        arguments.extend(["--probe".to_owned(), format!("{target}={reflect}")]);
+    }
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let relay = Relay::start(ip, &arguments);
+    let count = |of: &Value, key: &str| of[key].as_u64().unwrap_or_else(|| panic!("no {key} in {of}"));
+    wait_for("a dozen round trips", || {
+        let said = relay.status("/api/perf/sources").1;
+        let shard = &said["shards"][0];
+        let sources = shard["sources"].as_array().unwrap();
+        // At any moment, whatever the shard records meanwhile.
+        assert_eq!(
+            count(shard, "recorded"),
+            count(shard, "drained") + count(shard, "lost") + count(shard, "unread")
+        );
+        assert_eq!(
+            sources.iter().map(|source| count(source, "drained")).sum::<u64>(),
+            count(shard, "drained")
+        );
+        let rtt = sources.iter().find(|source| source["source"] == "relay_probe_rtt_seconds")?;
+        assert_eq!(rtt["kind"], "histogram");
+        (count(rtt, "drained") >= 12).then_some(())
+    });
+}
+
 pub(crate) fn lateness_of_a_relay_that_was_stopped() {
     let ip = loopback();
     let relay = Relay::start(ip, &["--reflect", &format!("{ip}:8620")]);
