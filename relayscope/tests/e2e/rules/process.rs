@@ -15,6 +15,7 @@ pub(super) const FIRE: &[(&str, &str)] = &[
     ("RelayConfigReloadFailed", "warning"),
     ("RelayRestarting", "warning"),
     ("RelayFileDescriptorsScarce", "warning"),
+    ("RelaySeriesRefused", "warning"),
 ];
 
 /// The least with which a relay of one shard starts.
@@ -51,18 +52,23 @@ pub(crate) fn fire() {
         &["--reflect", &format!("{other}:8620"), "--probe", &format!("self={other}:8620")],
     );
     let crowded = crowded(loopback());
-    let prometheus = PrometheusServer::start(&[relay.http, well.http, crowded.http], &shortened());
+    let capped_config = directory.path().join("capped.toml");
+    std::fs::write(&capped_config, "[exposition]\nseries_max = 10\n").unwrap();
+    let capped = Relay::start(loopback(), &["--config", capped_config.to_str().unwrap()]);
+    let prometheus =
+        PrometheusServer::start(&[relay.http, well.http, crowded.http, capped.http], &shortened());
     let instance = relay.http.to_string();
     let wait = |alert: &str, severity: &str, fires: bool| {
         prometheus
             .wait_alert(&[("alertname", alert), ("severity", severity), ("instance", &instance)], fires);
     };
 
-    let scarce = crowded.http.to_string();
-    prometheus.wait_alert(
-        &[("alertname", "RelayFileDescriptorsScarce"), ("severity", "warning"), ("instance", &scarce)],
-        true,
-    );
+    let others = [("RelayFileDescriptorsScarce", crowded.http), ("RelaySeriesRefused", capped.http)];
+    let others = others.map(|(alert, relay)| (alert, relay.to_string()));
+    for (alert, relay) in &others {
+        let wanted = [("alertname", *alert), ("severity", "warning"), ("instance", relay)];
+        prometheus.wait_alert(&wanted, true);
+    }
 
     std::fs::write(&config, "[[target]]\nname = \"self\"\n").unwrap();
     relay.process.signal(Signal::SIGHUP);
@@ -88,6 +94,9 @@ pub(crate) fn fire() {
     wait("RelayScrapeAbsent", "critical", false);
     wait("RelayRestarting", "warning", true);
     let accused = prometheus.firing();
-    let of_whom = |alert: &Alert| alert["instance"] == instance || alert["instance"] == scarce;
+    let of_whom = |alert: &Alert| {
+        let own = |(name, relay): &(&str, String)| alert["alertname"] == *name && alert["instance"] == *relay;
+        alert["instance"] == instance || others.iter().any(own)
+    };
     assert!(accused.iter().all(of_whom), "{accused:?}");
 }
