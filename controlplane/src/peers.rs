@@ -173,10 +173,11 @@ impl Observation {
     }
 }
 
-/// One peer.
+/// One peer, and what its watcher makes of it.
 #[derive(Debug)]
-pub(crate) struct Peer {
+pub(crate) struct Peer<S> {
     pub(crate) name: Arc<str>,
+    pub(crate) state: S,
     /// In the order of [`PeerMetric::ALL`].
     windows: [Window; PeerMetric::ALL.len()],
     /// By family, the probes settled when it was last looked at.
@@ -189,17 +190,20 @@ pub(crate) struct Peer {
 
 pub(crate) const FAMILIES: usize = 2;
 
-impl Peer {
+impl<S: Default> Peer<S> {
     fn new(name: &str, now: Now) -> Self {
         Self {
             name: name.into(),
+            state: S::default(),
             windows: Default::default(),
             settled: [None; FAMILIES],
             watched_from_ns: now.monotonic_ns,
             missing_since_ns: None,
         }
     }
+}
 
+impl<S> Peer<S> {
     /// Whether a probe settled since; at first sight it is not known when it did.
     pub(crate) fn has_settled(&mut self, family: usize, settled: u64) -> bool {
         let Some(before) = self.settled.get_mut(family) else { return false };
@@ -250,12 +254,12 @@ impl Peer {
 
 /// All peers, by name. Told the time; touches no socket and no clock.
 #[derive(Debug, Default)]
-pub(crate) struct PeerMonitor {
+pub(crate) struct PeerMonitor<S> {
     /// Sorted by name.
-    peers: Vec<Peer>,
+    peers: Vec<Peer<S>>,
 }
 
-impl PeerMonitor {
+impl<S: Default> PeerMonitor<S> {
     /// The list is now that of `names`, sorted. O(names + peers).
     pub(crate) fn follow<'a>(&mut self, names: impl Iterator<Item = &'a str>, now: Now) {
         let mut known = std::mem::take(&mut self.peers).into_iter().peekable();
@@ -273,17 +277,17 @@ impl PeerMonitor {
     /// Those that are gone for good, forgotten by this.
     pub(crate) fn forget_gone(&mut self, now: Now) -> Vec<Arc<str>> {
         let is_gone =
-            |peer: &mut Peer| peer.missing_since_ns.is_some_and(|since| now.since(since) >= GONE_AFTER);
+            |peer: &mut Peer<S>| peer.missing_since_ns.is_some_and(|since| now.since(since) >= GONE_AFTER);
         self.peers.extract_if(.., is_gone).map(|peer| peer.name).collect()
     }
 
     /// Those in the list, in the order of names.
-    pub(crate) fn current_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+    pub(crate) fn current_mut(&mut self) -> impl Iterator<Item = &mut Peer<S>> {
         self.peers.iter_mut().filter(|peer| peer.is_current())
     }
 
     /// As [`current_mut`](Self::current_mut).
-    pub(crate) fn current(&self) -> impl Iterator<Item = &Peer> {
+    pub(crate) fn current(&self) -> impl Iterator<Item = &Peer<S>> {
         self.peers.iter().filter(|peer| peer.is_current())
     }
 
@@ -297,7 +301,7 @@ impl PeerMonitor {
     }
 }
 
-impl Peer {
+impl<S> Peer<S> {
     fn missing(self, now: Now) -> Self {
         Self { missing_since_ns: self.missing_since_ns.or(Some(now.monotonic_ns)), ..self }
     }
@@ -326,7 +330,7 @@ mod tests {
         }
     }
 
-    fn peer(samples: &[(u64, bool)]) -> Peer {
+    fn peer(samples: &[(u64, bool)]) -> Peer<()> {
         let mut peer = Peer::new("b", at(0));
         for (seconds, up) in samples {
             peer.take(&observation(*up), KEEPING, at(*seconds));
@@ -334,7 +338,7 @@ mod tests {
         peer
     }
 
-    fn last(peer: &Peer, metric: PeerMetric, seconds: u64) -> Option<f64> {
+    fn last(peer: &Peer<()>, metric: PeerMetric, seconds: u64) -> Option<f64> {
         peer.last(metric, KEEPING, at(seconds)).map(|sample| sample.value)
     }
 
@@ -404,9 +408,10 @@ mod tests {
 
     #[test]
     fn samples_stay_with_a_name_that_comes_back_in_time() {
-        let mut monitor = PeerMonitor::default();
-        let names =
-            |monitor: &PeerMonitor| monitor.current().map(|peer| peer.name.to_string()).collect::<Vec<_>>();
+        let mut monitor = PeerMonitor::<()>::default();
+        let names = |monitor: &PeerMonitor<()>| {
+            monitor.current().map(|peer| peer.name.to_string()).collect::<Vec<_>>()
+        };
         monitor.follow(["b", "d"].into_iter(), at(1));
         for peer in monitor.current_mut() {
             peer.take(&observation(true), KEEPING, at(1));
@@ -423,7 +428,7 @@ mod tests {
 
     #[test]
     fn nobody_is_gone_while_there_is_no_list_to_be_in() {
-        let mut monitor = PeerMonitor::default();
+        let mut monitor = PeerMonitor::<()>::default();
         monitor.follow(["b"].into_iter(), at(1));
         monitor.follow(std::iter::empty(), at(2));
         monitor.suspend(at(100));

@@ -34,7 +34,7 @@ pub use thread::AlertThread;
 
 pub(crate) use alert::rfc3339;
 pub(crate) use book::{Resolved, Standing};
-pub(crate) use watch::{Look, Watch};
+pub(crate) use watch::{Look, Watch, WatchedPeer};
 
 use book::Transition;
 use events::{Lost, SubscriberId};

@@ -10,12 +10,12 @@ use relayscope_bridge::segment::Attachment;
 use super::alert::{AlertName, Severity, Subject};
 use super::book::{AlertBook, Transition};
 use super::events::{AlertEvents, Lost, SubscriberId, Subscribers, TooManySubscribers};
-use super::judge::{Finding, Lasting, PeerJudge};
+use super::judge::{Finding, Lasting, OF_SAMPLES, PeerJudge};
 use super::rules::AlertRules;
 use crate::clock::Now;
 use crate::drain::ShardReport;
 use crate::health::{ShardHealth, Verdict};
-use crate::peers::{FAMILIES, Observation, Peer, PeerMetric, PeerMonitor};
+use crate::peers::{FAMILIES, Keeping, Observation, Peer, PeerMetric, PeerMonitor};
 use crate::roster::{Entry, Roster};
 use crate::source::Attached;
 
@@ -40,8 +40,7 @@ pub(super) struct Outcome {
 /// The peers, the rules they are judged by, and the alerts that stand.
 pub(crate) struct Watch {
     rules: AlertRules,
-    monitor: PeerMonitor,
-    judges: BTreeMap<Arc<str>, PeerState>,
+    monitor: PeerMonitor<PeerState>,
     roster: Option<Arc<Roster>>,
     shards: BTreeMap<u16, ShardState>,
     /// Since when there is no data plane to read from.
@@ -50,10 +49,22 @@ pub(crate) struct Watch {
     subscribers: Subscribers,
 }
 
-#[derive(Default)]
-struct PeerState {
+/// A peer as it is watched here.
+pub(crate) type WatchedPeer = Peer<PeerState>;
+
+#[derive(Debug, Default)]
+pub(crate) struct PeerState {
     judge: PeerJudge,
     is_silent: bool,
+    /// In the order of [`OF_SAMPLES`], which of its alerts stand.
+    stand: [bool; OF_SAMPLES.len()],
+}
+
+/// What a look at a peer brought.
+enum News {
+    Sample(Observation),
+    /// Nothing, for so long that what came last does not hold any more.
+    Silence(Duration),
 }
 
 #[derive(Default)]
@@ -72,7 +83,6 @@ impl Watch {
         Self {
             rules,
             monitor: PeerMonitor::default(),
-            judges: BTreeMap::new(),
             roster: None,
             shards: BTreeMap::new(),
             missing_since_ns: None,
@@ -89,7 +99,7 @@ impl Watch {
         &self.rules
     }
 
-    pub(crate) fn monitor(&self) -> &PeerMonitor {
+    pub(crate) fn monitor(&self) -> &PeerMonitor<PeerState> {
         &self.monitor
     }
 
@@ -128,17 +138,23 @@ impl Watch {
         let directory = &look.attached.directory;
         let roster = directory.read(|series| look.attached.roster(series));
         self.follow(&roster, now);
+        let keeping = self.rules.keeping();
         let mut peers = self.monitor.current_mut();
         let mut targets = roster.by_name();
-        let mut one = Glance { rules: &self.rules, judges: &mut self.judges, book: &mut self.book, look };
+        let mut news = Vec::new();
         loop {
             let is_done = directory.read(|series| {
                 // What came and went since is seen at the next look.
                 if roster.is_outdated(series) {
                     return true;
                 }
-                let mut some = peers.by_ref().zip(targets.by_ref()).take(TARGETS_PER_LOOK);
-                let looked_at = some.by_ref().map(|(peer, entries)| one.at(peer, entries, series)).count();
+                let mut looked_at = 0;
+                for (peer, entries) in peers.by_ref().zip(targets.by_ref()).take(TARGETS_PER_LOOK) {
+                    looked_at += 1;
+                    if let Some(new) = glance(peer, entries, series, keeping, look) {
+                        news.push((peer, new));
+                    }
+                }
                 looked_at < TARGETS_PER_LOOK
             });
             if is_done {
@@ -146,8 +162,15 @@ impl Watch {
             }
         }
         drop(peers);
+        // Judged when the series are let go.
+        let mut judging = Judging { rules: &self.rules, book: &mut self.book, now };
+        for (peer, new) in news {
+            match new {
+                News::Sample(sample) => judging.judge(peer, &sample),
+                News::Silence(silent_for) => judging.silence(peer, silent_for),
+            }
+        }
         for name in self.monitor.forget_gone(now) {
-            self.judges.remove(&name);
             self.book.forget(&Subject::Target(name), now);
         }
     }
@@ -274,56 +297,59 @@ impl Watch {
     }
 }
 
-/// One look at the peers, one after the other.
-struct Glance<'a> {
-    rules: &'a AlertRules,
-    judges: &'a mut BTreeMap<Arc<str>, PeerState>,
-    book: &'a mut AlertBook,
-    look: &'a Look<'a>,
+/// What is new of a peer, which is taken in.
+fn glance(
+    peer: &mut WatchedPeer,
+    entries: &[Entry],
+    series: &SeriesView<'_>,
+    keeping: Keeping,
+    look: &Look<'_>,
+) -> Option<News> {
+    // Of the families the one that answers, the first where both do or neither.
+    let index = entries.iter().position(|entry| entry.up(series) == Some(true)).unwrap_or(0);
+    let entry = entries.get(index)?;
+    if look.attached.clocks.is_silent(entry.target().shard, look.now) {
+        peer.suspend(look.now);
+        return None;
+    }
+    let family = family_of(entry);
+    let has_settled = entry.settled(series).is_some_and(|settled| peer.has_settled(family, settled));
+    match has_settled.then(|| Observation::of(&entry.read(series), family)).flatten() {
+        Some(sample) => {
+            peer.take(&sample, keeping, look.now);
+            Some(News::Sample(sample))
+        }
+        None => peer.silent_for(keeping, look.now).map(News::Silence),
+    }
 }
 
-impl Glance<'_> {
-    fn at(&mut self, peer: &mut Peer, entries: &[Entry], series: &SeriesView<'_>) {
-        let now = self.look.now;
-        // Of the families the one that answers, the first where both do or neither.
-        let index = entries.iter().position(|entry| entry.up(series) == Some(true)).unwrap_or(0);
-        let Some(entry) = entries.get(index) else { return };
-        if self.look.attached.clocks.is_silent(entry.target().shard, now) {
-            peer.suspend(now);
-            return;
+struct Judging<'a> {
+    rules: &'a AlertRules,
+    book: &'a mut AlertBook,
+    now: Now,
+}
+
+impl Judging<'_> {
+    fn judge(&mut self, peer: &mut WatchedPeer, sample: &Observation) {
+        let (now, rules) = (self.now, self.rules);
+        let subject = || Subject::Target(Arc::clone(&peer.name));
+        if std::mem::take(&mut peer.state.is_silent) {
+            self.book.note(&subject(), silence(None, rules), now, String::new);
         }
-        let family = family_of(entry);
-        let has_settled = entry.settled(series).is_some_and(|settled| peer.has_settled(family, settled));
-        let new = has_settled.then(|| Observation::of(&entry.read(series), family)).flatten();
-        match new {
-            Some(sample) => {
-                peer.take(&sample, self.rules.keeping(), now);
-                self.judge(peer, &sample);
+        let findings = peer.state.judge.note(sample, rules);
+        for (found, stands) in findings.into_iter().zip(&mut peer.state.stand) {
+            let Some(found) = found else { continue };
+            // Of most there is nothing to note.
+            if std::mem::replace(stands, found.severity.is_some()) || found.severity.is_some() {
+                self.book.note(&subject(), found, now, || describe(&found, rules));
             }
-            None => self.look_for_silence(peer),
         }
     }
 
-    fn judge(&mut self, peer: &Peer, sample: &Observation) {
-        let (now, rules) = (self.look.now, self.rules);
-        let state = self.judges.entry(Arc::clone(&peer.name)).or_default();
+    fn silence(&mut self, peer: &mut WatchedPeer, silent_for: Duration) {
+        peer.state.is_silent = true;
         let subject = Subject::Target(Arc::clone(&peer.name));
-        let findings = state.judge.note(sample, rules);
-        if std::mem::take(&mut state.is_silent) {
-            self.book.note(&subject, silence(None, rules), now, String::new);
-        }
-        for found in findings.into_iter().flatten() {
-            self.book.note(&subject, found, now, || describe(&found, rules));
-        }
-    }
-
-    fn look_for_silence(&mut self, peer: &Peer) {
-        let (now, rules) = (self.look.now, self.rules);
-        let Some(silent_for) = peer.silent_for(rules.keeping(), now) else { return };
-        let state = self.judges.entry(Arc::clone(&peer.name)).or_default();
-        state.is_silent = true;
-        let subject = Subject::Target(Arc::clone(&peer.name));
-        self.book.note(&subject, silence(Some(silent_for), rules), now, || {
+        self.book.note(&subject, silence(Some(silent_for), self.rules), self.now, || {
             let expired = PeerMetric::ALL.into_iter().filter(|metric| peer.window(*metric).len() > 0);
             let expired: Vec<_> = expired.map(PeerMetric::as_str).collect();
             format!("nothing new for {}; expired: {}", seconds(silent_for), expired.join(", "))

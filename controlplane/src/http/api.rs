@@ -18,9 +18,9 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
 use super::{App, TEXT, json, on_blocking_thread, reply};
-use crate::alerts::{Alert, AlertingOff, Resolved, Standing, Watch, rfc3339};
+use crate::alerts::{Alert, AlertingOff, Resolved, Standing, Watch, WatchedPeer, rfc3339};
 use crate::clock::Now;
-use crate::peers::{Keeping, Peer, PeerMetric};
+use crate::peers::{Keeping, PeerMetric};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -127,7 +127,7 @@ struct MetricView {
 }
 
 impl PeerView {
-    fn new(peer: &Peer, keeping: Keeping, now: Now) -> Self {
+    fn new(peer: &WatchedPeer, keeping: Keeping, now: Now) -> Self {
         let metric = |metric: PeerMetric| {
             let window = peer.window(metric);
             let view = MetricView {
@@ -174,7 +174,7 @@ async fn last(State(app): State<App>, Path(name): Path<String>) -> Response {
     };
     answer(app, move |watch| {
         let (keeping, now) = (watch.rules().keeping(), Now::sample());
-        let last = |peer: &Peer| {
+        let last = |peer: &WatchedPeer| {
             let sample = peer.last(metric, keeping, now)?;
             let (target, age_seconds) = (peer.name.to_string(), now.since(sample.at_ns).as_secs_f64());
             Some(LastView { target, value: sample.value, age_seconds })

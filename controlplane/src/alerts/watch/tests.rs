@@ -130,7 +130,7 @@ impl Bed {
 
     fn last(&self, metric: PeerMetric) -> Vec<(String, f64)> {
         let (keeping, now) = (self.watch.rules().keeping(), at(self.seconds));
-        let last = |peer: &Peer| Some((peer.name.to_string(), peer.last(metric, keeping, now)?.value));
+        let last = |peer: &WatchedPeer| Some((peer.name.to_string(), peer.last(metric, keeping, now)?.value));
         self.watch.monitor().current().filter_map(last).collect()
     }
 
