@@ -246,9 +246,9 @@ impl<S> Peer<S> {
         self.missing_since_ns.is_none()
     }
 
-    /// The newest sample of a metric, while it holds and the peer is in the list.
+    /// The newest sample of a metric, while it holds.
     pub(crate) fn last(&self, metric: PeerMetric, keeping: Keeping, now: Now) -> Option<Sample> {
-        self.window(metric).valid(keeping, now).filter(|_| self.is_current())
+        self.window(metric).valid(keeping, now)
     }
 }
 

@@ -271,7 +271,7 @@ mod tests {
         /// once that it ended; and when it has caught up, it knows exactly what stands.
         #[test]
         fn each_raise_is_told_once_and_has_at_most_one_end_after_it(
-            steps in proptest::collection::vec((0..600_usize, 0..4, 0..40), 1..900),
+            steps in proptest::collection::vec((0..600_usize, 0..4, 0..300), 1..900),
         ) {
             let mut bed = Bed::new();
             let (_, events) = bed.subscribers.add("s").unwrap();
