@@ -1,6 +1,6 @@
 //! Shards that stop, rings that overflow, drains that come late, and samples that nobody can take.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use relayscope_bridge::{Hub, HubConfig, ShardRecorder, create};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, DrainThread, Limits, ServerThread};
 use relayscope_impairer::{Impairer, Impairment};
 
 use super::shortened;
@@ -30,6 +31,7 @@ pub(super) const FIRE: &[(&str, &str)] = &[
     ("RelayDrainLate", "warning"),
     ("RelaySamplesRefused", "warning"),
     ("RelayRecorderRefused", "warning"),
+    ("RelayRefresherFailing", "warning"),
     ("RelayReflectorRefusing", "warning"),
     ("RelayFamiliesLeftOut", "warning"),
 ];
@@ -42,8 +44,12 @@ const TRICKLES: usize = 60;
 /// More stalls than are one a minute.
 const PULSES: usize = 10;
 
-/// A relay that records through the `metrics` facade, and what nobody can take once it is told to.
+/// A relay that records through the `metrics` facade, and what nobody can take once it is told to. It serves by
+/// itself, too, with a refresher that panics.
 struct Application {
+    http: SocketAddr,
+    _server: ServerThread,
+    _drain: DrainThread,
     go_wrong: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -51,7 +57,13 @@ struct Application {
 
 impl Application {
     fn start(segment: &Path) -> Self {
-        let Hub { mut publishers, registry, .. } = create(segment, HubConfig::default()).unwrap();
+        let Hub { mut publishers, registry, collector, .. } = create(segment, HubConfig::default()).unwrap();
+        let plane = ControlPlane::new(collector, ControlPlaneConfig::default()).unwrap();
+        plane.add_refresher("depth", || panic!("as it is to")).unwrap();
+        let drain = plane.spawn_drain().unwrap();
+        let listener = TcpListener::bind((loopback(), 0)).unwrap();
+        let http = listener.local_addr().unwrap();
+        let server = ServerThread::spawn(listener, plane, Limits::default()).unwrap();
         let (go_wrong, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (wrong, stopped) = (Arc::clone(&go_wrong), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
@@ -70,7 +82,7 @@ impl Application {
                 }
             });
         });
-        Self { go_wrong, stop, thread: Some(thread) }
+        Self { http, _server: server, _drain: drain, go_wrong, stop, thread: Some(thread) }
     }
 }
 
@@ -170,10 +182,11 @@ pub(crate) fn fire() {
         embedding.http,
         small.http,
         SocketAddr::new(troubled, 9862),
+        application.http,
     ];
     let prometheus = PrometheusServer::start(&relays, &shortened());
     wait_for("Prometheus to have seen all of them", || {
-        let seen = prometheus.query("count(relay_ring_recorded_samples_total) == 4")?;
+        let seen = prometheus.query("count(relay_ring_recorded_samples_total) == 5")?;
         (!seen.is_empty()).then_some(())
     });
     let wait = |alert: &str, severity: &str, relay: &Relay, more: &[(&str, &str)], fires: bool| {
@@ -193,6 +206,7 @@ pub(crate) fn fire() {
     wait("RelaySamplesRefused", "warning", &embedding, &[("reason", "not_finite")], true);
     wait("RelayRecorderRefused", "warning", &embedding, &[("reason", "registration")], true);
     wait("RelayFamiliesLeftOut", "warning", &embedding, &[], true);
+    prometheus.wait_alert(&[("alertname", "RelayRefresherFailing"), ("refresher", "depth")], true);
 
     let Split { data, control, reflector } = &stopped;
     for _ in 0..TRICKLES {
