@@ -4,6 +4,9 @@
 //! what alerts are raised from, the directory, the targets. What is attached to is a lock of its own, held for a
 //! moment. Health takes none that a drain may hold.
 
+mod config;
+mod render;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -11,15 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use axum::body::Bytes;
 use relayscope_bridge::segment::{Attachment, SegmentState};
 use relayscope_bridge::{Account, Collector, ShardId};
 
 use crate::alerts::Watch;
-use crate::build::Build;
 use crate::clock::Now;
 use crate::drain::{Drain, DrainThread, ShardReport};
-use crate::exposition::{Detail, Exposition, Filter, Format, Sources, is_metric_name};
+use crate::exposition::Exposition;
 use crate::health::{Health, Readiness};
 use crate::http::{self, Authentication, ConnectionRefused, ReloadRequest, Requests};
 use crate::mesh::{Mesh, MeshCounts};
@@ -27,95 +28,15 @@ use crate::own::Own;
 use crate::process::Process;
 use crate::process_io::{IoRates, Meter, ProcessIo};
 use crate::refresh::{Refreshers, TooManyRefreshers};
-use crate::scrape::{BODIES_MAX, Bodies, Scrape, TooManyBodies};
+use crate::scrape::Bodies;
 use crate::source::Attached;
 use crate::sources::SourceAccounts;
 use crate::stages::{Stage, StageLatencies, Stages};
 
+pub use config::{ConfigError, ControlPlaneConfig};
+
 /// The exporter's raw samples are folded this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
-
-const DRAIN_INTERVAL_MIN: Duration = Duration::from_millis(1);
-const DRAIN_INTERVAL_MAX: Duration = Duration::from_secs(10);
-
-/// How the control plane works.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControlPlaneConfig {
-    /// Before each family's name, with an underscore: `relay` by default. May be empty.
-    pub metric_prefix: String,
-    /// Pause between drains: 1 ms..=10 s, 100 ms by default.
-    pub drain_interval: Duration,
-    /// After how long without a sign of life a shard counts as silent, and without a drain the
-    /// control plane as stuck: at least two drain intervals, 5 s by default.
-    pub stale_after: Duration,
-    /// The core the drain thread runs on; any by default.
-    pub drain_core: Option<usize>,
-    /// How much of histograms a scrape shows that does not say: classic buckets by default.
-    pub detail: Detail,
-    /// The most series exposed, a histogram being one: 1,000,000 by default, from 1 on. What comes beyond is left out
-    /// and counted.
-    pub series_max: usize,
-    /// What `build_info` says: by default this library's version.
-    pub build: Build,
-}
-
-impl Default for ControlPlaneConfig {
-    fn default() -> Self {
-        Self {
-            metric_prefix: "relay".to_owned(),
-            drain_interval: Duration::from_millis(100),
-            stale_after: Duration::from_secs(5),
-            drain_core: None,
-            detail: Detail::default(),
-            series_max: 1_000_000,
-            build: Build::default(),
-        }
-    }
-}
-
-/// A configuration the control plane cannot work with.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// See [`ControlPlaneConfig::metric_prefix`].
-    #[error("metric prefix {0:?} is invalid; expected letters, digits, _ and :, no digit first")]
-    Prefix(String),
-    /// See [`ControlPlaneConfig::drain_interval`].
-    #[error("drain interval {0:?} is invalid; expected {DRAIN_INTERVAL_MIN:?}..={DRAIN_INTERVAL_MAX:?}")]
-    DrainInterval(Duration),
-    /// See [`ControlPlaneConfig::series_max`].
-    #[error("series maximum 0 is invalid; expected at least 1")]
-    SeriesMax,
-    /// See [`ControlPlaneConfig::stale_after`].
-    #[error("staleness {stale_after:?} is invalid; expected at least two drain intervals of {interval:?}")]
-    StaleAfter {
-        /// What was given.
-        stale_after: Duration,
-        /// The drain interval given with it.
-        interval: Duration,
-    },
-}
-
-impl ControlPlaneConfig {
-    fn check(&self) -> Result<(), ConfigError> {
-        let (prefix, interval, stale_after) = (&self.metric_prefix, self.drain_interval, self.stale_after);
-        if !prefix.is_empty() && !is_metric_name(prefix) {
-            return Err(ConfigError::Prefix(prefix.clone()));
-        }
-        if !(DRAIN_INTERVAL_MIN..=DRAIN_INTERVAL_MAX).contains(&interval) {
-            return Err(ConfigError::DrainInterval(interval));
-        }
-        if self.series_max == 0 {
-            return Err(ConfigError::SeriesMax);
-        }
-        if stale_after < 2 * interval {
-            return Err(ConfigError::StaleAfter { stale_after, interval });
-        }
-        Ok(())
-    }
-}
-
-/// What is rendered.
-type What<'a> = (Format, Detail, &'a Filter);
 
 /// The control plane of one relay. Clones share it.
 #[derive(Clone)]
@@ -399,95 +320,6 @@ impl ControlPlane {
         SourceAccounts { shards: drain.shards().map(of_shard).collect() }
     }
 
-    /// Everything held, in the Prometheus text format 0.0.4. Scrapes of one drain epoch share a body.
-    ///
-    /// Blocks while a drain or another render runs: in an async task, call it on a blocking thread.
-    pub fn exposition(&self) -> Bytes {
-        self.exposition_at(Now::sample())
-    }
-
-    pub(crate) fn exposition_at(&self, now: Now) -> Bytes {
-        self.scrape_within(usize::MAX, &Scrape::default(), now).unwrap_or_default()
-    }
-
-    /// What is asked for. Scrapes of one drain epoch that ask for the same, without a filter, share a body, and one
-    /// compressed body.
-    ///
-    /// Blocks while a drain or another render runs: in an async task, call it on a blocking thread.
-    ///
-    /// # Errors
-    /// [`TooManyBodies`] while sixteen bodies of before are still held.
-    pub fn scrape(&self, scrape: &Scrape) -> Result<Bytes, TooManyBodies> {
-        self.scrape_within(BODIES_MAX, scrape, Now::sample())
-    }
-
-    pub(crate) fn scrape_within(
-        &self,
-        bodies_max: usize,
-        scrape: &Scrape,
-        now: Now,
-    ) -> Result<Bytes, TooManyBodies> {
-        let detail = scrape.detail.unwrap_or(self.0.config.detail);
-        let mut bodies = lock(&self.0.bodies);
-        if !self.attached().is_sound() {
-            bodies.clear();
-        }
-        let epoch = lock(&self.0.drain).epoch();
-        if let Some(body) = bodies.find(scrape, detail, epoch, now) {
-            return Ok(body);
-        }
-        if bodies.len() >= bodies_max {
-            return Err(TooManyBodies);
-        }
-        self.0.refreshers.run(now, |refresher, turn| self.0.own.refreshed(refresher, turn));
-        let exposition = &mut bodies.exposition;
-        let (plain, epoch) = self.0.stages.with(Stage::Render, &self.0.drain, |drain| {
-            (
-                self.render_sound(exposition, drain, now, (scrape.format, detail, &scrape.filter)),
-                drain.epoch(),
-            )
-        });
-        self.0.own.rendered(Now::sample().since(now.monotonic_ns));
-        Ok(bodies.take(scrape, detail, plain, epoch, now))
-    }
-
-    /// Renders what is attached to. If that turns out to be damaged, nothing of it is shown: what was read
-    /// may not be what was written.
-    fn render_sound(
-        &self,
-        exposition: &mut Exposition,
-        drain: &mut Drain,
-        now: Now,
-        what: What<'_>,
-    ) -> Vec<u8> {
-        let attached = self.attached();
-        attached.look();
-        // Without a segment to read from, nothing that came of one is shown either.
-        if attached.attachment().is_none() {
-            drain.let_go();
-        }
-        let body = self.render(exposition, drain, &attached, now, what);
-        if attached.is_sound() {
-            return body;
-        }
-        drain.let_go();
-        let nothing = Arc::new(self.nothing(now));
-        *lock(&self.0.attached) = Arc::clone(&nothing);
-        self.render(exposition, drain, &nothing, now, what)
-    }
-
-    fn render(
-        &self,
-        exposition: &mut Exposition,
-        drain: &Drain,
-        attached: &Attached,
-        now: Now,
-        (format, detail, filter): What<'_>,
-    ) -> Vec<u8> {
-        let (own, process) = (&self.0.own, self.0.process.read());
-        exposition.render(&Sources { now, drain, attached, own, process }, format, detail, filter)
-    }
-
     /// What can be read of a segment that turned out to be damaged.
     fn nothing(&self, now: Now) -> Attached {
         let why = "the data plane's segment is damaged: it was cut off while it was read".to_owned();
@@ -640,102 +472,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::FileExt;
-
-    use relayscope_bridge::catalogue::PROBE_SENT;
-    use relayscope_bridge::{Hub, HubConfig, ShardId, create, hub};
-
-    use super::*;
-
-    fn refuse(config: ControlPlaneConfig) -> String {
-        let Hub { collector, .. } = hub(HubConfig::default()).unwrap();
-        ControlPlane::new(collector, config).err().unwrap().to_string()
-    }
-
-    #[test]
-    fn a_bad_configuration_is_refused_with_the_value_and_what_is_right() {
-        let default = ControlPlaneConfig::default;
-        assert_eq!(
-            refuse(ControlPlaneConfig { metric_prefix: "my-relay".to_owned(), ..default() }),
-            "metric prefix \"my-relay\" is invalid; expected letters, digits, _ and :, no digit first"
-        );
-        assert_eq!(
-            refuse(ControlPlaneConfig { drain_interval: Duration::ZERO, ..default() }),
-            "drain interval 0ns is invalid; expected 1ms..=10s"
-        );
-        assert_eq!(
-            refuse(ControlPlaneConfig { stale_after: Duration::from_millis(199), ..default() }),
-            "staleness 199ms is invalid; expected at least two drain intervals of 100ms"
-        );
-    }
-
-    /// A segment with one shard that beat and one counter at 7, and a plane that watches it.
-    fn watched() -> (tempfile::TempDir, Hub, std::fs::File, ControlPlane) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("segment");
-        let mut hub = create(&path, HubConfig { ring_capacity: 64, ..HubConfig::default() }).unwrap();
-        hub.publishers[0].beat(1_000_000_000);
-        hub.registry.counter(ShardId(0), &PROBE_SENT, &["b", "ipv4"]).unwrap().add(7);
-        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        (directory, hub, file, ControlPlane::watch(path, ControlPlaneConfig::default()).unwrap())
-    }
-
-    fn scrape(plane: &ControlPlane) -> String {
-        String::from_utf8(plane.exposition().to_vec()).unwrap()
-    }
-
-    #[test]
-    fn nothing_of_a_damaged_segment_is_shown_whoever_looks_first() {
-        let (_directory, _hub, file, plane) = watched();
-        plane.tick();
-        assert!(scrape(&plane).contains("relay_probe_sent_total{target=\"b\",family=\"ipv4\"} 7\n"));
-        // Its header goes, and no drain comes by before it is looked at.
-        file.write_all_at(&[0; 8], 0).unwrap();
-        assert!(!plane.mesh().running);
-        let text = scrape(&plane);
-        assert!(!text.contains("relay_ring_recorded") && !text.contains("relay_probe_sent_total{"), "{text}");
-    }
-
-    #[test]
-    fn times_of_another_boot_are_not_shown() {
-        const BOOT_ID_BYTES: u64 = 56;
-        let (_directory, _hub, file, plane) = watched();
-        file.write_all_at(&[1; 16], BOOT_ID_BYTES).unwrap();
-        plane.tick();
-        let reason = plane.health().shards[0].reason.clone().unwrap();
-        assert_eq!(reason, format!("shard 0: data plane process {} died", std::process::id()));
-        let text = scrape(&plane);
-        assert!(!text.contains("relay_shard_heartbeat_timestamp_seconds{"), "{text}");
-        assert!(
-            text.contains("relay_probe_sent_total{target=\"b\",family=\"ipv4\"} 7\n"),
-            "counts are true of any boot"
-        );
-    }
-
-    #[test]
-    fn an_account_that_cannot_be_kept_is_shown_and_kept_as_soon_as_it_can() {
-        let (directory, _hub, _file, plane) = watched();
-        let ledger = directory.path().join("segment.account");
-        std::fs::create_dir(&ledger).unwrap();
-        plane.tick();
-        assert!(scrape(&plane).contains("relay_dataplane_account_kept 0\n"));
-        std::fs::remove_dir(&ledger).unwrap();
-        let now = Now::sample();
-        let later = Now { monotonic_ns: now.monotonic_ns + 2_000_000_000, ..now };
-        plane.tick_at(later);
-        assert!(scrape(&plane).contains("relay_dataplane_account_kept 1\n"));
-    }
-
-    #[test]
-    fn without_a_data_plane_the_mesh_says_so_and_not_that_no_targets_are_configured() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("segment");
-        let plane = ControlPlane::watch(path.clone(), ControlPlaneConfig::default()).unwrap();
-        plane.tick();
-        let mesh = plane.mesh();
-        let reason = format!("cannot open segment {}: No such file or directory", path.display());
-        assert!(mesh.reason.as_ref().unwrap().starts_with(&reason));
-        assert!(mesh.to_text().starts_with(&format!("no data plane: {reason}")));
-    }
-}
+mod tests;
