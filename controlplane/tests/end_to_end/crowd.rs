@@ -65,7 +65,8 @@ fn silent_connections_without_end_keep_nobody_out() {
 #[test]
 fn shutdown_waits_for_nobody_who_says_nothing() {
     let plane = plane_with_b_up();
-    let limits = Limits { shutdown_timeout: Duration::from_secs(600), ..Limits::default() };
+    let long = Duration::from_secs(600);
+    let limits = Limits { shutdown_timeout: long, header_timeout: long, ..Limits::default() };
     let server = Server::start(&plane, limits);
     let mut silent = connect(server.address);
     let mut half = connect(server.address);

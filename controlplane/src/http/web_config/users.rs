@@ -116,8 +116,7 @@ impl Users {
             *user.proven.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
             return true;
         }
-        // 2^c + (2^c + 2^(c+1) + ... + 2^(cost-1)) = 2^cost.
-        (user.cost..self.cost).for_each(|cost| burn(password, cost));
+        costs_to_even(user.cost, self.cost).for_each(|cost| burn(password, cost));
         false
     }
 }
@@ -135,6 +134,12 @@ impl User {
         }
         Ok(Self { hash: hash.to_owned(), cost, proven: Mutex::default() })
     }
+}
+
+/// What is to be hashed after a check at cost `from` for both to take what one at cost `to` does: a cost is the
+/// logarithm of the rounds, and 2^c + (2^c + 2^(c+1) + ... + 2^(t-1)) = 2^t.
+fn costs_to_even(from: u32, to: u32) -> std::ops::Range<u32> {
+    from..to
 }
 
 /// As much work as a check at this cost.
@@ -181,6 +186,15 @@ mod tests {
         assert!(!users.check(&credentials(":")));
         assert!(!users.check(&Credentials::new(b"\xff:".to_vec()).unwrap()));
         assert!(users.check(&credentials("alice:")), "an empty password is one as well");
+    }
+
+    #[test]
+    fn what_ends_badly_takes_as_many_rounds_whoever_is_named() {
+        let rounds = |cost: u32| 1_u64 << cost;
+        for cost in [4, 5, 10, 14] {
+            let more: u64 = costs_to_even(cost, 14).map(rounds).sum();
+            assert_eq!(rounds(cost) + more, 16_384, "cost {cost}");
+        }
     }
 
     #[test]
