@@ -6,43 +6,25 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::peers::Peer;
-use crate::relay::{Process, Relay, get, loopback, wait_for};
+use crate::prometheus_server::PrometheusServer;
+use crate::relay::{Relay, loopback, wait_for};
 
 pub(crate) fn scrapes_two_relays() {
-    let (a_ip, b_ip, prometheus_ip) = (loopback(), loopback(), loopback());
+    let (a_ip, b_ip) = (loopback(), loopback());
     let (a_addr, b_addr) = (format!("{a_ip}:8620"), format!("{b_ip}:8621"));
     let a = Relay::start(a_ip, &["--reflect", &a_addr, "--probe", &format!("b={b_addr}")]);
     let b = Relay::start(b_ip, &["--reflect", &b_addr, "--probe", &format!("a={a_addr}")]);
 
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("prometheus.yml");
-    let configuration = format!(
-        "global: {{scrape_interval: 1s}}\n\
-         scrape_configs:\n\
-         - job_name: relayscope\n  \
-           static_configs:\n  \
-           - targets: ['{}', '{}']\n",
-        a.http, b.http
-    );
-    std::fs::write(&file, configuration).unwrap();
-    let prometheus = format!("{prometheus_ip}:9090");
-    let mut command = Command::new(Peer::Prometheus.program());
-    command
-        .arg(format!("--config.file={}", file.display()))
-        .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
-        .arg(format!("--web.listen-address={prometheus}"))
-        .stderr(Stdio::null());
-    let _prometheus = Process::start(&mut command);
-
+    let prometheus = PrometheusServer::start(&[a.http, b.http], &[]);
     wait_for("relay_probe_up == 1 for both", || {
-        let up = query(&prometheus, "relay_probe_up == 1")?;
+        let up = prometheus.query("relay_probe_up == 1")?;
         let mut targets: Vec<_> = up.iter().map(|series| series["metric"]["target"].clone()).collect();
         targets.sort_by_key(Value::to_string);
         (targets == ["a", "b"]).then_some(())
     });
     let median = "histogram_quantile(0.5, sum by (le, target) (rate(relay_probe_rtt_seconds_bucket[10s])))";
     wait_for("a median RTT for both", || {
-        let medians = query(&prometheus, median)?;
+        let medians = prometheus.query(median)?;
         let sensible = |series: &Value| {
             let seconds: f64 = series["value"][1].as_str().unwrap().parse().unwrap();
             // A NaN while there are too few scrapes is not sensible yet.
@@ -50,16 +32,7 @@ pub(crate) fn scrapes_two_relays() {
         };
         (medians.len() == 2 && medians.iter().all(sensible)).then_some(())
     });
-    assert_eq!(query(&prometheus, "up{job=\"relayscope\"} == 1").unwrap().len(), 2);
-}
-
-/// The vector an instant query answers; `None` while Prometheus is starting.
-fn query(prometheus: &str, query: &str) -> Option<Vec<Value>> {
-    let encoded: String = query.bytes().map(|octet| format!("%{octet:02X}")).collect();
-    let body = get(&format!("http://{prometheus}/api/v1/query?query={encoded}")).ok()?;
-    let answer: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(answer["status"], "success", "{answer}");
-    answer["data"]["result"].as_array().cloned()
+    assert_eq!(prometheus.query("up{job=\"relayscope\"} == 1").unwrap().len(), 2);
 }
 
 pub(crate) fn promtool_is_content() {
