@@ -110,7 +110,7 @@ pub(crate) struct RunArgs {
     /// [default: memory of this process].
     #[arg(long, value_name = "PATH", value_parser = parse_segment)]
     pub(crate) segment: Option<PathBuf>,
-    /// Send alerts to this Alertmanager, as http[s]://HOST[:PORT][/PREFIX]; may be repeated.
+    /// Send alerts to the Alertmanager at this URL, http or https, a path included where it has one; may be repeated.
     #[arg(long, value_name = "URL", value_parser = parse_alertmanager)]
     pub(crate) alertmanager: Vec<String>,
 }
@@ -150,7 +150,7 @@ struct ControlplaneArgs {
     /// The segment to read: a path, or a name in /run/relayscope [default: default].
     #[arg(long, value_name = "PATH", value_parser = parse_segment)]
     segment: Option<PathBuf>,
-    /// Send alerts to this Alertmanager, as http[s]://HOST[:PORT][/PREFIX]; may be repeated.
+    /// Send alerts to the Alertmanager at this URL, http or https, a path included where it has one; may be repeated.
     #[arg(long, value_name = "URL", value_parser = parse_alertmanager)]
     alertmanager: Vec<String>,
 }
