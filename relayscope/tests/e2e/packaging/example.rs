@@ -18,7 +18,10 @@ pub(crate) fn is_what_is_printed() {
         fs::write(&path, &printed).unwrap();
     }
     let written = fs::read_to_string(&path).unwrap();
-    assert_eq!(written, printed, "{EXAMPLE} is not what print-config prints; write it anew with {WRITE}=1");
+    let differing = written.lines().zip(printed.lines()).find(|(written, printed)| written != printed);
+    let anew = format!("{EXAMPLE} is not what print-config prints; write it anew with {WRITE}=1");
+    assert_eq!(differing, None, "{anew}");
+    assert_eq!(written.len(), printed.len(), "{anew}");
 
     let (status, said, stderr) = run(relayscope().arg("check-config").arg(&path));
     assert!(status.success(), "{stderr}");
