@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn written(facade: &Facade, filter: &Filter) -> String {
-        let mut out = TextEncoder::new(Dialect::OpenMetrics, Detail::Classic, 0);
+        let mut out = TextEncoder::new(Dialect::OpenMetrics, Detail::Classic, Vec::new());
         facade.write(&mut out, filter);
         String::from_utf8(out.finish()).unwrap()
     }

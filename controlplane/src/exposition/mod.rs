@@ -56,6 +56,9 @@ pub(crate) struct Sources<'a> {
     pub(crate) process: ProcessStats,
 }
 
+/// What is rendered.
+pub(crate) type What<'a> = (Format, Detail, &'a Filter);
+
 /// The renderer, with the layout it keeps from one scrape to the next.
 pub(crate) struct Exposition {
     prefix: String,
@@ -63,8 +66,8 @@ pub(crate) struct Exposition {
     plan: Option<Plan>,
     /// The last group whose buckets were said to make no sense.
     malformed_buckets: Option<String>,
-    /// Length of the last body, to allocate the next one at once.
-    last_len: usize,
+    /// Length of the last body in each format, to allocate the next one at once.
+    last_len: [usize; Format::ALL.len()],
     /// Series left out for want of room, over all expositions.
     refused_series: u64,
 }
@@ -77,29 +80,26 @@ impl Exposition {
             series_max,
             plan,
             malformed_buckets,
-            last_len: 0,
+            last_len: [0; Format::ALL.len()],
             refused_series: 0,
         }
     }
 
-    /// Renders one body. O(series).
-    pub(crate) fn render(
-        &mut self,
-        sources: &Sources<'_>,
-        format: Format,
-        detail: Detail,
-        filter: &Filter,
-    ) -> Vec<u8> {
+    /// Renders one body into the room of `out`, which is empty. O(series).
+    pub(crate) fn render(&mut self, sources: &Sources<'_>, what: What<'_>, mut out: Vec<u8>) -> Vec<u8> {
+        let (format, detail, filter) = what;
         let text_len = sources.attached.directory.read(|series| self.plan(series).text_len());
-        // At once: what grows by doubling leaves holes behind.
-        let whole = text_len.max(self.last_len) + self.last_len / 8;
-        let capacity = if filter.wants_everything() { whole } else { 0 };
+        if filter.wants_everything() {
+            // At once: what grows by doubling leaves holes behind.
+            let last_len = self.last_len[format as usize];
+            out.reserve_exact(if last_len > 0 { last_len + last_len / 8 } else { text_len });
+        }
         let out = match format.dialect() {
-            Some(dialect) => self.write(TextEncoder::new(dialect, detail, capacity), sources, filter),
-            None => self.write(ProtobufEncoder::new(detail, capacity), sources, filter),
+            Some(dialect) => self.write(TextEncoder::new(dialect, detail, out), sources, filter),
+            None => self.write(ProtobufEncoder::new(detail, out), sources, filter),
         };
         if filter.wants_everything() {
-            self.last_len = out.len();
+            self.last_len[format as usize] = out.len();
         }
         out
     }

@@ -113,10 +113,10 @@ pub(crate) struct ProtobufEncoder {
 }
 
 impl ProtobufEncoder {
-    /// With room for `capacity` octets.
-    pub(crate) fn new(detail: Detail, capacity: usize) -> Self {
+    /// Behind what `out` holds, which is as a rule nothing.
+    pub(crate) fn new(detail: Detail, out: Vec<u8>) -> Self {
         Self {
-            out: Vec::with_capacity(capacity),
+            out,
             detail,
             kind: MetricKind::Gauge,
             has_samples: false,

@@ -39,9 +39,8 @@ pub(crate) struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// With room for `capacity` octets.
-    pub(crate) fn new(dialect: Dialect, detail: Detail, capacity: usize) -> Self {
-        let out = Vec::with_capacity(capacity);
+    /// Behind what `out` holds, which is as a rule nothing.
+    pub(crate) fn new(dialect: Dialect, detail: Detail, out: Vec<u8>) -> Self {
         Self { out, dialect, detail, name: String::new(), labels: Vec::new(), start: 0, opened: 0 }
     }
 
@@ -230,7 +229,7 @@ mod tests {
     }
 
     fn written(dialect: Dialect, write: impl FnOnce(&mut TextEncoder)) -> String {
-        let mut encoder = TextEncoder::new(dialect, Detail::Classic, 0);
+        let mut encoder = TextEncoder::new(dialect, Detail::Classic, Vec::new());
         write(&mut encoder);
         String::from_utf8(encoder.finish()).unwrap()
     }
@@ -283,7 +282,7 @@ probe_rtt_ms 0.5
 
     #[test]
     fn compact_histograms_keep_sum_and_count_alone() {
-        let mut encoder = TextEncoder::new(Dialect::Prometheus, Detail::Compact, 0);
+        let mut encoder = TextEncoder::new(Dialect::Prometheus, Detail::Compact, Vec::new());
         let histogram = ClassicHistogram { buckets: vec![(1.0, 2)], count: 3, sum: 4.5 };
         encoder.begin(Head { name: "h", kind: MetricKind::Histogram, unit: Unit::None, help: "H." });
         encoder.classic(Labels::Texts { names: &["a"], values: &["b"] }, &histogram);

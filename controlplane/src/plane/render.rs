@@ -7,13 +7,10 @@ use axum::body::Bytes;
 use super::{ControlPlane, lock};
 use crate::clock::Now;
 use crate::drain::Drain;
-use crate::exposition::{Detail, Exposition, Filter, Format, Sources};
+use crate::exposition::{Exposition, Sources, What};
 use crate::scrape::{BODIES_MAX, Scrape, TooManyBodies};
 use crate::source::Attached;
 use crate::stages::Stage;
-
-/// What is rendered.
-type What<'a> = (Format, Detail, &'a Filter);
 
 impl ControlPlane {
     /// Everything held, in the Prometheus text format 0.0.4. Scrapes of one drain epoch share a body.
@@ -53,6 +50,7 @@ impl ControlPlane {
         if let Some(body) = bodies.find(scrape, detail, epoch, now) {
             return Ok(body);
         }
+        let spare = bodies.take_spare(epoch, now);
         if bodies.len() >= bodies_max {
             return Err(TooManyBodies);
         }
@@ -60,7 +58,7 @@ impl ControlPlane {
         let exposition = &mut bodies.exposition;
         let (plain, epoch) = self.0.stages.with(Stage::Render, &self.0.drain, |drain| {
             (
-                self.render_sound(exposition, drain, now, (scrape.format, detail, &scrape.filter)),
+                self.render_sound(exposition, drain, now, (scrape.format, detail, &scrape.filter), spare),
                 drain.epoch(),
             )
         });
@@ -76,6 +74,7 @@ impl ControlPlane {
         drain: &mut Drain,
         now: Now,
         what: What<'_>,
+        out: Vec<u8>,
     ) -> Vec<u8> {
         let attached = self.attached();
         attached.look();
@@ -83,14 +82,14 @@ impl ControlPlane {
         if attached.attachment().is_none() {
             drain.let_go();
         }
-        let body = self.render(exposition, drain, &attached, now, what);
+        let body = self.render(exposition, drain, &attached, now, what, out);
         if attached.is_sound() {
             return body;
         }
         drain.let_go();
         let nothing = Arc::new(self.nothing(now));
         *lock(&self.0.attached) = Arc::clone(&nothing);
-        self.render(exposition, drain, &nothing, now, what)
+        self.render(exposition, drain, &nothing, now, what, Vec::new())
     }
 
     fn render(
@@ -100,8 +99,9 @@ impl ControlPlane {
         attached: &Attached,
         now: Now,
         (format, detail, filter): What<'_>,
+        out: Vec<u8>,
     ) -> Vec<u8> {
         let (own, process) = (&self.0.own, self.0.process.read());
-        exposition.render(&Sources { now, drain, attached, own, process }, format, detail, filter)
+        exposition.render(&Sources { now, drain, attached, own, process }, (format, detail, filter), out)
     }
 }
