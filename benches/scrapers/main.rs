@@ -21,7 +21,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use relayscope_benches::http::get;
+use relayscope_benches::http::{get, sum};
 use relayscope_benches::process::Service;
 
 mod scraper;
@@ -75,7 +75,14 @@ fn run(title: &str, name: &str, connections: Option<usize>, time: Duration) {
     println!("  the server took {:.2} of a core", cpu.as_secs_f64() / time.as_secs_f64());
     print_memory(name, &memory_kib);
     print_drain(name, address);
-    answers.check();
+    answers.check(refused_connections(address));
+}
+
+/// How many connections the server turned away, as it says itself.
+fn refused_connections(address: SocketAddr) -> u64 {
+    let family = "relay_http_connections_refused_total";
+    let text = get(address, &format!("/metrics?name[]={family}")).unwrap();
+    sum(&text, &format!("{family}{{reason=\"over_limit\"}}")) as u64
 }
 
 fn print_memory(name: &str, memory_kib: &[f64]) {

@@ -60,13 +60,17 @@ impl Answers {
         self.said.iter().for_each(|(said, times)| println!("  {times:>9} times {said}"));
     }
 
-    /// That nobody was answered but with a body or, by a limit, with a 503. Panics if not.
-    pub(crate) fn check(&self) {
+    /// That nobody was answered but with a body or, by a limit, with a 503: no more of those than the server says it
+    /// turned away. Panics if not.
+    pub(crate) fn check(&self, turned_away: u64) {
         assert!(!self.latencies_us.is_empty(), "nobody was served");
         for said in self.said.keys() {
             let is_limit = said.starts_with("503") && LIMITS.iter().any(|limit| said.contains(limit));
             assert!(said == "200" || said == CLOSED_BETWEEN || is_limit, "a scraper was answered: {said}");
         }
+        let by_connections = self.said.iter().filter(|(said, _)| said.contains(LIMITS[0]));
+        let seen: u64 = by_connections.map(|(_, times)| times).sum();
+        assert!(seen <= turned_away, "{seen} found themselves turned away, {turned_away} were");
     }
 }
 
