@@ -306,7 +306,7 @@ families! {
     EXPOSITION_LEFT_OUT = "exposition_left_out_families", Gauge, None, [],
         "Families left out of the exposition because their name is taken or malformed.";
     EXPOSITION_REFUSED = "exposition_refused_series_total", Counter, None, [],
-        "Series left out of expositions because there were more than series_max, summed over all expositions.";
+        "Series left out, summed over all expositions: more than series_max, or with labels malformed or another's.";
     ALERTS_FIRING = "alerts_firing", Gauge, None, ["alertname", "severity"],
         "Alerts that stand.";
     ALERT_TRANSITIONS = "alert_transitions_total", Counter, None, ["alertname", "event"],

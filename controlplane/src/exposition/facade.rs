@@ -10,7 +10,7 @@ use relayscope_bridge::catalogue::Unit;
 
 use super::encoder::{ClassicHistogram, Encoder, Head, Labels};
 use super::filter::Filter;
-use super::names::TakenNames;
+use super::names::{TakenNames, is_label_name};
 use super::number::Number;
 
 /// Names and values, in the order in which they are written.
@@ -22,13 +22,26 @@ pub(crate) struct Facade {
     families: BTreeMap<String, FacadeFamily>,
     /// Families whose name is taken, came before, or that cannot be read.
     pub(crate) left_out: usize,
+    /// Series whose labels would spoil the scrape or are another's, and those there was no room for.
+    pub(crate) refused_series: usize,
 }
 
 #[derive(Debug, PartialEq)]
 struct FacadeFamily {
     kind: MetricKind,
     help: String,
-    series: BTreeMap<Pairs, Value>,
+    series: BTreeMap<Pairs, Slot>,
+    /// Series whose labels would spoil the scrape.
+    unsound: usize,
+}
+
+/// What has certain labels once they are written out.
+#[derive(Debug, PartialEq)]
+struct Slot {
+    value: Value,
+    /// How many series that is: names that differ for an application may be the same when written out. Which of
+    /// several comes last is the exporter's hash tables' whim, and none may be shown as now this one, now that.
+    series: usize,
 }
 
 #[derive(Debug, PartialEq)]
@@ -39,8 +52,14 @@ enum Value {
 
 impl Facade {
     /// Reads what the exporter rendered, without the families whose names are in `taken`; the others take theirs:
-    /// first those that are `ours`, then an application's by name and kind, whatever the exporter's order.
-    pub(crate) fn read(text: &str, taken: &mut TakenNames, ours: impl Fn(&str, MetricKind) -> bool) -> Self {
+    /// first those that are `ours`, then an application's by name and kind, whatever the exporter's order, with as many
+    /// series as there is `room` for.
+    pub(crate) fn read(
+        text: &str,
+        taken: &mut TakenNames,
+        ours: impl Fn(&str, MetricKind) -> bool,
+        mut room: usize,
+    ) -> Self {
         let mut facade = Self::default();
         let blocks: Vec<_> = text.split("\n\n").filter(|block| !block.trim().is_empty()).collect();
         let mut families: Vec<_> = blocks.iter().filter_map(|block| FacadeFamily::read(block)).collect();
@@ -48,12 +67,17 @@ impl Facade {
         families.sort_by_cached_key(|(name, FacadeFamily { kind, .. })| {
             (!ours(name, *kind), name.clone(), kind.as_str())
         });
-        for (name, family) in families {
-            if taken.take(&name, family.kind) {
-                facade.families.insert(name, family);
-            } else {
+        for (name, mut family) in families {
+            if !taken.take(&name, family.kind) {
                 facade.left_out += 1;
+                continue;
             }
+            facade.refused_series += family.settle();
+            if !ours(&name, family.kind) {
+                facade.refused_series += family.keep(room);
+                room -= family.series.len();
+            }
+            facade.families.insert(name, family);
         }
         facade
     }
@@ -64,7 +88,7 @@ impl Facade {
             let head = Head { name, kind: family.kind, unit: Unit::None, help: &family.help };
             if filter.wants_family(&head) {
                 out.begin(head);
-                family.series.iter().for_each(|(pairs, value)| write(out, pairs, value, filter));
+                family.series.iter().for_each(|(pairs, slot)| write(out, pairs, &slot.value, filter));
                 out.end();
             }
         }
@@ -95,7 +119,7 @@ impl FacadeFamily {
         };
         let help = block.lines().find_map(|line| line.strip_prefix("# HELP ")?.strip_prefix(name));
         let help = unescape(help.unwrap_or_default().trim_start());
-        let mut family = Self { kind, help, series: BTreeMap::new() };
+        let mut family = Self { kind, help, series: BTreeMap::new(), unsound: 0 };
         for line in block.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
             family.take(name, line)?;
         }
@@ -105,14 +129,22 @@ impl FacadeFamily {
     fn take(&mut self, name: &str, line: &str) -> Option<()> {
         let (sample, mut pairs, value) = read_sample(line)?;
         let part = sample.strip_prefix(name)?;
-        if self.kind != MetricKind::Histogram {
-            self.series.insert(pairs, Value::Number(read_number(value)?));
-            return part.is_empty().then_some(());
+        let is_histogram = self.kind == MetricKind::Histogram;
+        let bound = pairs.iter().rposition(|(name, _)| part == "_bucket" && name == "le");
+        let le = bound.filter(|_| is_histogram).map(|at| pairs.remove(at).1);
+        // Each series has one of these lines.
+        let is_whole = if is_histogram { part == "_count" } else { part.is_empty() };
+        if !are_sound(&pairs, self.kind) {
+            self.unsound += usize::from(is_whole);
+            return Some(());
         }
-        let le = pairs.iter().position(|(name, _)| name == "le").map(|at| pairs.remove(at).1);
-        let series =
-            self.series.entry(pairs).or_insert_with(|| Value::Histogram(ClassicHistogram::default()));
-        let Value::Histogram(histogram) = series else { return None };
+        let empty = match self.kind {
+            MetricKind::Histogram => Value::Histogram(ClassicHistogram::default()),
+            MetricKind::Counter | MetricKind::Gauge => Value::Number(read_number(value)?),
+        };
+        let slot = self.series.entry(pairs).or_insert(Slot { value: empty, series: 0 });
+        slot.series += usize::from(is_whole);
+        let Value::Histogram(histogram) = &mut slot.value else { return part.is_empty().then_some(()) };
         match (part, le.as_deref()) {
             ("_bucket", Some("+Inf")) => {}
             ("_bucket", Some(bound)) => histogram.buckets.push((bound.parse().ok()?, value.parse().ok()?)),
@@ -122,6 +154,33 @@ impl FacadeFamily {
         }
         Some(())
     }
+
+    /// Keeps what is one series, and returns how many others there were.
+    fn settle(&mut self) -> usize {
+        let of_several: usize =
+            self.series.values().map(|slot| slot.series).filter(|series| *series != 1).sum();
+        self.series.retain(|_, slot| slot.series == 1);
+        of_several + self.unsound
+    }
+
+    /// Keeps so many series, the first by their labels, and returns how many others there were.
+    fn keep(&mut self, most: usize) -> usize {
+        let others = self.series.len().saturating_sub(most);
+        if let Some(first) = self.series.keys().nth(most).cloned() {
+            self.series.split_off(&first);
+        }
+        others
+    }
+}
+
+/// Whether labels do not spoil the scrape: each name is one that an application may use, and comes once.
+fn are_sound(pairs: &Pairs, kind: MetricKind) -> bool {
+    let is_reserved = |name: &str| kind == MetricKind::Histogram && name == "le";
+    let comes_again = |at: usize| pairs[..at].iter().any(|(before, _)| *before == pairs[at].0);
+    (0..pairs.len()).all(|at| {
+        let name = &pairs[at].0;
+        is_label_name(name) && !is_reserved(name) && !comes_again(at)
+    })
 }
 
 fn read_number(text: &str) -> Option<Number> {
@@ -178,7 +237,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Facade {
-        Facade::read(text, &mut TakenNames::of(std::iter::empty(), ""), |_, _| false)
+        Facade::read(text, &mut TakenNames::of(std::iter::empty(), ""), |_, _| false, 100)
     }
 
     fn written(facade: &Facade, filter: &Filter) -> String {
@@ -234,6 +293,39 @@ rooms{kind=\"b\\\"\\\\\\n,}\"} 18446744073709551615
         let facade = read(text);
         assert_eq!(facade.left_out, 5);
         assert_eq!(facade.families.keys().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn series_whose_labels_would_spoil_the_scrape_are_left_out_alone_and_counted() {
+        let facade = read(
+            "# TYPE x counter\nx{a=\"1\",a=\"2\"} 1\nx{__name__=\"y\"} 2\nx{a=\"1\"} 3\n\n\
+             # TYPE h histogram\nh_bucket{le=\"x\",le=\"0.5\"} 1\nh_bucket{le=\"x\",le=\"+Inf\"} 1\nh_sum{le=\"x\"} 1\n\
+             h_count{le=\"x\"} 1\n\n",
+        );
+        assert_eq!((facade.refused_series, facade.left_out), (3, 0));
+        assert!(written(&facade, &Filter::default()).ends_with("x{a=\"1\"} 3\n# EOF\n"));
+    }
+
+    #[test]
+    fn of_series_that_are_the_same_once_written_none_is_shown_for_they_are_not_one() {
+        let facade = read(
+            "# TYPE x counter\nx{a=\"1\"} 500\nx{a=\"1\"} 7\nx{a=\"1\"} 8\nx{a=\"2\"} 3\n\n\
+             # TYPE h histogram\nh_bucket{le=\"0.5\"} 1\nh_bucket{le=\"+Inf\"} 1\nh_sum 1\nh_count 1\n\
+             h_bucket{le=\"0.5\"} 2\nh_bucket{le=\"+Inf\"} 2\nh_sum 2\nh_count 2\n\n",
+        );
+        assert_eq!(facade.refused_series, 5);
+        let text = written(&facade, &Filter::default());
+        assert!(text.ends_with("x{a=\"2\"} 3\n# EOF\n") && !text.contains("a=\"1\"") && !text.contains("h_"));
+    }
+
+    #[test]
+    fn an_applications_series_take_the_room_there_is_in_order_and_ours_need_none() {
+        let text = "# TYPE b counter\nb{n=\"2\"} 2\nb{n=\"1\"} 1\n\n# TYPE c gauge\nc 1\n\n# TYPE ours gauge\nours 4\n\n";
+        let mut taken = TakenNames::of(std::iter::empty(), "");
+        let facade = Facade::read(text, &mut taken, |name, _| name == "ours", 1);
+        assert_eq!(facade.refused_series, 2);
+        let samples: Vec<_> = facade.families.values().flat_map(|family| family.series.keys()).collect();
+        assert_eq!(samples, [&vec![("n".to_owned(), "1".to_owned())], &vec![]]);
     }
 
     #[test]

@@ -107,9 +107,9 @@ impl Exposition {
     fn write<E: Encoder>(&mut self, mut out: E, sources: &Sources<'_>, filter: &Filter) -> Vec<u8> {
         let own = sources.own.render();
         let facade = sources.attached.directory.read(|series| {
-            let facade = Facade::read(&own, &mut self.taken_names(series), |name, kind| {
-                sources.own.is_own(name, kind)
-            });
+            let (mut taken, room) = (self.taken_names(series), self.plan(series).room());
+            let facade = Facade::read(&own, &mut taken, |name, kind| sources.own.is_own(name, kind), room);
+            self.refused_series += (self.plan(series).refused_series() + facade.refused_series) as u64;
             self.write_ours(&mut out, series, sources, filter, facade.left_out);
             facade
         });
@@ -137,8 +137,6 @@ impl Exposition {
         facade_left_out: usize,
     ) {
         let prefix = self.prefix.clone();
-        let refused = self.plan(series).refused_series() as u64;
-        self.refused_series += refused;
         let refused_series = self.refused_series;
         let plan = self.plan(series);
         let is_silent = |shard| sources.attached.clocks.is_silent(shard, sources.now);

@@ -203,6 +203,11 @@ impl Plan {
         self.left_out
     }
 
+    /// How many more series there may be.
+    pub(crate) fn room(&self) -> usize {
+        self.bounds.series_max - self.bounds.series
+    }
+
     /// Series there was no room for.
     pub(crate) fn refused_series(&self) -> usize {
         self.bounds.refused

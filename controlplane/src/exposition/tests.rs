@@ -521,6 +521,21 @@ fn series_beyond_the_maximum_are_left_out_and_counted_and_come_in_when_there_is_
 }
 
 #[test]
+fn labels_that_meet_only_when_written_out_spoil_no_scrape_and_make_no_counter_go_back() {
+    let (_publishers, _registry, plane) = two_shards();
+    metrics::with_local_recorder(&plane.recorder(), || {
+        metrics::counter!("app_x_total", "a.b" => "1", "a_b" => "2").increment(1);
+        metrics::counter!("app_y_total", "a.b" => "1").increment(500);
+        metrics::counter!("app_y_total", "a_b" => "1").increment(7);
+        metrics::counter!("app_y_total", "a_b" => "2").increment(9);
+    });
+    let text = scrape(&plane, at(10));
+    assert_eq!(lines_of(&text, "app_x_total"), "");
+    assert!(lines_of(&text, "app_y_total").ends_with("counter\napp_y_total{a_b=\"2\"} 9\n"), "{text}");
+    assert!(text.contains("relay_exposition_refused_series_total 3\n"), "{text}");
+}
+
+#[test]
 fn no_family_comes_twice_in_any_format_though_every_room_has_the_name() {
     // The first is a name of the plane's own, the others one another's.
     static STATE: Family = Family { name: "mesh_targets", ..FORWARDED };

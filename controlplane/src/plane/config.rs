@@ -22,8 +22,8 @@ pub struct ControlPlaneConfig {
     pub drain_core: Option<usize>,
     /// How much of histograms a scrape shows that does not say: classic buckets by default.
     pub detail: Detail,
-    /// The most series exposed, a histogram being one: 1,000,000 by default, from 1 on. What comes beyond is left out
-    /// and counted.
+    /// The most series exposed, those of the `metrics` facade among them, a histogram being one: 1,000,000 by default,
+    /// from 1 on. What comes beyond is left out and counted.
     pub series_max: usize,
     /// What `build_info` says: by default this library's version.
     pub build: Build,
