@@ -60,11 +60,16 @@ impl fmt::Debug for PemFile {
     }
 }
 
-/// What is wrong with a secret's file that does not keep anyone from using it.
+/// What is wrong with a secret's file that does not keep anyone from using it. Its group may read it: that is how a
+/// service that does not own it does.
 pub(super) fn warning(path: &Path) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
-    (mode & 0o077 != 0)
-        .then(|| format!("{} may be read by others (mode {mode:03o}); chmod 600 it", path.display()))
+    let what = match mode {
+        _ if mode & 0o007 != 0 => "read by others",
+        _ if mode & 0o020 != 0 => "written by its group",
+        _ => return None,
+    };
+    Some(format!("{} may be {what} (mode {mode:03o}); chmod 600 or 640 it", path.display()))
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {

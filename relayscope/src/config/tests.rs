@@ -205,13 +205,23 @@ fn the_files_named_are_watched_and_secrets_for_all_to_read_are_warned_of() {
         paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
     };
     assert_eq!(names(&config.files()), ["ca.pem", "hex", "key", "key.pem"]);
-    for (name, mode) in [("key", 0o600), ("hex", 0o400), ("key.pem", 0o640), ("ca.pem", 0o644)] {
+    let allow = |name: &str, mode| {
         let path = directory.path().join(name);
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    allow("key", 0o600);
+    allow("hex", 0o400);
+    allow("ca.pem", 0o644);
+    allow("key.pem", 0o640);
+    assert_eq!(config.warnings(), [""; 0], "a service reads its keys as a member of their group");
+    for (mode, what) in
+        [(0o644, "read by others"), (0o602, "read by others"), (0o660, "written by its group")]
+    {
+        allow("key.pem", mode);
+        let file = directory.path().join("key.pem");
+        let warned = format!("{} may be {what} (mode {mode:03o}); chmod 600 or 640 it", file.display());
+        assert_eq!(config.warnings(), [warned]);
     }
-    let warned =
-        format!("{}/key.pem may be read by others (mode 640); chmod 600 it", directory.path().display());
-    assert_eq!(config.warnings(), [warned]);
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn main() {
         web::promtool_takes_the_example,
     );
     add("mesh_status_speaks_tls_and_names_a_user", None, web::mesh_status);
+    add("the_certificate_that_the_docs_make_is_trusted", Some(Peer::Openssl), web::documented_certificate);
     add("an_access_log_is_kept_where_it_is_wanted_and_has_no_password", None, web::access_log);
     add("what_clients_do_wrong_is_answered_and_counted_and_changes_nothing_else", None, web::what_goes_wrong);
     add(

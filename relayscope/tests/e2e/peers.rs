@@ -19,6 +19,7 @@ pub(crate) enum Peer {
     Lintian,
     Man,
     Mandoc,
+    Openssl,
     Prometheus,
     Promtool,
     /// Grafana's model of a dashboard, as it publishes it.
@@ -85,6 +86,7 @@ impl Peer {
             Self::Machine => "unshare".into(),
             Self::Man => "man".into(),
             Self::Mandoc => "mandoc".into(),
+            Self::Openssl => "openssl".into(),
             Self::Zsh => "zsh".into(),
             Self::Faketime => faketime(),
             Self::Prometheus => "prometheus".into(),

@@ -122,6 +122,32 @@ pub(crate) fn mesh_status() {
     assert!(stderr.contains("--ca-file"), "{stderr}");
 }
 
+/// By the very command of the page, but for where the relay is.
+pub(crate) fn documented_certificate() {
+    let page = include_str!("../../../docs/web.md");
+    let (site, ip) = (Site::new(), loopback());
+    let begin = page.find("openssl req").unwrap();
+    let command = page[begin..].split("\nchmod").next().unwrap();
+    let command = command.replace("DNS:relay-a.example.net", &format!("IP:{ip}"));
+    assert!(command.contains(&format!("IP:{ip}")), "{command}");
+    let mut shell = Command::new("sh");
+    let (status, _, stderr) = run(shell.args(["-ec", &command]).current_dir(site.path("")));
+    assert!(status.success(), "{stderr}");
+    fs::write(site.path("web.yml"), "tls_server_config: {cert_file: relay.crt, key_file: relay.key}\n")
+        .unwrap();
+
+    let http = SocketAddr::new(ip, 9862);
+    let mut relay = relayscope();
+    relay.args(["run", "--listen", &http.to_string(), "--reflect", &format!("{ip}:8620")]);
+    relay.arg("--web-config").arg(site.path("web.yml")).stderr(Stdio::null());
+    let _relay = Process::start(&mut relay);
+    wait_for("the relay to serve", || TcpStream::connect(http).ok());
+    let mut ask = relayscope();
+    ask.args(["mesh-status", "--url", &format!("https://{http}"), "--ca-file"]).arg(site.path("relay.crt"));
+    let (status, _, stderr) = run(&mut ask);
+    assert!(status.success(), "{stderr}");
+}
+
 pub(crate) fn bad_web_configuration() {
     let site = Site::new();
     let web = site.path("web.yml");
