@@ -172,6 +172,26 @@ mod tests {
     }
 
     #[test]
+    fn who_is_proven_stays_so_when_another_user_comes() {
+        use crate::http::web_config::Credentials;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.yml");
+        let hash = bcrypt::hash_with_salt("wonder", 4, *b"sixteen octets..").unwrap().to_string();
+        let alice = format!("basic_auth_users:\n  alice: {hash}\n");
+        write(&path, &alice).unwrap();
+        let config = WebConfig::read(&path).unwrap();
+        let right = Credentials::new(b"alice:wonder".to_vec()).unwrap();
+        assert!(config.users().unwrap().check(&right));
+        let mut files = Files::of(config);
+        write(&path, format!("{alice}  bob: {hash}\n")).unwrap();
+        assert!(files.look().is_none());
+        let anew = files.look().unwrap().unwrap();
+        assert_eq!(anew.users().unwrap().proven(&right), Some("alice"));
+        assert!(anew.users().unwrap().proven(&Credentials::new(b"bob:wonder".to_vec()).unwrap()).is_none());
+    }
+
+    #[test]
     fn tls_is_neither_turned_off_nor_on_by_a_file_that_changes() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.yml");

@@ -129,12 +129,19 @@ impl WebConfig {
         self.0.users.as_ref()
     }
 
-    /// `next` in place of this, unless that turns TLS on or off: who connects would not know.
-    pub(super) fn succeeded_by(&self, next: Self) -> Result<Self, WebConfigError> {
+    /// `next`, just read, in place of this, unless that turns TLS on or off: who connects would not know. Users whom
+    /// this has proven are so there.
+    pub(super) fn succeeded_by(&self, mut next: Self) -> Result<Self, WebConfigError> {
         let wrong = match (self.serves_tls(), next.serves_tls()) {
             (true, false) => "tls_server_config: is gone; restart to serve without TLS",
             (false, true) => "tls_server_config: was not there at start; restart to serve TLS",
-            _ => return Ok(next),
+            _ => {
+                let users = Arc::get_mut(&mut next.0).and_then(|content| content.users.as_mut());
+                if let (Some(users), Some(before)) = (users.and_then(Arc::get_mut), self.users()) {
+                    users.remember(before);
+                }
+                return Ok(next);
+            }
         };
         Err(WebConfigError { path: next.path().to_owned(), what: wrong.to_owned() })
     }

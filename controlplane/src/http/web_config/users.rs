@@ -1,11 +1,11 @@
 //! Who may ask, and what it takes to know them.
 //!
 //! bcrypt is slow so that stolen hashes are of little use, and that would make it a lever against the server.
-//! What was right once is remembered as a keyed digest, one for each user as each has one password; what is
-//! wrong costs the same whoever is named, so that the time taken does not tell which users there are.
+//! What was right once is remembered as a keyed digest, one for each user as each has one password, as long as the
+//! user's hash is the same: a file that is read anew does not make everybody a stranger. What is wrong costs the same whoever is named, so that the time taken does not tell which users there are.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bcrypt::HashParts;
 use ring::hmac;
@@ -24,9 +24,9 @@ const NAME_SHOWN_MAX: usize = 64;
 /// For users that are not there: any salt will do.
 const SALT: [u8; 16] = *b"no user has this";
 
-/// The users of one file. Another file's, even with the same names, remember nothing of these.
+/// The users of one file.
 pub(in crate::http) struct Users {
-    /// Of this reading of the file alone: nobody can prepare digests that meet.
+    /// Of this reading of the file alone: who waits for a check of before gets no verdict of another hash.
     key: hmac::Key,
     by_name: BTreeMap<String, User>,
     /// The highest of the users': what each check costs that ends badly.
@@ -36,8 +36,15 @@ pub(in crate::http) struct Users {
 struct User {
     hash: String,
     cost: u32,
+    proven: Arc<Proven>,
+}
+
+/// What was right for one hash.
+struct Proven {
+    /// Nobody can prepare digests that meet.
+    key: hmac::Key,
     /// The digest of the name and password that were right last.
-    proven: Mutex<Option<hmac::Tag>>,
+    last: Mutex<Option<hmac::Tag>>,
 }
 
 /// A name and a password as a client sent them. No `Debug`.
@@ -84,9 +91,18 @@ impl Users {
         let by_name: BTreeMap<_, _> =
             texts(KEY, mapping)?.into_iter().map(user).collect::<Result<_, String>>()?;
         let Some(cost) = by_name.values().map(|user| user.cost).max() else { return Ok(None) };
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-            .map_err(|_| format!("{KEY}: the system gives no random numbers to keep passwords with"))?;
+        let key = random_key().map_err(|error| format!("{KEY}: {error}"))?;
         Ok(Some(Self { key, by_name, cost }))
+    }
+
+    /// Takes for proven what was so `before`, of users whose name and hash are the same.
+    pub(super) fn remember(&mut self, before: &Self) {
+        for (name, user) in &mut self.by_name {
+            let known = before.by_name.get(name).filter(|known| known.hash == user.hash);
+            if let Some(known) = known {
+                user.proven = Arc::clone(&known.proven);
+            }
+        }
     }
 
     /// What stands for these credentials where it is to be told whether two are the same.
@@ -97,9 +113,7 @@ impl Users {
     /// The user whose credentials these were before. Compares in constant time, and costs microseconds.
     pub(in crate::http) fn proven(&self, credentials: &Credentials) -> Option<&str> {
         let (name, user) = self.by_name.get_key_value(credentials.name()?)?;
-        let proven = user.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        let tag = proven.as_ref()?;
-        hmac::verify(&self.key, &credentials.octets, tag.as_ref()).is_ok().then_some(name)
+        user.proven.is(credentials).then_some(name)
     }
 
     /// Whether they are right, the slow way, which is remembered. If they are not, it takes as long as for any
@@ -112,8 +126,7 @@ impl Users {
         };
         // What cannot be hashed is not anybody's password.
         if bcrypt::verify(password, &user.hash).unwrap_or(false) {
-            let digest = self.digest(credentials);
-            *user.proven.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+            user.proven.note(credentials);
             return true;
         }
         costs_to_even(user.cost, self.cost).for_each(|cost| burn(password, cost));
@@ -132,8 +145,27 @@ impl User {
             let expected = format!("expected {BCRYPT_COST_MIN}..={BCRYPT_COST_MAX}");
             return Err(format!("bcrypt cost {cost} is invalid; {expected}"));
         }
-        Ok(Self { hash: hash.to_owned(), cost, proven: Mutex::default() })
+        let proven = Proven { key: random_key()?, last: Mutex::default() };
+        Ok(Self { hash: hash.to_owned(), cost, proven: Arc::new(proven) })
     }
+}
+
+impl Proven {
+    fn is(&self, credentials: &Credentials) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |tag: &hmac::Tag| hmac::verify(&self.key, &credentials.octets, tag.as_ref()).is_ok();
+        last.as_ref().is_some_and(is_same)
+    }
+
+    fn note(&self, credentials: &Credentials) {
+        let digest = hmac::sign(&self.key, &credentials.octets);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+    }
+}
+
+fn random_key() -> Result<hmac::Key, String> {
+    let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+    key.map_err(|_| "the system gives no random numbers to keep passwords with".to_owned())
 }
 
 /// What is to be hashed after a check at cost `from` for both to take what one at cost `to` does: a cost is the
@@ -198,10 +230,25 @@ mod tests {
     }
 
     #[test]
-    fn what_another_reading_of_the_file_proved_is_not_proven() {
+    fn who_is_proven_stays_so_when_the_file_is_read_anew_with_the_same_hash() {
+        let of_file = [("alice", "wonder", 4), ("bob", "builder", 4), ("carol", "singer", 4)];
+        let (before, right) =
+            (users(&of_file), ["alice:wonder", "bob:builder", "carol:singer"].map(credentials));
+        assert!(before.check(&right[0]) && before.check(&right[1]));
+        let mut anew = users(&[("alice", "wonder", 4), ("bob", "new", 4), ("carol", "singer", 4)]);
+        assert_eq!(anew.proven(&right[0]), None, "nothing is known of itself");
+        anew.remember(&before);
+        assert_eq!(anew.proven(&right[0]), Some("alice"));
+        assert_eq!(anew.proven(&right[1]), None, "another password");
+        assert_eq!(anew.proven(&right[2]), None, "never proven");
+        assert!(before.check(&right[2]));
+        assert_eq!(anew.proven(&right[2]), Some("carol"), "a check that was on its way counts");
+        assert!(!anew.check(&right[1]));
+    }
+
+    #[test]
+    fn credentials_of_two_readings_of_a_file_share_no_check() {
         let (first, second) = (users(&[("a", "b", 4)]), users(&[("a", "b", 4)]));
-        assert!(first.check(&credentials("a:b")));
-        assert_eq!(second.proven(&credentials("a:b")), None);
         assert_ne!(first.digest(&credentials("a:b")).as_ref(), second.digest(&credentials("a:b")).as_ref());
     }
 }
