@@ -34,6 +34,13 @@ impl Now {
         (unix_ns / 1_000_000) as f64 / 1e3
     }
 
+    /// `then_ns` of `CLOCK_MONOTONIC` as the wall clock has it that is right now: whoever set it meanwhile changes
+    /// what is told of then, too. In nanoseconds, 0 for what would lie before 1970.
+    pub(crate) fn unix_ns_of(self, then_ns: u64) -> u64 {
+        let unix_ns = i128::from(self.unix_ns) + i128::from(then_ns) - i128::from(self.monotonic_ns);
+        u64::try_from(unix_ns.max(0)).unwrap_or(u64::MAX)
+    }
+
     /// This moment as unix seconds.
     pub(crate) fn unix_seconds(self) -> f64 {
         self.unix_seconds_of(self.monotonic_ns)
@@ -61,7 +68,14 @@ mod tests {
         let now = Now { monotonic_ns: 10_000_000_000, unix_ns: 1_700_000_000_250_000_000 };
         assert_eq!(now.unix_seconds(), 1_700_000_000.25);
         assert_eq!(now.unix_seconds_of(8_500_000_000), 1_699_999_998.75);
+        assert_eq!(now.unix_ns_of(8_500_000_000), 1_699_999_998_750_000_000);
         assert_eq!(now.since(8_500_000_000), Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn no_moment_lies_before_1970_or_beyond_what_can_be_written() {
+        assert_eq!(Now { monotonic_ns: 100, unix_ns: 1 }.unix_ns_of(5), 0);
+        assert_eq!(Now { monotonic_ns: 0, unix_ns: u64::MAX }.unix_ns_of(5), u64::MAX);
     }
 
     #[test]

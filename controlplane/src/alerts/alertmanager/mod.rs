@@ -235,11 +235,11 @@ impl Sender {
     fn send(&mut self, batch: &Batch) {
         let (sent, said) = self.post(&batch.body);
         self.plane.own().add(&catalogue::ALERTMANAGER_REQUESTS, &[&self.name, sent.as_str()], 1);
-        let is_news = self.delivery.settle(batch, sent == Sent::Ok, Now::sample());
+        let is_news = self.delivery.settle(batch, sent, Now::sample());
         let (name, alerts) = (&self.name, batch.alerts());
         match sent {
             Sent::Ok if is_news => {
-                tracing::info!("alertmanager {name} takes alerts again; all that stand are sent anew")
+                tracing::info!("alertmanager {name} takes alerts again, all of them")
             }
             Sent::Ok => tracing::debug!("alertmanager {name} took {alerts} alerts"),
             _ if is_news => tracing::warn!(
