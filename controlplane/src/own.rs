@@ -6,7 +6,7 @@
 //!
 //! [`ControlPlane::recorder`]: crate::ControlPlane::recorder
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
@@ -51,6 +51,8 @@ pub(crate) struct Own {
     drain_duration: Histogram,
     drain_lateness: Histogram,
     scrape_duration: Histogram,
+    /// Whether the configuration that the control plane's process itself read last is in force.
+    reloaded: Mutex<Option<bool>>,
 }
 
 impl Own {
@@ -70,6 +72,7 @@ impl Own {
             scrape_duration: recorder.register_histogram(&key(&catalogue::SCRAPE_DURATION), &METADATA),
             prefix: prefix.to_owned(),
             recorder,
+            reloaded: Mutex::default(),
         };
         let Build { version, revision, rustc } = *build;
         let values = [version, revision.unwrap_or_default(), rustc.unwrap_or_default()];
@@ -119,6 +122,15 @@ impl Own {
 
     pub(crate) fn connections(&self, open: usize) {
         self.gauge(&catalogue::HTTP_CONNECTIONS, open as f64);
+    }
+
+    pub(crate) fn note_reload(&self, successful: bool) {
+        *self.reloaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(successful);
+    }
+
+    /// `None` before the first.
+    pub(crate) fn last_reload_successful(&self) -> Option<bool> {
+        *self.reloaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn web_config_read(&self, is_in_force: bool) {

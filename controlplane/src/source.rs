@@ -69,6 +69,14 @@ impl Attached {
         self.attachment.as_ref()
     }
 
+    /// Whether the configuration that was read last is in force, in the data plane and, where it has one of its
+    /// own, as `own` says in the control plane. `None` where neither is known.
+    pub(crate) fn is_reload_in_force(&self, own: Option<bool>) -> Option<bool> {
+        let of_data_plane =
+            self.attachment.as_ref().map(|attachment| attachment.last_reload_successful() != Some(false));
+        of_data_plane.into_iter().chain(own).reduce(|one, other| one && other)
+    }
+
     /// Reads the heartbeats and the segment's state afresh, whatever the drain is doing: a drain that
     /// hangs must not make a live shard look silent, nor a dead one live.
     pub(crate) fn look(&self) {

@@ -28,6 +28,7 @@ mod tap;
 mod target;
 mod targets;
 mod top;
+mod watched;
 
 use std::process::ExitCode;
 

@@ -1,12 +1,11 @@
 //! What changes while it runs: the configuration, by SIGHUP, over HTTP or when its files change; and where its
 //! targets are, by discovery. A configuration that is wrong, or that there is no room for, changes nothing.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use relayscope_bridge::SeriesRegistry;
-use relayscope_controlplane::discovery::{Candidate, Discovery, Stamp, Wanted};
+use relayscope_controlplane::discovery::{Candidate, Discovery, Wanted};
 use relayscope_controlplane::{ControlPlane, ReloadRequest, Worker};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Receiver;
@@ -16,6 +15,7 @@ use crate::config::{self, Alerting, Config, Plans};
 use crate::failure::Failure;
 use crate::notify::Notify;
 use crate::targets::{Targets, lock};
+use crate::watched::Watched;
 
 /// After a change of targets that could not be made it is tried again, ever more rarely.
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -144,7 +144,7 @@ impl Reload {
     }
 
     async fn cause(&mut self, hangup: &mut Signal) -> Cause {
-        let tick = tokio::time::sleep(self.watched.interval);
+        let tick = tokio::time::sleep(self.watched.interval());
         let requested = async {
             match &mut self.requests {
                 Some(requests) => requests.recv().await,
@@ -338,64 +338,6 @@ fn longer(pause: Duration) -> Duration {
     (2 * pause).min(RETRY_PAUSE_MAX)
 }
 
-/// The files the configuration is made of, and whether they changed since they were read.
-struct Watched {
-    file: Option<PathBuf>,
-    paths: Vec<PathBuf>,
-    interval: Duration,
-    read: Stamps,
-    seen: Stamps,
-}
-
-/// `None` for a file that is not there.
-type Stamps = Vec<Option<Stamp>>;
-
-impl Watched {
-    fn new(file: Option<&Path>, config: &Config) -> Self {
-        let mut watched = Self {
-            file: file.map(Path::to_owned),
-            paths: Vec::new(),
-            interval: config.watch_interval,
-            read: Stamps::new(),
-            seen: Stamps::new(),
-        };
-        watched.follow(config);
-        watched
-    }
-
-    /// Other files, or the same, from now on. Those it has are taken for read as they were then.
-    fn follow(&mut self, config: &Config) {
-        let known: Vec<_> = self.paths.drain(..).zip(self.read.drain(..)).collect();
-        self.paths = self.file.iter().cloned().chain(config.files()).collect();
-        let stamp = |path: &PathBuf| match known.iter().find(|(known, _)| known == path) {
-            Some((_, stamp)) => *stamp,
-            None => Stamp::of(path).ok(),
-        };
-        self.read = self.paths.iter().map(stamp).collect();
-        self.seen.clone_from(&self.read);
-        self.interval = config.watch_interval;
-    }
-
-    /// What is there now is what is read.
-    fn note(&mut self) {
-        self.read = self.look();
-        self.seen.clone_from(&self.read);
-    }
-
-    /// Whether they are others than were read, and done changing: the same at two looks in a row. Half a file
-    /// may well be valid.
-    fn has_changed(&mut self) -> bool {
-        let now = self.look();
-        let settled = now == self.seen;
-        self.seen = now;
-        settled && self.seen != self.read
-    }
-
-    fn look(&self) -> Stamps {
-        self.paths.iter().map(|path| Stamp::of(path).ok()).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,22 +347,5 @@ mod tests {
         let pauses = std::iter::successors(Some(RETRY_PAUSE_MIN), |pause| Some(longer(*pause)));
         let seconds: Vec<_> = pauses.take(8).map(|pause| pause.as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
-    }
-
-    #[test]
-    fn a_file_has_changed_once_it_is_done_changing() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("relayscope.toml");
-        std::fs::write(&file, "").unwrap();
-        let config = config::load(Some(&file)).unwrap().resolve(&RunArgs::default()).unwrap();
-        let mut watched = Watched::new(Some(&file), &config);
-        assert!(!watched.has_changed());
-        std::fs::write(&file, "[we").unwrap();
-        assert!(!watched.has_changed(), "it may be written still");
-        std::fs::write(&file, "[web]\n").unwrap();
-        assert!(!watched.has_changed(), "and it was");
-        assert!(watched.has_changed());
-        watched.note();
-        assert!(!watched.has_changed(), "read");
     }
 }

@@ -109,7 +109,7 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let alerts = Alerts::start(&plane, &config, at, controlplane::scheme(&http))?;
     announce(&format!("reading  {}\n{announcement}", segment.display()));
     let notify = Notify::new(Vitals::ControlPlane(plane.clone()));
-    let reloads = Reloads::Rules(Box::new(RulesReload::new(plane.clone(), args.clone())));
+    let reloads = Reloads::Rules(Box::new(RulesReload::new(plane.clone(), args.clone(), &config)));
     let served = supervisor.run(Some((listener, &plane, http)), reloads, &notify);
     alerts.stop();
     controlplane::stop(drain)?;

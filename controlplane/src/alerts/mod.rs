@@ -143,6 +143,7 @@ impl ControlPlane {
             attached: &attached,
             stale_after: self.config().stale_after,
             shards: self.try_shards(),
+            reload: attached.is_reload_in_force(self.own().last_reload_successful()),
         };
         let Some(mut watch) = self.alert_watch() else { return };
         let outcome = watch.evaluate(&look);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relayscope_bridge::SeriesView;
-use relayscope_bridge::segment::Attachment;
 
 use super::alert::{AlertName, Severity, Subject};
 use super::book::{AlertBook, Transition};
@@ -29,6 +28,8 @@ pub(crate) struct Look<'a> {
     pub(crate) stale_after: Duration,
     /// `None` where the drain is at work, or hangs.
     pub(crate) shards: Option<Vec<ShardReport>>,
+    /// Whether the configuration read last is in force; `None` where that is not known.
+    pub(crate) reload: Option<bool>,
 }
 
 /// What came of a look.
@@ -283,8 +284,8 @@ impl Watch {
     }
 
     fn watch_reloads(&mut self, look: &Look<'_>) {
-        let Some(attachment) = look.attached.attachment() else { return };
-        let failed = Attachment::last_reload_successful(attachment) == Some(false);
+        let Some(in_force) = look.reload else { return };
+        let failed = !in_force;
         let found = Finding {
             name: AlertName::ConfigReloadFailed,
             severity: failed.then_some(Severity::Warning),

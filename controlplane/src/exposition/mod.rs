@@ -24,7 +24,6 @@ mod state;
 mod text;
 
 use relayscope_bridge::catalogue::{self, Family};
-use relayscope_bridge::segment::Attachment;
 use relayscope_bridge::{SeriesView, ShardId};
 
 use crate::clock::Now;
@@ -216,7 +215,7 @@ fn state_of<'a>(
         segment: sources.attached.attachment().map(|attachment| attachment.info()),
         dataplane_up: sources.attached.is_running(),
         account_kept: sources.drain.is_account_kept(),
-        reload: sources.attached.attachment().and_then(Attachment::last_reload_successful),
+        reload: sources.attached.is_reload_in_force(sources.own.last_reload_successful()),
     }
 }
 

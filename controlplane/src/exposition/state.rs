@@ -66,7 +66,7 @@ pub(crate) static FAMILIES: &[(&Family, Write)] = &[
         if_known(out, state.segment.map(|segment| (segment.start_unix_ns / 1_000_000) as f64 / 1e3));
     }),
     (&catalogue::CONFIG_LAST_RELOAD_SUCCESSFUL, |out, state| {
-        if_known(out, state.segment.map(|_| state.reload.unwrap_or(true)));
+        if_known(out, state.reload);
     }),
     (&catalogue::SHARD_HEARTBEAT, |out, state| {
         per_shard(out, state, |shard| Some(state.now.unix_seconds_of(shard.heartbeat_ns?)));

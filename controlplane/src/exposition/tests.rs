@@ -389,6 +389,24 @@ fn a_reload_the_data_plane_refused_shows() {
 }
 
 #[test]
+fn a_reload_the_control_plane_refused_shows_whatever_the_data_plane_says() {
+    let (_publishers, registry, plane) = two_shards();
+    for (of_data_plane, own, shown) in [(true, false, 0), (false, true, 0), (true, true, 1)] {
+        registry.note_reload(of_data_plane);
+        plane.note_reload(own);
+        plane.tick_at(at(10));
+        let line = format!("relay_config_last_reload_successful {shown}\n");
+        assert!(scrape(&plane, at(10)).contains(&line), "{of_data_plane} {own}");
+    }
+    let alone = ControlPlane::watch("there is none".into(), ControlPlaneConfig::default()).unwrap();
+    let family = "relay_config_last_reload_successful";
+    assert!(!scrape(&alone, at(10)).contains(family), "nobody read one");
+    alone.note_reload(false);
+    alone.tick_at(at(10));
+    assert!(scrape(&alone, at(10)).contains(&format!("{family} 0\n")));
+}
+
+#[test]
 fn names_that_meet_only_when_written_out_are_given_to_one_family_and_the_other_is_counted() {
     // Without prefix, the name of one of ours; a counter that is a histogram's count; a label twice.
     static OURS: Family = Family { name: "relay_mesh_peers", prefixed: false, ..FORWARDED };

@@ -233,6 +233,23 @@ impl ControlPlane {
         received
     }
 
+    /// Shows in `config_last_reload_successful`, and raises an alert, whether the configuration that whoever runs this
+    /// read last is in force. The data plane says that of its own; the family is 1 if both are.
+    ///
+    /// ```
+    /// # use relayscope_bridge::{Hub, HubConfig, hub};
+    /// # use relayscope_controlplane::{ControlPlane, ControlPlaneConfig};
+    /// # let Hub { collector, .. } = hub(HubConfig::default())?;
+    /// let plane = ControlPlane::new(collector, ControlPlaneConfig::default())?;
+    /// plane.note_reload(false);
+    /// let text = String::from_utf8(plane.exposition().to_vec())?;
+    /// assert!(text.contains("\nrelay_config_last_reload_successful 0\n"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn note_reload(&self, successful: bool) {
+        self.0.own.note_reload(successful);
+    }
+
     /// Whom to ask for a reload; `None` where that is not allowed.
     pub(crate) fn reloads(&self) -> Option<&Requests> {
         self.0.reloads.get()

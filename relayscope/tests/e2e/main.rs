@@ -164,6 +164,11 @@ fn main() {
     add("a_reload_over_http_is_in_force_when_it_is_answered", None, reload::over_http);
     add("a_reload_over_http_is_refused_unless_allowed", None, reload::over_http_is_off);
     add("a_file_that_changes_is_reloaded_without_a_signal", None, reload::files_change);
+    add(
+        "a_control_plane_alone_reloads_its_rules_and_shows_what_came_of_it",
+        None,
+        reload::control_plane_alone,
+    );
     add("a_groups_series_follow_it_and_its_targets_begin_anew_when_they_must", None, reload::groups_change);
     add("lists_in_files_bring_targets_and_take_them", None, discovery::lists_in_files);
     add("lists_that_are_bad_or_half_written_take_no_good_target_away", None, discovery::bad_lists);

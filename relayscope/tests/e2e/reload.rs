@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::relay::{Relay, loopback, wait_for};
+use crate::relay::{Relay, loopback, start_data_plane, wait_for};
 
 const RELOADED: &str = "relay_config_last_reload_successful";
 
@@ -202,6 +202,46 @@ pub(crate) fn files_change() {
     write_with(&file, ip, &["kept"], often);
     wait_for("the file to be good again", || (relay.sample(RELOADED) == Some(1.0)).then_some(()));
     assert!(!relay.get("/metrics").contains("target=\"new\""));
+}
+
+/// A control plane of its own process: by a change of its file, over HTTP and by a signal, with its own outcome.
+pub(crate) fn control_plane_alone() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let (file, segment) = (directory.path().join("relayscope.toml"), directory.path().join("segment"));
+    let put = |alerting: &str| {
+        let new = file.with_extension("new");
+        let text = format!("watch_interval = \"100ms\"\n[web]\nreload = true\n[alerting]\n{alerting}\n");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, &file).unwrap();
+    };
+    put("");
+    let _data = start_data_plane(ip, &segment);
+    let control = Relay::start_control_plane_with(ip, &segment, &["--config", file.to_str().unwrap()]);
+    control.wait_state("self", "up");
+    control.wait_sample(RELOADED, 1.0);
+    let firing = || control.get("/api/v1/alerts?state=firing");
+
+    put("raise_after = 1\nrtt_warning = \"1us\"");
+    wait_for("the changed rules to be in force", || firing().contains("RelayPeerRttHigh").then_some(()));
+
+    put("rtt_warning = \"never\"");
+    wait_for("the refusal", || (control.sample(RELOADED) == Some(0.0)).then_some(()));
+    wait_for("its alert", || firing().contains("RelayConfigReloadFailed").then_some(()));
+    let (status, said) = post(&control, "POST");
+    assert_eq!(status, 400);
+    assert!(said.contains("relayscope.toml: alerting.rtt_warning: \"never\" is invalid"), "{said}");
+
+    put("raise_after = 1");
+    let reloaded = "reloaded the rules of alerts; all else is read at start alone\n";
+    assert_eq!(post(&control, "POST"), (200, reloaded.to_owned()));
+    control.wait_sample(RELOADED, 1.0);
+    wait_for("both alerts to end", || (!firing().contains("alertname")).then_some(()));
+
+    std::fs::write(&file, "watch_interval = \"1h\"\n").unwrap();
+    assert_eq!(post(&control, "POST").0, 200);
+    std::fs::write(&file, "[probe]\ninterval = \"never\"\n").unwrap();
+    control.process.signal(Signal::SIGHUP);
+    wait_for("the refusal at a signal", || (control.sample(RELOADED) == Some(0.0)).then_some(()));
 }
 
 /// What concerns a group's series alone, and what concerns its targets.

@@ -118,7 +118,8 @@ impl Bed {
         self.attached.look();
         self.drain.tick(now, &self.attached.clocks);
         let shards = Some(self.drain.shards().collect());
-        let look = Look { now, attached: &self.attached, stale_after: STALE_AFTER, shards };
+        let reload = self.attached.is_reload_in_force(None);
+        let look = Look { now, attached: &self.attached, stale_after: STALE_AFTER, shards, reload };
         let say = |transition: Transition| match transition {
             Transition::Raised(alert) => format!("+{} {}", alert.name.as_str(), alert.subject),
             Transition::Resolved(resolved) => {
@@ -365,7 +366,7 @@ fn ten_thousand_targets_raise_one_alert_each_and_none_while_they_answer() {
         attached.look();
         drain.tick(at(seconds), &attached.clocks);
         let (now, shards) = (at(seconds), Some(drain.shards().collect()));
-        let look = Look { now, attached: &attached, stale_after: STALE_AFTER, shards };
+        let look = Look { now, attached: &attached, stale_after: STALE_AFTER, shards, reload: None };
         let began = Now::sample().monotonic_ns;
         let transitions = watch.evaluate(&look).transitions.len();
         (Now::sample().since(began), transitions)
