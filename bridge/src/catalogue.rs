@@ -315,6 +315,8 @@ families! {
         "Alerts raised and resolved that a subscriber was not told at once, for want of room; what stands is told later.";
     ALERT_EVALUATION_DURATION = "alert_evaluation_duration_seconds", Histogram, Seconds, [],
         "Time to look at all peers and shards once.";
+    ALERT_THREAD_UP = "alert_thread_up", Gauge, None, [],
+        "Whether the thread that raises alerts runs; 0 once it panicked or was stopped.";
     ALERTMANAGER_REQUESTS = "alertmanager_requests_total", Counter, None, ["alertmanager", "result"],
         "Requests with alerts to an Alertmanager: ok, refused (4xx), failed (any other answer) or unanswered.";
     ALERTMANAGER_DROPPED = "alertmanager_dropped_alerts_total", Counter, None, ["alertmanager"],

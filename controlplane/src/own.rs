@@ -29,6 +29,7 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::ALERT_TRANSITIONS,
     &catalogue::ALERT_EVENTS_LOST,
     &catalogue::ALERT_EVALUATION_DURATION,
+    &catalogue::ALERT_THREAD_UP,
     &catalogue::ALERTMANAGER_REQUESTS,
     &catalogue::ALERTMANAGER_DROPPED,
     &catalogue::HTTP_REQUESTS,

@@ -154,7 +154,8 @@ impl Observation {
         let up = reading.up?;
         Some(Self {
             family,
-            settled: received + lost,
+            // Of a damaged segment they may be any numbers.
+            settled: received.saturating_add(lost),
             lost,
             up,
             rtt_seconds: reading.rtt_seconds.filter(|_| up),
@@ -309,7 +310,10 @@ impl<S> Peer<S> {
 
 #[cfg(test)]
 mod tests {
+    use relayscope_bridge::ShardId;
+
     use super::*;
+    use crate::roster::Target;
 
     const SECOND: u64 = 1_000_000_000;
     const KEEPING: Keeping = Keeping { window: 3, ttl: Duration::from_secs(5) };
@@ -393,6 +397,25 @@ mod tests {
         assert_eq!(peer.silent_for(KEEPING, at(65)), None);
         assert_eq!(last(&peer, PeerMetric::Up, 65), None);
         assert_eq!(peer.silent_for(KEEPING, at(66)), Some(Duration::from_secs(63)));
+    }
+
+    #[test]
+    fn totals_that_no_probing_can_reach_are_taken_as_they_are() {
+        let target = Target { name: "b".to_owned(), endpoint: None, shard: ShardId(0) };
+        let reading = TargetReading {
+            target: &target,
+            up: Some(true),
+            rtt_seconds: None,
+            loss_ratio: None,
+            jitter_seconds: None,
+            last_reply_unix_seconds: None,
+            sent: None,
+            received: Some(u64::MAX),
+            lost: Some(2),
+            sent_series: None,
+        };
+        let observation = Observation::of(&reading, 0).unwrap();
+        assert_eq!((observation.settled, observation.lost), (u64::MAX, 2));
     }
 
     #[test]

@@ -193,10 +193,10 @@ impl Entry {
         series.gauge(up?).map(|up| up > 0.0)
     }
 
-    /// Probes answered and lost. It moves with each that settles.
+    /// Probes answered and lost. It moves with each that settles; of a damaged segment they may be any numbers.
     pub(crate) fn settled(&self, series: &SeriesView<'_>) -> Option<u64> {
         let [.., received, lost] = self.numbers.ids;
-        Some(series.counter(received?)? + series.counter(lost?)?)
+        Some(series.counter(received?)?.saturating_add(series.counter(lost?)?))
     }
 
     pub(crate) fn read(&self, series: &SeriesView<'_>) -> TargetReading<'_> {

@@ -66,8 +66,18 @@ struct Subscriber {
     send: SyncSender<AlertEvent>,
     /// Alerts it was told that were raised, and not that they ended.
     told: BTreeMap<u64, Arc<Alert>>,
-    /// It was not told all: what it was told is to be compared with what stands.
-    lags: bool,
+    pace: Pace,
+}
+
+/// How far a subscriber was told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Nothing yet. What happened before that is not lost on it: what stands is what it is told first.
+    New,
+    /// Not all: what it was told is to be compared with what stands.
+    Behind,
+    /// All.
+    Abreast,
 }
 
 /// All subscribers.
@@ -93,7 +103,7 @@ impl Subscribers {
         let id = SubscriberId(self.next_id);
         self.next_id += 1;
         let (name, told) = (name.to_owned(), BTreeMap::new());
-        self.subscribers.push(Subscriber { id, name, send, told, lags: true });
+        self.subscribers.push(Subscriber { id, name, send, told, pace: Pace::New });
         Ok((id, AlertEvents { received }))
     }
 
@@ -130,23 +140,25 @@ impl Subscriber {
                     AlertEvent { alert: Arc::clone(alert), resolved_at: Some(*at) }
                 }
             };
-            if self.lags {
-                missed += 1;
-                continue;
+            match self.pace {
+                Pace::New => continue,
+                Pace::Behind => {
+                    missed += 1;
+                    continue;
+                }
+                Pace::Abreast => {}
             }
             match self.send(event) {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.lags = true;
+                    self.pace = Pace::Behind;
                     missed += 1;
                 }
                 Err(Gone) => return (missed, false),
             }
         }
-        match self.lags.then(|| self.catch_up(book, now)) {
-            Some(Err(Gone)) => (missed, false),
-            _ => (missed, true),
-        }
+        let is_there = self.pace == Pace::Abreast || self.catch_up(book, now).is_ok();
+        (missed, is_there)
     }
 
     /// Tells it of what stands, and of what it was told and does not stand any more, as far as there is room.
@@ -160,10 +172,11 @@ impl Subscriber {
         let raised = raised.map(|(_, alert)| AlertEvent { alert: Arc::clone(alert), resolved_at: None });
         for event in ended.chain(raised.collect::<Vec<_>>()) {
             if !self.send(event)? {
+                self.pace = Pace::Behind;
                 return Ok(());
             }
         }
-        self.lags = false;
+        self.pace = Pace::Abreast;
         Ok(())
     }
 
@@ -228,6 +241,19 @@ mod tests {
         note(&mut bed.book, 1, Some(Severity::Critical));
         assert_eq!(bed.tell(), 0);
         assert_eq!(drain(&events), [(1, false), (2, true)]);
+    }
+
+    #[test]
+    fn nothing_is_lost_on_a_subscriber_that_was_told_nothing_yet() {
+        let mut bed = Bed::new();
+        let (_, events) = bed.subscribers.add("new").unwrap();
+        for target in 0..EVENTS_MAX + 1 {
+            note(&mut bed.book, target, Some(Severity::Warning));
+        }
+        assert_eq!(bed.tell(), 0, "what stands is told, and none of it was told before it stood");
+        note(&mut bed.book, EVENTS_MAX + 1, Some(Severity::Warning));
+        assert_eq!(bed.tell(), 1, "from then on it is behind");
+        assert_eq!(drain(&events).len(), EVENTS_MAX);
     }
 
     #[test]

@@ -271,7 +271,7 @@ impl Watch {
         // Where the total is less than before, another data plane has it; at first sight it is of the past.
         let lost_now = lost_now.map_or(0, |before| report.account.lost.saturating_sub(before));
         let stands = state.overflow.note(lost_now > 0, lost_now == 0, rules.hold, now);
-        state.lost_since = if stands { state.lost_since + lost_now } else { 0 };
+        state.lost_since = if stands { state.lost_since.saturating_add(lost_now) } else { 0 };
         let found = Finding {
             name: AlertName::RingOverflow,
             severity: stands.then_some(Severity::Critical),

@@ -50,11 +50,16 @@ pub struct AlertmanagerConfig {
 /// A sentence that says what would be right.
 pub fn check_url(url: &str) -> Result<(), String> {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).unwrap_or_default();
-    let is_host = |host: &str| !host.is_empty() && !host.starts_with(':');
-    let host = rest.split('/').next().unwrap_or_default();
-    let host = host.rsplit('@').next().unwrap_or_default();
+    let (authority, path) = split_path(rest);
+    // Of a password with a slash the rest would be taken for a path, and shown.
+    if path.contains('@') {
+        return Err(format!(
+            "'{}' with an '@' after the host is invalid; expected none, nor '/', '?' or '#' in a password",
+            without_password(url)
+        ));
+    }
     let is_url = url.parse::<ureq::http::Uri>().is_ok();
-    if !is_url || !is_host(host) || url.contains(['?', '#']) || rest.ends_with("/api/v2/alerts") {
+    if !is_url || !is_host_and_port(without_user(authority)) || is_beyond_prefix(path) {
         return Err(format!(
             "'{}' is invalid; expected http[s]://HOST[:PORT][/PREFIX]",
             without_password(url)
@@ -63,12 +68,33 @@ pub fn check_url(url: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// As it may be shown: a password that stands in it is nobody's business.
+fn is_host_and_port(text: &str) -> bool {
+    let colon = text.rfind(':').filter(|colon| !text[*colon..].contains(']'));
+    let (host, port) = text.split_at(colon.unwrap_or(text.len()));
+    let is_port = |port: &str| {
+        let digits = port.bytes().all(|octet| octet.is_ascii_digit());
+        digits && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    !host.is_empty() && port.strip_prefix(':').is_none_or(is_port)
+}
+
+fn is_beyond_prefix(path: &str) -> bool {
+    path.contains(['?', '#']) || path.ends_with(PATH)
+}
+
+/// Where the authority ends.
+fn split_path(rest: &str) -> (&str, &str) {
+    rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
+}
+
+fn without_user(authority: &str) -> &str {
+    authority.rsplit('@').next().unwrap_or_default()
+}
+
+/// As it may be shown: a password that stands in it is nobody's business, nor what may be the half of one.
 fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{host}{path}")
+    let Some((scheme, rest)) = url.split_once("://") else { return without_user(url).to_owned() };
+    format!("{scheme}://{}", without_user(rest))
 }
 
 /// A running sender. Dropping it stops it too.
@@ -289,11 +315,23 @@ mod tests {
             "http://a b",
             "http://a/?x",
             "http://a/api/v2/alerts",
+            "http://h:99999",
+            "http://h:0",
+            "http://h:+80",
+            "http://h:",
+            "http://[::1]:x",
         ] {
             let expected = format!("'{url}' is invalid; expected http[s]://HOST[:PORT][/PREFIX]");
             assert_eq!(check_url(url), Err(expected));
         }
-        assert!(!check_url("http://u:secret@a/?x").unwrap_err().contains("secret"));
+        for secret in ["http://u:secret@a/?x", "http://u:secret@a:0", "u:secret@a", "http://u:secret?x@a"] {
+            assert!(!check_url(secret).unwrap_err().contains("secret"), "{secret}");
+        }
+        assert_eq!(
+            check_url("http://u:s3cret/w@127.0.9.3:29093").unwrap_err(),
+            "'http://127.0.9.3:29093' with an '@' after the host is invalid; expected none, nor '/', '?' or \
+             '#' in a password"
+        );
         assert_eq!(without_password("http://u:p@a:1/b"), "http://a:1/b");
     }
 }
