@@ -32,7 +32,7 @@ const FIRST: &str = "this is the first reading of the process; ask again in a se
 ///  "data_plane":{"pid":4690,"interval_seconds":null,
 ///         "read_bytes_per_second":null,"write_bytes_per_second":null,"cancelled_write_bytes_per_second":null,
 ///         "read_syscalls_per_second":null,"write_syscalls_per_second":null,
-///         "reason":"cannot read /proc/4690/io: Permission denied (os error 13); run as its user"}}
+///         "reason":"cannot read /proc/4690/maps: Permission denied (os error 13); run as its user"}}
 /// ```
 ///
 /// Where both planes are one process, both say the same.

@@ -26,7 +26,7 @@ use relayscope_controlplane::Now;
 use socket::Socket;
 pub(crate) use vitals::{Heartbeats, Vitals};
 
-/// Before the first `READY=1` it is looked this often.
+/// Before the first `READY=1`, and while a message waits for the service manager to take it, it is looked this often.
 const LOOK_BEFORE_READY: Duration = Duration::from_millis(50);
 /// After it, at least this often, for what the status says.
 const LOOK: Duration = Duration::from_secs(1);
@@ -167,9 +167,11 @@ impl Notify {
             let now = Now::sample();
             let condition = self.vitals.condition(now);
             let said = self.service.borrow_mut().look(now, &condition);
+            socket.send_waiting();
             said.into_iter().for_each(|said| socket.send(&said));
             let pause = self.service.borrow().pause();
-            tokio::time::sleep(pause).await;
+            let soon = socket.has_waiting().then_some(LOOK_BEFORE_READY);
+            tokio::time::sleep(soon.map_or(pause, |soon| soon.min(pause))).await;
         }
     }
 

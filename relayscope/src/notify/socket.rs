@@ -1,6 +1,7 @@
 //! The service manager's socket: datagrams to the address in `NOTIFY_SOCKET`.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -8,13 +9,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// A service manager that takes nothing must not hold up what it watches.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Messages that wait for a service manager that takes nothing; of more, the oldest go.
+const WAITING_MAX: usize = 16;
 
-/// See the module's head.
+/// See the module's head. Sending never blocks: a service manager that takes nothing must not hold up what it watches.
 pub(super) struct Socket {
     socket: UnixDatagram,
     manager: SocketAddr,
+    /// What found no room there, in order.
+    waiting: RefCell<VecDeque<String>>,
     /// Whether what was sent last did not arrive: said once.
     is_deaf: Cell<bool>,
 }
@@ -35,18 +38,42 @@ impl Socket {
     fn open(name: &OsStr) -> io::Result<Self> {
         let manager = parse_address(name)?;
         let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-        Ok(Self { socket, manager, is_deaf: Cell::new(false) })
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, manager, waiting: RefCell::default(), is_deaf: Cell::new(false) })
     }
 
-    /// Sends one message. That it does not arrive is no reason to stop.
+    /// Sends one message, after those that wait. That it does not arrive is no reason to stop.
     pub(super) fn send(&self, message: &str) {
-        let sent = self.socket.send_to_addr(message.as_bytes(), &self.manager);
-        match &sent {
-            Err(error) if !self.is_deaf.get() => tracing::warn!("the service manager was not told: {error}"),
-            _ => {}
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() == WAITING_MAX {
+            waiting.pop_front();
         }
-        self.is_deaf.set(sent.is_err());
+        waiting.push_back(message.to_owned());
+        drop(waiting);
+        self.send_waiting();
+    }
+
+    /// Sends what waits, as far as there is room now.
+    pub(super) fn send_waiting(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(message) = waiting.front() {
+            let sent = self.socket.send_to_addr(message.as_bytes(), &self.manager);
+            match &sent {
+                Err(error) if !self.is_deaf.get() => {
+                    tracing::warn!("the service manager was not told: {error}");
+                }
+                _ => {}
+            }
+            self.is_deaf.set(sent.is_err());
+            if sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                return;
+            }
+            waiting.pop_front();
+        }
+    }
+
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.borrow().is_empty()
     }
 }
 
@@ -110,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_is_gone_or_takes_nothing_holds_up_nobody_for_ever() {
+    fn a_manager_that_is_gone_or_takes_nothing_holds_up_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = Socket::open(path.as_os_str()).unwrap();
@@ -120,14 +147,22 @@ mod tests {
         socket.send("READY=1");
         assert!(!socket.is_deaf.get(), "it came back");
         // Until its buffer is full; the kernel has a bound on that.
-        for _ in 0..100_000 {
+        let mut arrives = 1;
+        while !socket.has_waiting() && arrives < 100_000 {
             socket.send("WATCHDOG=1");
-            if socket.is_deaf.get() {
-                break;
-            }
+            arrives += 1;
         }
         assert!(socket.is_deaf.get());
-        drop(manager);
+        for _ in 0..WAITING_MAX {
+            socket.send("STATUS=later");
+        }
+        assert_eq!(socket.waiting.borrow().len(), WAITING_MAX, "the pulse that found no room went for them");
+        let mut message = [0; 16];
+        let mut take = || manager.recv(&mut message).map(|length| message[..length].to_vec()).unwrap();
+        assert_eq!(take(), b"READY=1");
+        (2..arrives).for_each(|_| assert_eq!(take(), b"WATCHDOG=1"));
+        socket.send_waiting();
+        assert_eq!(take(), b"STATUS=later");
     }
 
     #[test]

@@ -348,6 +348,11 @@ fn main() {
         packaging::manual::mandoc_is_content,
     );
     add("man_formats_every_page_without_a_warning", Some(Peer::Man), packaging::manual::man_is_content);
+    add(
+        "manual_and_completions_are_installed_as_documented",
+        None,
+        packaging::manual::installed_from_the_binary,
+    );
     add("bash_completes_commands_and_values", Some(Peer::Bash), packaging::manual::bash_completes);
     add("zsh_loads_the_completions", Some(Peer::Zsh), packaging::manual::zsh_completes);
     add("fish_completes_commands_and_options", Some(Peer::Fish), packaging::manual::fish_completes);

@@ -69,6 +69,27 @@ pub(crate) fn man_is_content() {
     }
 }
 
+/// The page's commands, of somebody who never had any of it.
+pub(crate) fn installed_from_the_binary() {
+    let page = include_str!("../../../../docs/install.md");
+    let begin = page.find("mkdir -p ~/").unwrap();
+    let commands = page[begin..].split("```").next().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let binary = Path::new(env!("CARGO_BIN_EXE_relayscope")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    let (status, _, stderr) = run(shell.args(["-ec", commands]).env("HOME", home.path()).env("PATH", path));
+    assert!(status.success(), "{stderr}");
+    for file in [
+        ".local/share/man/man1/relayscope.1",
+        ".local/share/bash-completion/completions/relayscope",
+        ".zfunc/_relayscope",
+        ".config/fish/completions/relayscope.fish",
+    ] {
+        assert!(fs::metadata(home.path().join(file)).unwrap().len() > 0, "{file}");
+    }
+}
+
 /// What `shell` says after it has read the completions for it and then `script`.
 fn completed(peer: Peer, shell: &str, script: &str) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
