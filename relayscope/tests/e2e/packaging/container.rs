@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::project;
 use crate::peers::Peer;
-use crate::relay::{Process, Relay, loopback, relayscope, run};
+use crate::relay::{Process, Relay, loopback, relayscope, run, wait_for};
 
 const PROFILE: &str = "packaging/container/seccomp.json";
 const CONTAINERFILE: &str = "packaging/container/Containerfile";
@@ -131,7 +131,7 @@ fn start(profile: &Value, ip: IpAddr, configuration: &str) -> Container {
 /// Every protocol that needs nobody else, and a segment.
 fn configuration(ip: IpAddr, runtime: &str) -> String {
     format!(
-        "listen = \"{ip}:9862\"\nruntime = \"{runtime}\"\nsegment = \"relay\"\n\
+        "listen = \"{ip}:9862\"\nruntime = \"{runtime}\"\nwatch_interval = \"1h\"\nsegment = \"relay\"\n\
          [probe]\ninterval = \"100ms\"\ntimeout = \"500ms\"\n\
          [reflector]\nlisten = [\"{ip}:8620\"]\nquic_listen = [\"{ip}:8443\"]\n\
          [[target]]\nname = \"stamp\"\naddress = \"{ip}\"\n\
@@ -174,11 +174,21 @@ pub(crate) fn profile_is_enough() {
         assert!(said.contains("5 sent"), "{said}");
         check_restrictions(&container);
 
-        run(&mut container.crun(&["kill", "relay", "HUP"]));
-        let reloaded = "relay_config_last_reload_successful";
-        container.relay.wait_sample(reloaded, 1.0);
+        reloads_when_told(&container, &configuration(ip, runtime));
         run(&mut container.crun(&["kill", "relay", "TERM"]));
         assert_eq!(container.relay.process.wait().code(), Some(0), "drained");
+    }
+}
+
+/// A signal from outside has it read its file, which nothing else does for an hour.
+fn reloads_when_told(container: &Container, configuration: &str) {
+    let file = container.directory.path().join("rootfs/etc/relayscope/relayscope.toml");
+    for (text, expected) in [("[probe]\ninterval = \"never\"\n", 0.0), (configuration, 1.0)] {
+        fs::write(&file, text).unwrap();
+        run(&mut container.crun(&["kill", "relay", "HUP"]));
+        wait_for(format_args!("the reload to be told as {expected}"), || {
+            (container.relay.sample("relay_config_last_reload_successful") == Some(expected)).then_some(())
+        });
     }
 }
 
