@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::clock::Now;
+use crate::health::Clocks;
 use crate::roster::{Endpoint, Target, TargetReading};
 
 /// Whether a target answers.
@@ -161,8 +162,12 @@ const HEADER: [&str; COLUMNS] = [
 ];
 
 impl MeshRow {
+    pub(crate) fn now(reading: &TargetReading<'_>, clocks: &Clocks, now: Now) -> Self {
+        Self::of(reading, clocks.is_silent(reading.target.shard, now), now)
+    }
+
     /// A silent shard's gauges are not how things are now; what it counted stays.
-    pub(crate) fn of(reading: &TargetReading<'_>, is_silent: bool, now: Now) -> Self {
+    fn of(reading: &TargetReading<'_>, is_silent: bool, now: Now) -> Self {
         let Target { name, shard, endpoint } = reading.target;
         let endpoint = endpoint.as_ref();
         let live = |value: Option<f64>| value.filter(|_| !is_silent);

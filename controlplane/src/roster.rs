@@ -173,13 +173,25 @@ impl Roster {
 
     /// The mesh now. O(targets).
     pub(crate) fn read_mesh(&self, series: &SeriesView<'_>, clocks: &Clocks, now: Now) -> Mesh {
-        let row = |reading: TargetReading<'_>| {
-            MeshRow::of(&reading, clocks.is_silent(reading.target.shard, now), now)
-        };
-        let rows: Vec<_> = self.readings(series).map(row).collect();
+        let rows = self.readings(series).map(|reading| MeshRow::now(&reading, clocks, now)).collect();
+        self.mesh(rows, clocks, now)
+    }
+
+    /// The mesh of which these are all rows.
+    pub(crate) fn mesh(&self, rows: Vec<MeshRow>, clocks: &Clocks, now: Now) -> Mesh {
         let of_one_name = rows.chunk_by(|a, b| a.name == b.name);
         let up = of_one_name.filter(|rows| rows.iter().any(|row| row.state == MeshState::Up)).count();
         Mesh { running: clocks.all_running(now), reason: None, targets: self.names, up, rows }
+    }
+
+    /// Targets, each counted by its families.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// All entries in their order, `most` at a time.
+    pub(crate) fn portions(&self, most: usize) -> impl Iterator<Item = &[Entry]> {
+        self.entries.chunks(most)
     }
 }
 

@@ -17,7 +17,8 @@ use axum::response::Response;
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
-use super::{App, TEXT, json, on_blocking_thread, reply};
+use super::pages::{self, Page};
+use super::{App, TEXT, reply, to_json};
 use crate::alerts::{Alert, AlertingOff, Resolved, Standing, Watch, WatchedPeer, rfc3339};
 use crate::clock::Now;
 use crate::peers::{Keeping, PeerMetric};
@@ -87,7 +88,7 @@ async fn alerts(State(app): State<App>, Query(query): Query<AlertsQuery>) -> Res
             return reply(StatusCode::BAD_REQUEST, TEXT, line);
         }
     };
-    answer(app, move |watch| {
+    answer(app, Page::Alerts { firing, resolved }, move |watch| {
         let book = watch.book();
         let standing = |Standing { alert, value }: &Standing| AlertView::new(alert, *value, None);
         let ended = |Resolved { alert, at }: &Resolved| AlertView::new(alert, alert.value, Some(*at));
@@ -144,7 +145,7 @@ impl PeerView {
 }
 
 async fn peers(State(app): State<App>) -> Response {
-    answer(app, |watch| {
+    answer(app, Page::Peers, |watch| {
         let (keeping, now) = (watch.rules().keeping(), Now::sample());
         let peers = watch.monitor().current().map(|peer| PeerView::new(peer, keeping, now)).collect();
         Peers { peers }
@@ -172,7 +173,7 @@ async fn last(State(app): State<App>, Path(name): Path<String>) -> Response {
         let line = format!("metric {name:?} is not known; expected rtt, loss, jitter or up\n");
         return reply(StatusCode::NOT_FOUND, TEXT, line);
     };
-    answer(app, move |watch| {
+    answer(app, Page::Last(metric), move |watch| {
         let (keeping, now) = (watch.rules().keeping(), Now::sample());
         let last = |peer: &WatchedPeer| {
             let sample = peer.last(metric, keeping, now)?;
@@ -186,15 +187,15 @@ async fn last(State(app): State<App>, Path(name): Path<String>) -> Response {
 }
 
 /// On a thread that may wait for a look to end.
-async fn answer<T: Serialize + Send + 'static>(
+async fn answer<T: Serialize>(
     app: App,
+    page: Page,
     view: impl FnOnce(&Watch) -> T + Send + 'static,
 ) -> Response {
-    match on_blocking_thread(move || app.plane.alert_watch().map(|watch| view(&watch))).await {
-        Ok(Some(view)) => json(StatusCode::OK, &view),
-        Ok(None) => {
-            reply(StatusCode::NOT_FOUND, TEXT, format!("{AlertingOff}; set enabled = true in [alerting]\n"))
-        }
-        Err(failed) => failed,
-    }
+    pages::answer(app, page, move |plane| {
+        // Looks go on while it is written.
+        let view = plane.alert_watch().map(|watch| view(&watch));
+        view.map(|view| to_json(&view)).ok_or(AlertingOff)
+    })
+    .await
 }

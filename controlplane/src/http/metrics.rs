@@ -11,7 +11,7 @@ use axum::http::header::{CONTENT_ENCODING, VARY};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 
-use super::{App, TEXT, cannot_render, negotiation, reply};
+use super::{App, TEXT, negotiation, reply};
 use crate::exposition::{Detail, FILTER_MAX, Filter};
 use crate::scrape::Scrape;
 
@@ -20,16 +20,9 @@ pub(super) async fn answer(State(app): State<App>, uri: Uri, headers: HeaderMap)
         Ok(scrape) => scrape,
         Err(line) => return reply(StatusCode::BAD_REQUEST, TEXT, line),
     };
-    let turn = app.turn.lock_owned().await;
+    let turn = app.renderer.turn().await;
     let wanted = scrape.clone();
-    let render = move || {
-        let body = app.plane.scrape(&wanted);
-        // Held to here even if the client gave up: of requests whose time is over one waits, however long
-        // the drain hangs.
-        drop(turn);
-        body
-    };
-    match app.renderer.run(render).await {
+    match app.renderer.run(turn, move || app.plane.scrape(&wanted)).await {
         Ok(Ok(body)) => {
             let mut response = reply(StatusCode::OK, scrape.format.content_type(), body);
             let headers = response.headers_mut();
@@ -40,7 +33,7 @@ pub(super) async fn answer(State(app): State<App>, uri: Uri, headers: HeaderMap)
             response
         }
         Ok(Err(too_many)) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{too_many}\n")),
-        Err(error) => cannot_render(error),
+        Err(failed) => failed,
     }
 }
 

@@ -27,11 +27,13 @@ mod landing;
 mod limits;
 mod metrics;
 mod negotiation;
+mod pages;
 mod perf;
 mod pulse;
 mod query;
 mod refusal;
 mod reload;
+mod renderer;
 mod scrape_timeout;
 mod security;
 mod server;
@@ -40,8 +42,6 @@ mod thread;
 mod web;
 mod web_config;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -49,10 +49,11 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 
+use self::pages::{Page, Pages};
+use self::renderer::Renderer;
 use self::web::Web;
-use crate::{ControlPlane, Worker};
+use crate::ControlPlane;
 
 pub use config::HttpConfig;
 pub use limits::Limits;
@@ -69,10 +70,11 @@ const JSON: &str = "application/json";
 #[derive(Clone)]
 struct App {
     plane: ControlPlane,
-    /// Renders scrapes.
-    renderer: Worker,
-    /// It has one to do at a time; the others wait here, where their time limit reaches them.
-    turn: Arc<Mutex<()>>,
+    /// Makes what waits for the drain: scrapes, and the accounts of sources.
+    renderer: Renderer,
+    /// Makes the rest that grows with the fleet, also while the drain hangs.
+    viewer: Renderer,
+    pages: Pages,
 }
 
 /// The routes of `plane`, each request within `limits.request_timeout` and `limits.body_bytes_max`.
@@ -87,7 +89,8 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
 /// and its body is read of nobody who may not ask.
 fn routes(plane: ControlPlane, limits: &Limits, web: Web, access_log: bool) -> Router {
     let gate = auth::Gate::new(plane.clone(), web.clone());
-    let app = App { plane, renderer: Worker::new("relayscope-page"), turn: Arc::default() };
+    let (renderer, viewer) = (Renderer::new("relayscope-page"), Renderer::new("relayscope-view"));
+    let app = App { plane, renderer, viewer, pages: Pages::default() };
     let routes = Router::new()
         .route("/", get(landing::landing))
         .route("/metrics", get(metrics::answer).layer(middleware::from_fn(scrape_timeout::apply)))
@@ -124,11 +127,11 @@ async fn mesh(State(app): State<App>, Query(query): Query<MeshQuery>, headers: H
             return reply(StatusCode::BAD_REQUEST, TEXT, line);
         }
     };
-    match on_blocking_thread(move || app.plane.mesh()).await {
-        Ok(mesh) if as_json => json(StatusCode::OK, &mesh),
-        Ok(mesh) => reply(StatusCode::OK, TEXT, mesh.to_text()),
-        Err(failed) => failed,
-    }
+    pages::answer(app, Page::Mesh { as_json }, move |plane| {
+        let mesh = plane.mesh();
+        Ok(if as_json { to_json(&mesh) } else { mesh.to_text().into_bytes() })
+    })
+    .await
 }
 
 async fn healthz(State(app): State<App>) -> Response {
@@ -187,9 +190,13 @@ fn status_if(ok: bool) -> StatusCode {
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    reply(status, JSON, to_json(value))
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
     let mut body = serde_json::to_vec(value).expect("plain structs with string keys serialize");
     body.push(b'\n');
-    reply(status, JSON, body)
+    body
 }
 
 fn reply(status: StatusCode, content_type: &'static str, body: impl IntoResponse) -> Response {

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 
-use super::{App, json, on_blocking_thread};
+use super::{App, JSON, json, on_blocking_thread, reply, to_json};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -16,8 +16,10 @@ pub(super) fn routes() -> Router<App> {
 }
 
 async fn sources(State(app): State<App>) -> Response {
-    match on_blocking_thread(move || app.plane.sources()).await {
-        Ok(sources) => json(StatusCode::OK, &sources),
+    // It waits for the drain, as a scrape does.
+    let turn = app.renderer.turn().await;
+    match app.renderer.run(turn, move || to_json(&app.plane.sources())).await {
+        Ok(body) => reply(StatusCode::OK, JSON, body),
         Err(failed) => failed,
     }
 }

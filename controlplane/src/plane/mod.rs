@@ -5,6 +5,7 @@
 //! moment. Health takes none that a drain may hold.
 
 mod config;
+mod mesh;
 mod render;
 
 use std::fmt;
@@ -23,7 +24,6 @@ use crate::drain::{Drain, DrainThread, ShardReport};
 use crate::exposition::Exposition;
 use crate::health::{Health, Readiness};
 use crate::http::{self, Authentication, ConnectionRefused, ReloadRequest, Requests};
-use crate::mesh::{Mesh, MeshCounts};
 use crate::own::Own;
 use crate::process::Process;
 use crate::process_io::{IoRates, Meter, ProcessIo};
@@ -343,24 +343,6 @@ impl ControlPlane {
         Attached::nothing(why, self.0.config.stale_after, now)
     }
 
-    /// The mesh now. O(targets).
-    pub fn mesh(&self) -> Mesh {
-        self.mesh_at(Now::sample())
-    }
-
-    pub(crate) fn mesh_at(&self, now: Now) -> Mesh {
-        let attached = self.attached();
-        attached.look();
-        let read = |attached: &Attached| {
-            let mesh = attached
-                .directory
-                .read(|series| attached.roster(series).read_mesh(series, &attached.clocks, now));
-            Mesh { reason: attached.missing().map(str::to_owned), ..mesh }
-        };
-        let mesh = read(&attached);
-        if attached.is_sound() { mesh } else { read(&self.nothing(now)) }
-    }
-
     /// The health of every shard now. Never waits for a drain: a drain that hangs is what it tells.
     pub fn health(&self) -> Health {
         self.health_at(Now::sample())
@@ -384,23 +366,6 @@ impl ControlPlane {
     pub fn drain_age(&self) -> Option<Duration> {
         let at = self.0.drained_ns.load(Ordering::Relaxed);
         (at != 0).then(|| Now::sample().since(at))
-    }
-
-    /// How many targets there are now, and how many are up. O(targets), though it reads one cell of each.
-    pub fn mesh_counts(&self) -> MeshCounts {
-        self.mesh_counts_at(Now::sample())
-    }
-
-    pub(crate) fn mesh_counts_at(&self, now: Now) -> MeshCounts {
-        let attached = self.attached();
-        attached.look();
-        let clocks = &attached.clocks;
-        let counts = attached.directory.read(|series| {
-            let roster = attached.roster(series);
-            let up = roster.count_up(series, clocks, now);
-            MeshCounts { running: clocks.all_running(now), targets: roster.names(), up }
-        });
-        if attached.is_sound() { counts } else { MeshCounts::default() }
     }
 
     /// See [`ControlPlaneConfig::stale_after`].

@@ -30,7 +30,8 @@ fn what_serves_and_renders_keeps_to_the_cores_of_the_thread_that_started_it() {
     });
     let server = starter.join().unwrap();
     assert_eq!(get(server.address, "/metrics").status, 200);
-    for name in ["relayscope-http", "relayscope-page"] {
+    assert_eq!(get(server.address, "/mesh").status, 200);
+    for name in ["relayscope-http", "relayscope-page", "relayscope-view"] {
         let kept = cores_of_threads(name).filter(|cores| *cores == core.id.to_string()).count();
         assert_eq!(kept, 1, "the thread that serves, and the one that rendered: {name}");
     }
