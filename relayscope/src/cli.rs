@@ -9,7 +9,6 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use relayscope_controlplane::check_alertmanager_url;
 
 use crate::failure::Failure;
 use crate::output::say;
@@ -111,7 +110,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PATH", value_parser = parse_segment)]
     pub(crate) segment: Option<PathBuf>,
     /// Send alerts to the Alertmanager at this URL, http or https, a path included where it has one; may be repeated.
-    #[arg(long, value_name = "URL", value_parser = parse_alertmanager)]
+    #[arg(long, value_name = "URL")]
     pub(crate) alertmanager: Vec<String>,
 }
 
@@ -151,7 +150,7 @@ struct ControlplaneArgs {
     #[arg(long, value_name = "PATH", value_parser = parse_segment)]
     segment: Option<PathBuf>,
     /// Send alerts to the Alertmanager at this URL, http or https, a path included where it has one; may be repeated.
-    #[arg(long, value_name = "URL", value_parser = parse_alertmanager)]
+    #[arg(long, value_name = "URL")]
     alertmanager: Vec<String>,
 }
 
@@ -335,10 +334,6 @@ fn one_line(error: &str) -> String {
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     parse_address(text, HTTP_PORT)
-}
-
-fn parse_alertmanager(text: &str) -> Result<String, String> {
-    check_alertmanager_url(text).map(|()| text.to_owned())
 }
 
 fn parse_reflect(text: &str) -> Result<SocketAddr, String> {

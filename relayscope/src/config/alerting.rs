@@ -101,7 +101,10 @@ impl Source {
         const KEY: &str = "alerting.alertmanagers";
         let in_file = self.file.alerting.alertmanagers.clone().unwrap_or_default();
         in_file.iter().try_for_each(|url| check_alertmanager_url(url)).map_err(|why| self.at(KEY, &why))?;
-        // A flag outweighs the file; it was checked when it was read.
+        // Not while the command line is read: what reads it repeats a value that is wrong, a password included.
+        let flags = args.alertmanager.iter().try_for_each(|url| check_alertmanager_url(url));
+        flags.map_err(|why| Failure::usage(format_args!("--alertmanager: {why}")))?;
+        // A flag outweighs the file.
         let mut urls = if args.alertmanager.is_empty() { in_file } else { args.alertmanager.clone() };
         urls.sort_unstable();
         urls.dedup();

@@ -45,10 +45,16 @@ pub(crate) fn bad_input() {
         (&["top", "--interval", "1ms"], "expected a time from 50ms to 1m, such as 500ms"),
         (&["autopsy"], "the following required arguments were not provided: <FILE>"),
         (&["mesh-status", "--url", "ftp://x"], "--url 'ftp://x' is invalid; expected http://HOST:PORT"),
+        (
+            &["--alertmanager", "http://u:s3cret/w@h:9093"],
+            "--alertmanager: 'http://h:9093' with an '@' after the host is invalid",
+        ),
+        (&["controlplane", "--alertmanager", "u:s3cret@h"], "'h' is invalid; expected http[s]://HOST[:PORT]"),
     ] {
         let (code, line) = failure(relayscope().args(arguments));
         assert_eq!(code, Some(2), "{arguments:?}: {line}");
         assert!(line.starts_with("relayscope: ") && line.contains(expected), "{arguments:?}: {line}");
+        assert!(!line.contains("s3cret"), "a password is nobody's business: {line}");
     }
 }
 
