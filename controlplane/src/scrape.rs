@@ -14,8 +14,14 @@ use crate::exposition::{Detail, Exposition, Filter, Format};
 const BODY_AGE_MAX_NS: u64 = 1_000_000_000;
 /// While as many bodies are being sent, no further one is made of an epoch as long as there is one that is not too old.
 const CROWD: usize = 4;
+/// While as many are, they get one of this age in nanoseconds: with the default `send_timeout` of a minute, clients
+/// that read nothing never have all there may be.
+const LARGE_CROWD: usize = 6;
+const LARGE_CROWD_AGE_MAX_NS: u64 = 10_000_000_000;
 /// The most bodies at once: those that clients are still being sent, and that of this epoch.
-pub(crate) const BODIES_MAX: usize = 16;
+const BODIES_MAX: usize = 16;
+/// Of these, the ones that filters made: they are shared by nobody, and must not keep out who wants everything.
+const FILTERED_MAX: usize = 4;
 /// An eighth of the text in a third of the time of the default level.
 const GZIP_LEVEL: u32 = 1;
 
@@ -43,9 +49,13 @@ pub struct Scrape {
     pub filter: Filter,
 }
 
-/// Too many bodies are still being sent: 16, which bounds the memory that slow clients take.
+/// Too many bodies are still being sent: 4 that filters made, or 12 others, which bounds the memory that slow clients
+/// take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{BODIES_MAX} expositions are still being sent; expected clients that read them, try again")]
+#[error(
+    "{} expositions are still being sent, or {FILTERED_MAX} of filters; expected clients that read them, try again",
+    BODIES_MAX - FILTERED_MAX
+)]
 pub struct TooManyBodies;
 
 /// The renderer, and what it rendered that somebody may still want.
@@ -87,11 +97,12 @@ impl Bodies {
         if !scrape.filter.wants_everything() {
             return None;
         }
-        let crowded = self.held.iter().filter(|held| held.is_shared()).count() >= CROWD;
+        let sent = self.held.iter().filter(|held| held.is_shared()).count();
+        let age_max_ns = if sent >= LARGE_CROWD { LARGE_CROWD_AGE_MAX_NS } else { BODY_AGE_MAX_NS };
         let fits = |held: &&mut Held| {
             held.shape == Some((scrape.format, detail))
-                && held.is_fresh(now)
-                && (crowded || held.epoch == epoch)
+                && held.is_younger(age_max_ns, now)
+                && (sent >= CROWD || held.epoch == epoch)
         };
         let newest = self.held.iter_mut().filter(fits).max_by_key(|held| held.at_ns);
         newest.map(|held| held.body(scrape.gzip))
@@ -108,9 +119,14 @@ impl Bodies {
         plain.into()
     }
 
-    /// Bodies somebody has, or may come to have.
-    pub(crate) fn len(&self) -> usize {
-        self.held.len()
+    /// Whether there is no room for a further body that answers `scrape`.
+    pub(crate) fn is_full(&self, scrape: &Scrape) -> bool {
+        let filtered = self.held.iter().filter(|held| held.shape.is_none()).count();
+        if scrape.filter.wants_everything() {
+            self.held.len() - filtered >= BODIES_MAX - FILTERED_MAX
+        } else {
+            filtered >= FILTERED_MAX
+        }
     }
 
     /// Takes in what was rendered, and gives the body that was asked for.
@@ -153,7 +169,11 @@ impl Held {
     }
 
     fn is_fresh(&self, now: Now) -> bool {
-        now.monotonic_ns.saturating_sub(self.at_ns) < BODY_AGE_MAX_NS
+        self.is_younger(BODY_AGE_MAX_NS, now)
+    }
+
+    fn is_younger(&self, most_ns: u64, now: Now) -> bool {
+        now.monotonic_ns.saturating_sub(self.at_ns) < most_ns
     }
 }
 
@@ -221,10 +241,10 @@ mod tests {
         drop(body);
         bodies.forget(2, at(2));
         let spare = bodies.take_spare(2, at(2));
-        assert_eq!((spare.as_ptr(), spare.len(), bodies.len()), (octets, 0, 0));
+        assert_eq!((spare.as_ptr(), spare.len(), bodies.held.len()), (octets, 0, 0));
         answer(&mut bodies, &Scrape::default(), 2, 3);
         bodies.forget(3, at(1003));
-        assert_eq!(bodies.len(), 0, "nobody asked for a second");
+        assert_eq!(bodies.held.len(), 0, "nobody asked for a second");
     }
 
     #[test]
@@ -244,13 +264,33 @@ mod tests {
         let scrape = Scrape::default();
         let mut sent: Vec<_> = (0..CROWD as u64).map(|n| answer(&mut bodies, &scrape, n, n)).collect();
         assert_eq!(answer(&mut bodies, &scrape, 90, 90), "made at 3", "of another epoch, but not too old");
-        for second in 1..20 {
-            sent.push(answer(&mut bodies, &scrape, 100 + second, 1010 * second));
+        while !bodies.is_full(&scrape) {
+            let second = sent.len() as u64;
+            sent.push(answer(&mut bodies, &scrape, 100 + second, 10_010 * second));
         }
-        assert!(bodies.len() > BODIES_MAX, "who asks looks at it before one more is made");
+        assert_eq!(sent.len(), BODIES_MAX - FILTERED_MAX, "who asks looks at it before one more is made");
         sent.clear();
-        bodies.forget(200, at(30_000));
-        assert_eq!(bodies.len(), 0, "nobody has any of them");
+        bodies.forget(200, at(300_000));
+        assert_eq!(bodies.held.len(), 0, "nobody has any of them");
+    }
+
+    #[test]
+    fn neither_filters_nor_clients_that_read_nothing_keep_out_who_wants_everything() {
+        let mut bodies = bodies();
+        let filter = Filter { names: ["a".to_owned()].into(), ..Filter::default() };
+        let filtered = Scrape { filter, ..Scrape::default() };
+        let mut unread = Vec::new();
+        while !bodies.is_full(&filtered) {
+            unread.push((answer(&mut bodies, &filtered, 0, 0), 0));
+        }
+        assert_eq!(unread.len(), FILTERED_MAX);
+        // One a drain that is read by nobody, each cut after the default minute.
+        for ms in (0..300_000).step_by(100) {
+            unread.retain(|(_, at)| ms - at < 60_000);
+            let was_there = bodies.find(&Scrape::default(), Detail::Classic, ms, at(ms)).is_some();
+            assert!(was_there || !bodies.is_full(&Scrape::default()), "at {ms} ms");
+            unread.push((answer(&mut bodies, &Scrape::default(), ms, ms), ms));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{ControlPlane, lock};
 use crate::clock::Now;
 use crate::drain::Drain;
 use crate::exposition::{Exposition, Sources, What};
-use crate::scrape::{BODIES_MAX, Scrape, TooManyBodies};
+use crate::scrape::{Scrape, TooManyBodies};
 use crate::source::Attached;
 use crate::stages::Stage;
 
@@ -21,7 +21,7 @@ impl ControlPlane {
     }
 
     pub(crate) fn exposition_at(&self, now: Now) -> Bytes {
-        self.scrape_within(usize::MAX, &Scrape::default(), now).unwrap_or_default()
+        self.scrape_within(false, &Scrape::default(), now).unwrap_or_default()
     }
 
     /// What is asked for. Scrapes of one drain epoch that ask for the same, without a filter, share a body, and one
@@ -30,14 +30,14 @@ impl ControlPlane {
     /// Blocks while a drain or another render runs: in an async task, call it on a blocking thread.
     ///
     /// # Errors
-    /// [`TooManyBodies`] while sixteen bodies of before are still held.
+    /// [`TooManyBodies`] while four bodies that filters made, or twelve others, are still held.
     pub fn scrape(&self, scrape: &Scrape) -> Result<Bytes, TooManyBodies> {
-        self.scrape_within(BODIES_MAX, scrape, Now::sample())
+        self.scrape_within(true, scrape, Now::sample())
     }
 
     pub(crate) fn scrape_within(
         &self,
-        bodies_max: usize,
+        is_bounded: bool,
         scrape: &Scrape,
         now: Now,
     ) -> Result<Bytes, TooManyBodies> {
@@ -51,7 +51,7 @@ impl ControlPlane {
             return Ok(body);
         }
         let spare = bodies.take_spare(epoch, now);
-        if bodies.len() >= bodies_max {
+        if is_bounded && bodies.is_full(scrape) {
             return Err(TooManyBodies);
         }
         self.0.refreshers.run(now, |refresher, turn| self.0.own.refreshed(refresher, turn));

@@ -28,7 +28,7 @@ fn plane_with_everything() -> (Vec<Publisher>, SeriesRegistry, ControlPlane) {
 }
 
 fn scraped(plane: &ControlPlane, scrape: &Scrape) -> String {
-    String::from_utf8(plane.scrape_within(usize::MAX, scrape, at(10)).unwrap().to_vec()).unwrap()
+    String::from_utf8(plane.scrape_within(false, scrape, at(10)).unwrap().to_vec()).unwrap()
 }
 
 fn samples(text: &str) -> Vec<&str> {
