@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -168,7 +169,11 @@ struct LastView {
     age_seconds: f64,
 }
 
-async fn last(State(app): State<App>, Path(name): Path<String>) -> Response {
+async fn last(State(app): State<App>, name: Result<Path<String>, PathRejection>) -> Response {
+    let Ok(Path(name)) = name else {
+        let line = "metric is malformed; expected rtt, loss, jitter or up\n";
+        return reply(StatusCode::NOT_FOUND, TEXT, line);
+    };
     let Some(metric) = PeerMetric::from_name(&name) else {
         let line = format!("metric {name:?} is not known; expected rtt, loss, jitter or up\n");
         return reply(StatusCode::NOT_FOUND, TEXT, line);

@@ -26,6 +26,7 @@ pub(super) async fn apply(request: Request, next: Next) -> Response {
 
 fn wrong(route: &str, query: &str) -> Option<String> {
     let known = PARAMETERS.iter().find(|(of, _)| *of == route).map_or(&[][..], |(_, known)| known);
+    let mut given = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(name) = decode(name).filter(|_| decode(value).is_some()) else {
@@ -36,6 +37,13 @@ fn wrong(route: &str, query: &str) -> Option<String> {
         if !STRICT.contains(&route) && !known.contains(&name.as_str()) {
             let expected = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Some(format!("parameter {name:?} is not known to {route}; expected {expected}\n"));
+        }
+        if given.contains(&name) {
+            return Some(format!("parameter {name:?} is given twice; expected it once\n"));
+        }
+        // By convention, what ends so is a list.
+        if !name.ends_with("[]") {
+            given.push(name);
         }
     }
     None
@@ -85,6 +93,12 @@ mod tests {
             wrong("/readyz", "a").unwrap(),
             "parameter \"a\" is not known to /readyz; expected none\n"
         );
+        for (route, twice) in
+            [("/mesh", "format=json&form%61t=text"), ("/metrics", "format=x&name[]=a&name[]=b&format=y")]
+        {
+            let line = "parameter \"format\" is given twice; expected it once\n";
+            assert_eq!(wrong(route, twice).unwrap(), line);
+        }
         for malformed in ["format=%", "format=%4", "format=%zz", "format=%FF", "%f=1", "format=%+4"] {
             let line = wrong("/mesh", malformed).unwrap();
             assert!(line.starts_with(&format!("query {malformed:?} is malformed")), "{line}");

@@ -123,6 +123,13 @@ async fn every_route_of_the_landing_page_is_one() {
     }
 }
 
+#[tokio::test]
+async fn what_is_no_utf8_is_answered_with_what_would_be_right() {
+    let router = router(plane(ControlPlaneConfig::default()), &Limits::default());
+    let line = "metric is malformed; expected rtt, loss, jitter or up\n".to_owned();
+    assert_eq!(get(&router, "/api/v1/last/%ff").await, (StatusCode::NOT_FOUND, line));
+}
+
 #[test]
 fn a_scrape_is_answered_before_its_scraper_gives_up() {
     let plane = plane(ControlPlaneConfig::default());
