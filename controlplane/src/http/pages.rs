@@ -1,4 +1,4 @@
-//! Answers that grow with the fleet: made once, shared for a second by all who ask, bounded in number.
+//! Answers that grow with the fleet: made once, shared for a quarter of a second by all who ask, bounded in number.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::clock::Now;
 use crate::peers::PeerMetric;
 
 /// A body is shared for as long.
-const AGE_MAX: Duration = Duration::from_secs(1);
+const AGE_MAX: Duration = Duration::from_millis(250);
 /// While as many bodies of a page are being sent, their newest is shared for [`CROWD_AGE_MAX`].
 const CROWD: usize = 2;
 /// With the default `send_timeout` of a minute, clients that read nothing never have all [`BODIES_MAX`].
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_made_once_a_second_and_no_other_page_is_shown_for_it() {
+    fn a_page_is_made_once_in_a_while_and_no_other_page_is_shown_for_it() {
         let mut shelf = Shelf::default();
         let first = answer(&mut shelf, Page::Peers, 5).unwrap();
         assert_eq!(answer(&mut shelf, Page::Peers, 5).unwrap().as_ptr(), first.as_ptr());
