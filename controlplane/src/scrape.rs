@@ -8,21 +8,22 @@ use flate2::write::GzEncoder;
 
 use crate::clock::Now;
 use crate::exposition::{Detail, Exposition, Filter, Format};
+use crate::source::Standing;
 
 /// A body is shared by all scrapes of a drain epoch, but for no longer than this in nanoseconds: a drain that hangs
 /// must not freeze what is shown. For as long, scrapes get an older epoch's while [`CROWD`] bodies are being sent.
 const BODY_AGE_MAX_NS: u64 = 1_000_000_000;
 /// While as many bodies are being sent, no further one is made of an epoch as long as there is one that is not too old.
 const CROWD: usize = 4;
-/// While as many are, they get one of this age in nanoseconds: with the default `send_timeout` of a minute, clients
-/// that read nothing never have all there may be.
+/// While as many are, they get one of this age in nanoseconds, which is less than what is stale: with the default
+/// `send_timeout` of a minute, clients that read nothing never have all there may be.
 const LARGE_CROWD: usize = 6;
-const LARGE_CROWD_AGE_MAX_NS: u64 = 10_000_000_000;
+const LARGE_CROWD_AGE_MAX_NS: u64 = 4_000_000_000;
 /// The most bodies at once: those that clients are still being sent, and that of this epoch.
-const BODIES_MAX: usize = 16;
+const BODIES_MAX: usize = 28;
 /// Of these, the ones that filters made: they are shared by nobody, and must not keep out who wants everything.
 const FILTERED_MAX: usize = 4;
-/// An eighth of the text in a third of the time of the default level.
+/// The fastest: a scrape repeats itself so much that more effort gains little, and one is made ten times a second.
 const GZIP_LEVEL: u32 = 1;
 
 /// What is asked for: by default everything, as text, at the configured level of detail.
@@ -49,7 +50,7 @@ pub struct Scrape {
     pub filter: Filter,
 }
 
-/// Too many bodies are still being sent: 4 that filters made, or 12 others, which bounds the memory that slow clients
+/// Too many bodies are still being sent: 4 that filters made, or 24 others, which bounds the memory that slow clients
 /// take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -62,6 +63,8 @@ pub struct TooManyBodies;
 pub(crate) struct Bodies {
     pub(crate) exposition: Exposition,
     held: Vec<Held>,
+    /// Of when what is held was rendered.
+    standing: Option<Standing>,
 }
 
 struct Held {
@@ -88,7 +91,14 @@ impl Held {
 
 impl Bodies {
     pub(crate) fn new(exposition: Exposition) -> Self {
-        Self { exposition, held: Vec::new() }
+        Self { exposition, held: Vec::new(), standing: None }
+    }
+
+    /// Shows nobody what was rendered while other data planes or shards lived than do now.
+    pub(crate) fn keep_to(&mut self, standing: Standing) {
+        if self.standing.replace(standing) != Some(standing) {
+            self.clear();
+        }
     }
 
     /// What answers `scrape` in this epoch without anything being rendered.
@@ -157,7 +167,7 @@ impl Bodies {
     }
 
     /// Drops everything that nobody is being sent, and shows nobody the rest.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.held.iter_mut().for_each(|held| held.shape = None);
         self.held.retain(Held::is_shared);
     }
@@ -266,7 +276,7 @@ mod tests {
         assert_eq!(answer(&mut bodies, &scrape, 90, 90), "made at 3", "of another epoch, but not too old");
         while !bodies.is_full(&scrape) {
             let second = sent.len() as u64;
-            sent.push(answer(&mut bodies, &scrape, 100 + second, 10_010 * second));
+            sent.push(answer(&mut bodies, &scrape, 100 + second, 4_010 * second));
         }
         assert_eq!(sent.len(), BODIES_MAX - FILTERED_MAX, "who asks looks at it before one more is made");
         sent.clear();
@@ -296,8 +306,12 @@ mod tests {
     #[test]
     fn what_is_no_longer_true_is_shown_to_nobody() {
         let mut bodies = bodies();
+        let standing = Standing { attached: 1, running: true, sound: true };
+        bodies.keep_to(standing);
         let sent = answer(&mut bodies, &Scrape::default(), 1, 0);
-        bodies.clear();
+        bodies.keep_to(standing);
+        assert_eq!(answer(&mut bodies, &Scrape::default(), 1, 1), "made at 0");
+        bodies.keep_to(Standing { running: false, ..standing });
         assert_eq!(answer(&mut bodies, &Scrape::default(), 1, 1), "made at 1");
         drop(sent);
     }

@@ -12,6 +12,17 @@ use crate::clock::Now;
 use crate::health::{Clocks, Health, Readiness, Status, Verdict};
 use crate::roster::Roster;
 
+/// Of what is read, and who of it lives: what was shown under another is true no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Where it lies.
+    pub(crate) attached: usize,
+    /// Whether every shard signs life.
+    pub(crate) running: bool,
+    /// Whether the segment is whole.
+    pub(crate) sound: bool,
+}
+
 /// What can be read from now: a segment's series and clocks, or nothing, and why.
 pub(crate) struct Attached {
     pub(crate) directory: SeriesDirectory,
@@ -101,6 +112,13 @@ impl Attached {
     /// Whether there is a segment whose maker lives.
     pub(crate) fn is_running(&self) -> bool {
         self.attachment.as_ref().is_some_and(|attachment| attachment.state() == SegmentState::Running)
+    }
+
+    /// Who lives of it, looked at now.
+    pub(crate) fn standing(self: &Arc<Self>, now: Now) -> Standing {
+        self.look();
+        let attached = Arc::as_ptr(self).addr();
+        Standing { attached, running: self.clocks.all_running(now), sound: self.is_sound() }
     }
 
     /// The targets that the data plane says it probes. O(1) while the directory stands still.

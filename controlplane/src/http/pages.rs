@@ -12,15 +12,16 @@ use crate::ControlPlane;
 use crate::alerts::AlertingOff;
 use crate::clock::Now;
 use crate::peers::PeerMetric;
+use crate::source::Standing;
 
 /// A body is shared for as long.
 const AGE_MAX: Duration = Duration::from_millis(250);
 /// While as many bodies of a page are being sent, their newest is shared for [`CROWD_AGE_MAX`].
 const CROWD: usize = 2;
-/// With the default `send_timeout` of a minute, clients that read nothing never have all [`BODIES_MAX`].
-const CROWD_AGE_MAX: Duration = Duration::from_secs(10);
+/// Less than what is stale. With the default `send_timeout` of a minute, clients that read nothing never have all [`BODIES_MAX`].
+const CROWD_AGE_MAX: Duration = Duration::from_secs(4);
 /// The most bodies of a page at once: those that clients are still being sent, and the one that is shared.
-const BODIES_MAX: usize = 9;
+const BODIES_MAX: usize = 18;
 
 /// Each with a body of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,10 @@ pub(super) async fn answer(
     make: impl FnOnce(&ControlPlane) -> Result<Vec<u8>, AlertingOff> + Send + 'static,
 ) -> Response {
     let with = |body: Bytes| reply(StatusCode::OK, page.content_type(), body);
-    if let Some(body) = app.pages.shelf().find(page, Now::sample()) {
+    let now = Now::sample();
+    // What was made while others lived is true no longer.
+    app.pages.shelf().keep_to(app.plane.standing(now));
+    if let Some(body) = app.pages.shelf().find(page, now) {
         return with(body);
     }
     let turn = app.viewer.turn().await;
@@ -92,10 +96,15 @@ struct TooManyPages;
 
 /// What was made that somebody has or may want. It is told the time.
 #[derive(Default)]
-struct Shelf(Vec<Held>);
+struct Shelf {
+    held: Vec<Held>,
+    standing: Option<Standing>,
+}
 
 struct Held {
     page: Page,
+    /// Whether it still says how things are.
+    is_true: bool,
     body: Bytes,
     at_ns: u64,
 }
@@ -111,31 +120,37 @@ impl Held {
 }
 
 impl Shelf {
+    fn keep_to(&mut self, standing: Standing) {
+        if self.standing.replace(standing) != Some(standing) {
+            self.held.iter_mut().for_each(|held| held.is_true = false);
+        }
+    }
+
     fn find(&mut self, page: Page, now: Now) -> Option<Bytes> {
         self.forget(now);
-        let of_page = || self.0.iter().filter(|held| held.page == page);
+        let of_page = || self.held.iter().filter(|held| held.page == page);
         let is_crowded = of_page().filter(|held| held.is_being_sent()).count() >= CROWD;
         let most = if is_crowded { CROWD_AGE_MAX } else { AGE_MAX };
-        let newest = of_page().max_by_key(|held| held.at_ns)?;
+        let newest = of_page().filter(|held| held.is_true).max_by_key(|held| held.at_ns)?;
         newest.is_younger(most, now).then(|| newest.body.clone())
     }
 
     /// `None` where one may be made.
     fn look_up(&mut self, page: Page, now: Now) -> Result<Option<Bytes>, TooManyPages> {
         let found = self.find(page, now);
-        let is_full = self.0.iter().filter(|held| held.page == page).count() >= BODIES_MAX;
+        let is_full = self.held.iter().filter(|held| held.page == page).count() >= BODIES_MAX;
         if found.is_none() && is_full { Err(TooManyPages) } else { Ok(found) }
     }
 
     fn take(&mut self, page: Page, body: Vec<u8>, now: Now) -> Bytes {
         let body = Bytes::from(body);
-        self.0.push(Held { page, body: body.clone(), at_ns: now.monotonic_ns });
+        self.held.push(Held { page, is_true: true, body: body.clone(), at_ns: now.monotonic_ns });
         body
     }
 
     /// Drops what nobody is being sent and nobody will be.
     fn forget(&mut self, now: Now) {
-        self.0.retain(|held| held.is_being_sent() || held.is_younger(AGE_MAX, now));
+        self.held.retain(|held| held.is_being_sent() || held.is_younger(AGE_MAX, now));
     }
 }
 
@@ -163,7 +178,7 @@ mod tests {
         assert_eq!(answer(&mut shelf, Page::Peers, 6).unwrap(), "made at 6");
         drop((first, last));
         shelf.forget(at(7));
-        assert!(shelf.0.is_empty(), "nobody has it, and it is old");
+        assert!(shelf.held.is_empty(), "nobody has it, and it is old");
     }
 
     #[test]
@@ -173,19 +188,31 @@ mod tests {
         let refused_at = (0..1000).find(|second| match answer(&mut shelf, Page::Peers, *second) {
             Ok(body) => {
                 unread.push(body);
-                assert!(shelf.0.len() <= BODIES_MAX);
+                assert!(shelf.held.len() <= BODIES_MAX);
                 false
             }
             Err(TooManyPages) => true,
         });
-        // Made at 0, 1, 11, 21, ... 71, and the last shared for 10 s.
-        assert_eq!((refused_at, shelf.0.len()), (Some(81), BODIES_MAX));
+        // Made at 0, 1, 5, 9, ... 65, and the last shared for 4 s.
+        assert_eq!((refused_at, shelf.held.len()), (Some(69), BODIES_MAX));
         assert_eq!(
-            answer(&mut shelf, Page::Mesh { as_json: true }, 81).unwrap(),
-            "made at 81",
+            answer(&mut shelf, Page::Mesh { as_json: true }, 69).unwrap(),
+            "made at 69",
             "of another page"
         );
         unread.remove(0);
-        assert_eq!(answer(&mut shelf, Page::Peers, 81).unwrap(), "made at 81");
+        assert_eq!(answer(&mut shelf, Page::Peers, 69).unwrap(), "made at 69");
+    }
+
+    #[test]
+    fn what_was_made_while_others_lived_is_shown_to_nobody() {
+        let mut shelf = Shelf::default();
+        let standing = Standing { attached: 1, running: true, sound: true };
+        shelf.keep_to(standing);
+        answer(&mut shelf, Page::Peers, 5).unwrap();
+        shelf.keep_to(standing);
+        assert_eq!(answer(&mut shelf, Page::Peers, 5).unwrap(), "made at 5");
+        shelf.keep_to(Standing { running: false, ..standing });
+        assert!(shelf.find(Page::Peers, at(5)).is_none());
     }
 }

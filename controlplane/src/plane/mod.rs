@@ -29,7 +29,7 @@ use crate::process::Process;
 use crate::process_io::{IoRates, Meter, ProcessIo};
 use crate::refresh::{Refreshers, TooManyRefreshers};
 use crate::scrape::Bodies;
-use crate::source::Attached;
+use crate::source::{Attached, Standing};
 use crate::sources::SourceAccounts;
 use crate::stages::{Stage, StageLatencies, Stages};
 
@@ -305,6 +305,11 @@ impl ControlPlane {
         let changed = Arc::new(changed);
         *lock(&self.0.attached) = Arc::clone(&changed);
         changed
+    }
+
+    /// What is read from, and who of it lives. Never waits for a drain.
+    pub(crate) fn standing(&self, now: Now) -> Standing {
+        self.attached().standing(now)
     }
 
     pub(crate) fn attached(&self) -> Arc<Attached> {

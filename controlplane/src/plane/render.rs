@@ -43,9 +43,7 @@ impl ControlPlane {
     ) -> Result<Bytes, TooManyBodies> {
         let detail = scrape.detail.unwrap_or(self.0.config.detail);
         let mut bodies = lock(&self.0.bodies);
-        if !self.attached().is_sound() {
-            bodies.clear();
-        }
+        bodies.keep_to(self.standing(now));
         let epoch = lock(&self.0.drain).epoch();
         if let Some(body) = bodies.find(scrape, detail, epoch, now) {
             return Ok(body);
