@@ -15,6 +15,8 @@ const FLOOD: Duration = Duration::from_secs(3);
 /// Beside the cable's own, at the same end.
 const STEADY: &str = "198.51.100.7";
 const STEADY_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the last answers may take once nobody asks any more.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
 
 fn packet(sequence: u32) -> [u8; 44] {
     let (timestamp, error_estimate) = (Timestamp((u64::from(sequence) + 1) << 32), ErrorEstimate::OURS);
@@ -35,7 +37,7 @@ fn flood(to: SocketAddr) -> (u64, u64) {
         }
         answered += sockets.iter().map(answers).sum::<u64>();
     }
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(LAST_ANSWERS);
     answered += sockets.iter().map(answers).sum::<u64>();
     (sent, answered)
 }
@@ -45,15 +47,20 @@ fn ask_steadily(to: SocketAddr) -> (u32, Vec<u32>) {
     let socket = UdpSocket::bind((STEADY, 0)).unwrap();
     socket.set_nonblocking(true).unwrap();
     let (began, mut asked, mut counts) = (Instant::now(), 0, Vec::new());
-    while began.elapsed() < FLOOD {
-        socket.send_to(&packet(asked), to).unwrap();
-        asked += 1;
-        std::thread::sleep(STEADY_INTERVAL);
+    let mut take_answers = |after: Duration| {
+        std::thread::sleep(after);
         let mut octets = [0; 64];
         while let Ok(length) = socket.recv(&mut octets) {
             counts.push(ReflectorPacket::decode(&octets[..length]).unwrap().sequence);
         }
+    };
+    while began.elapsed() < FLOOD {
+        socket.send_to(&packet(asked), to).unwrap();
+        asked += 1;
+        take_answers(STEADY_INTERVAL);
     }
+    // The last wait behind the flood.
+    take_answers(LAST_ANSWERS);
     (asked, counts)
 }
 
