@@ -51,6 +51,7 @@ mod drain;
 mod exposition;
 mod health;
 mod histogram;
+pub mod history;
 mod http;
 mod ledger;
 mod mesh;
