@@ -88,10 +88,18 @@ impl Impairer {
         forward: Impairment,
         reverse: Impairment,
     ) -> io::Result<Self> {
+        Self::start_path(listen, destination, Path::new(seed, forward, reverse))
+    }
+
+    /// As [`start`](Self::start), with a path that is there already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_path(listen: SocketAddr, destination: SocketAddr, path: Path) -> io::Result<Self> {
         let listener = open(listen)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            path: Mutex::new(Path::new(seed, forward, reverse)),
+            path: Mutex::new(path),
             stop: AtomicBool::new(false),
             turned_away: AtomicU64::new(0),
             unstamped: AtomicU64::new(0),

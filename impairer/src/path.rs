@@ -119,6 +119,7 @@ pub struct Path {
     queue: BTreeMap<(Duration, u64), Transmit>,
     decided: u64,
     log: Vec<Record>,
+    log_max: usize,
     overflowed: u64,
     unlogged: u64,
 }
@@ -134,9 +135,16 @@ impl Path {
             queue: BTreeMap::new(),
             decided: 0,
             log: Vec::new(),
+            log_max: LOG_MAX,
             overflowed: 0,
             unlogged: 0,
         }
+    }
+
+    /// The same path, which remembers nothing of what it does: for one that nobody asks, and that is there for long.
+    #[must_use]
+    pub fn without_log(self) -> Self {
+        Self { log_max: 0, ..self }
     }
 
     /// Impairs one direction differently from the next packet on. The sequence of random numbers goes on.
@@ -195,7 +203,7 @@ impl Path {
         self.overflowed
     }
 
-    /// Packets that are not in the log because it holds [`LOG_MAX`].
+    /// Packets that are not in the log because it holds [`LOG_MAX`], or because there is none.
     pub fn unlogged(&self) -> u64 {
         self.unlogged
     }
@@ -218,7 +226,7 @@ impl Path {
         delays: Delays,
     ) -> (Fate, Vec<Copy>) {
         let Fate::Passed { held, .. } = fate else { return (fate, Vec::new()) };
-        let is_logged = self.log.len() < LOG_MAX;
+        let is_logged = self.log.len() < self.log_max;
         let mut copies = Vec::new();
         for delay in delays.into_iter().flatten() {
             if self.queue.len() >= QUEUE_MAX {
@@ -247,7 +255,7 @@ impl Path {
         fate: Fate,
         copies: Vec<Copy>,
     ) {
-        if self.log.len() >= LOG_MAX {
+        if self.log.len() >= self.log_max {
             self.unlogged += 1;
             return;
         }
@@ -444,6 +452,21 @@ mod tests {
         let halved = path.handle(ms(0), Direction::Forward, FlowId(0), b"x");
         assert_eq!(halved, Fate::Passed { held: false, duplicated: false });
         assert_eq!(path.overflowed(), 3);
+    }
+
+    #[test]
+    fn a_path_without_a_log_does_the_same_and_remembers_nothing() {
+        let mut path = Path::new(9, ROUGH, Impairment::NONE).without_log();
+        let mut logged = Path::new(9, ROUGH, Impairment::NONE);
+        for packet in 0..100 {
+            let now = ms(20 * packet);
+            let fate = path.handle(now, Direction::Forward, FlowId(0), b"x");
+            assert_eq!(fate, logged.handle(now, Direction::Forward, FlowId(0), b"x"));
+            while let Some(transmit) = path.poll_transmit(now) {
+                path.handle_sent(&transmit, now, true);
+            }
+        }
+        assert_eq!((path.log().len(), path.unlogged()), (0, 100));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     Dataplane(RunArgs),
     Controlplane(RunArgs),
+    Demo(DemoArgs),
     Probe(ProbeArgs),
     MeshStatus(MeshStatusArgs),
     Top(TopArgs),
@@ -55,6 +56,9 @@ enum Verb {
     Dataplane(DataplaneArgs),
     /// The control plane alone: serve what a data plane writes into a segment, until SIGTERM.
     Controlplane(ControlplaneArgs),
+    /// Show three relays on loopback that probe each other over links that fail, until SIGTERM.
+    #[command(after_long_help = DEMO_COMMANDS)]
+    Demo(DemoArgs),
     /// Probe one target, a line per reply and a summary, like ping.
     Probe(ProbeArgs),
     /// Print the mesh table of a running relay.
@@ -166,6 +170,23 @@ impl From<ControlplaneArgs> for RunArgs {
         let ControlplaneArgs { config, listen, web_config, segment, alertmanager } = args;
         Self { config, listen, web_config, segment, alertmanager, ..Self::default() }
     }
+}
+
+/// What may be typed while a demo runs.
+const DEMO_COMMANDS: &str = "Three relays a, b and c in one process, each with a shard, a control plane and a page of its own. \
+The link between b and c delays, jitters, reorders and loses, worse and better by turns; the same at each run.\n\n\
+Links are cut and mended by lines on stdin:\n  \
+cut b c    nothing passes between b and c any more\n  \
+mend b c   it does again\n  \
+links      what each link does now\n  \
+end        the demo ends";
+
+/// What `demo` takes.
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// Serve the first relay here, the others on the next two ports; with port 0 each on any that is free.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9862", value_parser = parse_listen)]
+    pub(crate) listen: SocketAddr,
 }
 
 /// What `probe` takes.
@@ -307,6 +328,7 @@ pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
         Some(Verb::Run(args)) => Command::Run(args),
         Some(Verb::Dataplane(args)) => Command::Dataplane(args.into()),
         Some(Verb::Controlplane(args)) => Command::Controlplane(args.into()),
+        Some(Verb::Demo(args)) => Command::Demo(args),
         Some(Verb::Probe(args)) => Command::Probe(args),
         Some(Verb::MeshStatus(args)) => Command::MeshStatus(args),
         Some(Verb::Top(args)) => Command::Top(args),

@@ -90,6 +90,12 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Source, Failure> {
     Ok(Source { path: Some(path.to_owned()), file })
 }
 
+/// A configuration that is in no file.
+pub(crate) fn parse(text: &str) -> Result<Source, Failure> {
+    let file = toml::from_str(text).map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(Source { path: None, file })
+}
+
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let read = std::fs::File::open(path)?.take(FILE_LEN_MAX + 1).read_to_string(&mut text)?;

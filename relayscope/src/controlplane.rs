@@ -32,9 +32,13 @@ pub(crate) fn plane_config(config: &Config, core: Option<usize>) -> ControlPlane
     }
 }
 
-/// Makes `plane` the recorder of this process's own metrics, and starts its drain.
+/// Makes `plane` the recorder of this process's own metrics: one of a process can be.
+pub(crate) fn record_to(plane: &ControlPlane) -> Result<(), Failure> {
+    metrics::set_global_recorder(plane.recorder()).map_err(Failure::host)
+}
+
+/// Starts the drain of `plane`.
 pub(crate) fn start(plane: &ControlPlane) -> Result<DrainThread, Failure> {
-    metrics::set_global_recorder(plane.recorder()).map_err(Failure::host)?;
     plane.spawn_drain().map_err(Failure::host)
 }
 
@@ -45,21 +49,16 @@ pub(crate) struct Alerts {
 }
 
 impl Alerts {
-    /// Raises alerts and sends them, where they are wanted. HTTP is served `at`, as `scheme` says.
-    pub(crate) fn start(
-        plane: &ControlPlane,
-        config: &Config,
-        at: SocketAddr,
-        scheme: &str,
-    ) -> Result<Self, Failure> {
+    /// Raises alerts and sends them, where they are wanted.
+    pub(crate) fn start(plane: &ControlPlane, config: &Config, server: &Server) -> Result<Self, Failure> {
         let alerting = &config.alerting;
         if !alerting.enabled {
             return Ok(Self { senders: Vec::new(), thread: None });
         }
-        let instance = alerting.instance_at(at);
+        let instance = alerting.instance_at(server.at);
         let watched = AlertingConfig { instance, rules: alerting.rules };
         let thread = plane.spawn_alerts(&watched).map_err(Failure::host)?;
-        let generator_url = format!("{scheme}://{}/api/v1/alerts", reachable_at(at));
+        let generator_url = format!("{}://{}/api/v1/alerts", server.scheme(), reachable_at(server.at));
         let sender = |url: &String| {
             plane.spawn_alertmanager(&AlertmanagerConfig {
                 url: url.clone(),
@@ -87,7 +86,36 @@ pub(crate) fn stop(drain: DrainThread) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+/// Where and how a control plane is served: bound, and not yet answering.
+pub(crate) struct Server {
+    pub(crate) listener: TcpListener,
+    pub(crate) http: HttpConfig,
+    /// With the port the kernel chose if 0 was asked for.
+    pub(crate) at: SocketAddr,
+}
+
+impl Server {
+    pub(crate) fn bind(config: &Config) -> Result<Self, Failure> {
+        let http = http(config)?;
+        let listener = listen(config.listen)?;
+        let at = listener.local_addr().unwrap_or(config.listen);
+        Ok(Self { listener, http, at })
+    }
+
+    /// Of the URLs it serves.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.http.web_config.as_ref().is_some_and(WebConfig::serves_tls) { "https" } else { "http" }
+    }
+
+    /// Where it serves, a line each.
+    pub(crate) fn announcement(&self) -> String {
+        let (scheme, at) = (self.scheme(), self.at);
+        let line = |(what, path)| format!("{what:8} {scheme}://{at}/{path}\n");
+        [("metrics", "metrics"), ("mesh", "mesh"), ("health", "healthz")].map(line).concat()
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind(address).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::AddrInUse => {
@@ -104,7 +132,7 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// How it serves, with room for the files its connections are.
-pub(crate) fn http(config: &Config) -> Result<HttpConfig, Failure> {
+fn http(config: &Config) -> Result<HttpConfig, Failure> {
     let (http, warnings) = config.web.http(config.watch_interval)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let connections = http.limits.connections_max as u64;
@@ -118,16 +146,4 @@ pub(crate) fn http(config: &Config) -> Result<HttpConfig, Failure> {
         );
     }
     Ok(http)
-}
-
-/// Of the URLs it serves.
-pub(crate) fn scheme(http: &HttpConfig) -> &'static str {
-    if http.web_config.as_ref().is_some_and(WebConfig::serves_tls) { "https" } else { "http" }
-}
-
-/// Where it serves, a line each.
-pub(crate) fn announcement(at: SocketAddr, http: &HttpConfig) -> String {
-    let scheme = scheme(http);
-    let line = |(what, path)| format!("{what:8} {scheme}://{at}/{path}\n");
-    [("metrics", "metrics"), ("mesh", "mesh"), ("health", "healthz")].map(line).concat()
 }

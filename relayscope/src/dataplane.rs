@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::listen::listen;
 use crate::own_series::OWN_SERIES;
 use crate::reload::Parts;
+use crate::supervisor::Alive;
 use crate::targets::{ENDPOINTS_MAX, TARGET_SERIES, Targets, lock};
 
 /// Targets named at start; of more only the number is said.
@@ -63,11 +64,17 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     pub(crate) fn new(config: &Config, shards: usize) -> Result<Self, Failure> {
+        let prepared = Self::with(config, Vec::new())?;
+        Ok(Self { listeners: listen(&config.reflector, shards)?, ..prepared })
+    }
+
+    /// With what is listened on already, a share for each shard.
+    pub(crate) fn with(config: &Config, listeners: Vec<Listeners>) -> Result<Self, Failure> {
         let (wanted, plans) = config.discovery();
         plans.check().map_err(Failure::Usage)?;
         let mut discovery = Discovery::new(wanted);
         discovery.read_files();
-        Ok(Self { discovery, plans, listeners: listen(&config.reflector, shards)? })
+        Ok(Self { discovery, plans, listeners })
     }
 }
 
@@ -113,6 +120,7 @@ pub(crate) fn choose_runtime(config: &Config, cores: &Cores) -> Result<Choice, F
 
 /// Running shards and what they probe.
 pub(crate) struct DataPlane {
+    registry: SeriesRegistry,
     targets: Arc<Mutex<Targets>>,
     runtime: Choice,
     reflecting: Vec<SocketAddr>,
@@ -147,8 +155,13 @@ impl DataPlane {
         let mut targets = Targets::new(registry.clone(), shards);
         targets.apply(wanted, &plans).map_err(Failure::Host)?;
         let targets = Arc::new(Mutex::new(targets));
-        let parts = Parts { registry, targets: Arc::clone(&targets), discovery, plans };
-        Ok((Self { targets, runtime, reflecting, responding, probing }, parts))
+        let parts = Parts { registry: registry.clone(), targets: Arc::clone(&targets), discovery, plans };
+        Ok((Self { registry, targets, runtime, reflecting, responding, probing }, parts))
+    }
+
+    /// For who looks after its shards, which are `of` somebody where there are several.
+    pub(crate) fn alive(&self, of: String) -> Alive {
+        Alive { of, targets: Arc::clone(&self.targets), registry: self.registry.clone() }
     }
 
     /// Stops every shard and waits for it.

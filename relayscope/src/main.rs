@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod controlplane;
 mod dataplane;
+mod demo;
 #[cfg(test)]
 mod docs;
 mod failure;
@@ -18,6 +19,7 @@ mod output;
 mod own_series;
 mod probe;
 mod protocol;
+mod relay;
 mod reload;
 mod rules_reload;
 mod run;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Ok(Command::Run(args)) => run::run(&args),
         Ok(Command::Dataplane(args)) => run::run_dataplane(&args),
         Ok(Command::Controlplane(args)) => run::run_controlplane(&args),
+        Ok(Command::Demo(args)) => demo::run(&args),
         Ok(Command::Probe(args)) => probe::run(&args),
         Ok(Command::MeshStatus(args)) => mesh_status::run(&args),
         Ok(Command::Top(args)) => top::run(&args),

@@ -25,8 +25,8 @@ const LEFT_OUT_TOLD_MAX: usize = 5;
 
 /// All a reload needs.
 pub(crate) struct Reload {
-    pub(crate) registry: SeriesRegistry,
-    pub(crate) targets: Arc<Mutex<Targets>>,
+    registry: SeriesRegistry,
+    targets: Arc<Mutex<Targets>>,
     args: RunArgs,
     started_with: Config,
     discovery: Discovery,

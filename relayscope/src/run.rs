@@ -4,22 +4,21 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use relayscope_bridge::Hub;
 use relayscope_controlplane::ControlPlane;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{RunArgs, default_segment};
 use crate::config::{self, Config};
-use crate::controlplane::{self, Alerts};
+use crate::controlplane::{self, Alerts, Server};
 use crate::dataplane::{self, Cores, DataPlane, Prepared};
 use crate::failure::Failure;
 use crate::notify::{Heartbeats, Notify, Vitals};
 use crate::output::say;
+use crate::relay::{Relay, keep_off};
 use crate::reload::Reload;
 use crate::rules_reload::RulesReload;
-use crate::supervisor::{Reloads, Supervisor};
+use crate::supervisor::{Meanwhile, Supervisor};
 
 /// Both planes in one process.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
@@ -31,35 +30,24 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     // Before anything that takes its time: a signal must never find the default action.
     let supervisor = Supervisor::new()?;
     let prepared = Prepared::new(&config, cores.shards.len())?;
-    let http = controlplane::http(&config)?;
-    let listener = controlplane::listen(config.listen)?;
-    let at = listener.local_addr().unwrap_or(config.listen);
-    let announcement = controlplane::announcement(at, &http);
-
-    let Hub { publishers, registry, collector, .. } = dataplane::make_hub(&config, cores.shards.len())?;
-    let plane = ControlPlane::new(collector, controlplane::plane_config(&config, cores.spare()))
-        .map_err(Failure::usage)?;
-    keep_off(&cores);
-    let (data, parts) = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
-    let drain = controlplane::start(&plane)?;
-    let alerts = Alerts::start(&plane, &config, at, controlplane::scheme(&http))?;
+    let server = Server::bind(&config)?;
+    let (relay, parts) = Relay::start(&config, &cores, runtime, prepared, &server)?;
+    controlplane::record_to(&relay.plane)?;
 
     let control = cores.spare().map_or("shares them".to_owned(), |core| format!("on core {core}"));
     announce(&format!(
         "{}, control plane {control}\n{}{}",
         dataplane::cores_text(&cores),
-        data.announcement(&config),
-        announcement
+        relay.data.announcement(&config),
+        server.announcement()
     ));
-    let requests = config.web.reload.then(|| plane.allow_reload());
-    let reload = Reload::new(parts, args.clone(), config, requests).with_alerts(plane.clone());
-    let notify = Notify::new(Vitals::Both(plane.clone()));
-    let served = supervisor.run(Some((listener, &plane, http)), Reloads::Targets(Box::new(reload)), &notify);
-
-    alerts.stop();
-    // The shards first: what they recorded to the last is still drained.
-    let stopped = data.stop();
-    controlplane::stop(drain)?;
+    let requests = config.web.reload.then(|| relay.plane.allow_reload());
+    let reload = Reload::new(parts, args.clone(), config, requests).with_alerts(relay.plane.clone());
+    let notify = Notify::new(Vitals::Both(relay.plane.clone()));
+    let served = vec![(server, relay.plane.clone())];
+    let alive = vec![relay.data.alive(String::new())];
+    let served = supervisor.run(served, alive, Meanwhile::Targets(Box::new(reload)), &notify);
+    let stopped = relay.stop();
     served?;
     stopped?;
     Ok(ExitCode::SUCCESS)
@@ -83,7 +71,8 @@ pub(crate) fn run_dataplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let (data, parts) = DataPlane::start(&config, &cores, runtime, prepared, publishers, registry)?;
     announce(&format!("{}, no control plane\n{}", dataplane::cores_text(&cores), data.announcement(&config)));
     let reload = Reload::new(parts, args.clone(), config, None);
-    let ended = supervisor.run(None, Reloads::Targets(Box::new(reload)), &notify);
+    let alive = vec![data.alive(String::new())];
+    let ended = supervisor.run(Vec::new(), alive, Meanwhile::Targets(Box::new(reload)), &notify);
     data.stop()?;
     ended?;
     Ok(ExitCode::SUCCESS)
@@ -94,10 +83,7 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = with_segment(config::load(args.config.as_deref())?.resolve(args)?);
     log_to_stderr();
     let supervisor = Supervisor::new()?;
-    let http = controlplane::http(&config)?;
-    let listener = controlplane::listen(config.listen)?;
-    let at = listener.local_addr().unwrap_or(config.listen);
-    let announcement = controlplane::announcement(at, &http);
+    let server = Server::bind(&config)?;
     let segment = config.segment.clone().unwrap_or_else(default_segment);
     // The data plane's cores, if it has the same configuration. Where they are others, no harm is done.
     if let Ok(cores) = Cores::choose(&config) {
@@ -105,12 +91,13 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     }
     let plane = ControlPlane::watch(segment.clone(), controlplane::plane_config(&config, None))
         .map_err(Failure::usage)?;
+    controlplane::record_to(&plane)?;
     let drain = controlplane::start(&plane)?;
-    let alerts = Alerts::start(&plane, &config, at, controlplane::scheme(&http))?;
-    announce(&format!("reading  {}\n{announcement}", segment.display()));
+    let alerts = Alerts::start(&plane, &config, &server)?;
+    announce(&format!("reading  {}\n{}", segment.display(), server.announcement()));
     let notify = Notify::new(Vitals::ControlPlane(plane.clone()));
-    let reloads = Reloads::Rules(Box::new(RulesReload::new(plane.clone(), args.clone(), &config)));
-    let served = supervisor.run(Some((listener, &plane, http)), reloads, &notify);
+    let rules = Meanwhile::Rules(Box::new(RulesReload::new(plane.clone(), args.clone(), &config)));
+    let served = supervisor.run(vec![(server, plane)], Vec::new(), rules, &notify);
     alerts.stop();
     controlplane::stop(drain)?;
     served?;
@@ -133,7 +120,7 @@ fn warn_if_written_back(config: &Config) {
     }
 }
 
-fn log_to_stderr() {
+pub(crate) fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
     // A log that cannot be written, for a full disk or a gone reader, must not end the relay.
@@ -145,20 +132,8 @@ fn log_to_stderr() {
         .init();
 }
 
-/// Keeps this thread and those it starts off the shards' cores, where there are others.
-fn keep_off(cores: &Cores) {
-    let mut rest = CpuSet::new();
-    let others = cores.available.iter().filter(|core| !cores.shards.contains(core));
-    if others.map(|core| rest.set(*core)).filter(Result::is_ok).count() == 0 {
-        return;
-    }
-    if let Err(error) = sched_setaffinity(Pid::from_raw(0), &rest) {
-        tracing::warn!("the control plane may run on the shards' cores: {error}");
-    }
-}
-
 /// Says what runs and where to look. That it cannot be said is no reason to stop.
-fn announce(what: &str) {
+pub(crate) fn announce(what: &str) {
     if let Err(failure) = say(&format!("relayscope {}: {what}", env!("CARGO_PKG_VERSION"))) {
         tracing::warn!("{failure}");
     }

@@ -10,6 +10,7 @@ mod autopsy;
 mod cli;
 mod clock;
 mod dashboards;
+mod demo;
 mod discovery;
 mod fleet;
 mod formats;
@@ -274,6 +275,9 @@ fn main() {
     add("top_does_what_its_keys_say_and_restores_the_terminal", Some(Peer::Tmux), top::keys_work);
     add("top_ends_with_its_terminal", Some(Peer::Tmux), top::terminal_is_gone);
     add("top_without_a_terminal_names_what_to_use_instead", None, top::no_terminal);
+
+    add("a_demo_shows_three_relays_and_a_link_that_is_cut_and_mended", None, demo::three_relays);
+    add("a_demo_ends_as_it_is_told_and_names_a_port_that_is_taken", None, demo::ends_as_it_is_told);
 
     add("healthz_tells_who_hangs_and_since_when", Some(Peer::Ptrace), health::clocks_tell_who_hangs);
     add("the_gauges_of_the_mesh_follow_its_members", None, health::gauges_follow_the_members);

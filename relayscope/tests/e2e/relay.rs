@@ -1,7 +1,7 @@
 //! A relayscope process, its peers' processes, and patience.
 
 use std::fmt::Display;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -70,6 +70,11 @@ impl Process {
                 return found;
             }
         }
+    }
+
+    /// Writes a line to its stdin.
+    pub(crate) fn write_line(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     /// All that is still to come on stdout, once the process has ended.
