@@ -1,10 +1,10 @@
-//! The page at `/`: which routes there are.
+//! Which routes there are: at `/api`, and at `/` for all but browsers, which get the page.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
-use super::{App, TEXT, reply};
+use super::{App, TEXT, page, reply};
 
 const HTML: &str = "text/html; charset=utf-8";
 
@@ -22,27 +22,46 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/api/perf/sources", "what shards recorded, drained and lost, by family"),
 ];
 
-/// HTML for browsers, text for all else.
+/// At `/`: the page for browsers, the routes as text for all else.
 pub(super) async fn landing(State(app): State<App>, headers: HeaderMap) -> Response {
+    if wants_html(&headers) {
+        return page::page(&app, &headers);
+    }
+    let mut response = reply(StatusCode::OK, TEXT, text(app.plane.config().build.version));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// At `/api`: the routes, as HTML for browsers, as text for all else.
+pub(super) async fn routes(State(app): State<App>, headers: HeaderMap) -> Response {
     let version = app.plane.config().build.version;
     if wants_html(&headers) {
         return reply(StatusCode::OK, HTML, html(version));
     }
+    reply(StatusCode::OK, TEXT, text(version))
+}
+
+fn text(version: &str) -> String {
     let lines: String = ROUTES.iter().map(|(path, what)| format!("{path:16} {what}\n")).collect();
-    let head = format!("relayscope {version}: telemetry of this relay and its mesh\n\n");
-    reply(StatusCode::OK, TEXT, head + &lines)
+    format!("relayscope {version}: telemetry of this relay and its mesh\n\n{lines}")
 }
 
 /// Nothing in it is from outside, and nothing is fetched: the content security policy allows nothing either.
 fn html(version: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>relayscope</title></head>\n\
+         <body>\n<h1>relayscope {version}</h1>\n<p>Telemetry of this relay and its mesh. <a href=\"/\">Look at it.</a></p>\n\
+         {}</body>\n</html>\n",
+        rows()
+    )
+}
+
+/// The routes as a list of HTML.
+pub(super) fn rows() -> String {
     let row =
         |(path, what): &(&str, &str)| format!("<dt><a href=\"{path}\">{path}</a></dt><dd>{what}</dd>\n");
     let rows: String = ROUTES.iter().map(row).collect();
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>relayscope</title></head>\n\
-         <body>\n<h1>relayscope {version}</h1>\n<p>Telemetry of this relay and its mesh.</p>\n\
-         <dl>\n{rows}</dl>\n</body>\n</html>\n"
-    )
+    format!("<dl>\n{rows}</dl>\n")
 }
 
 /// Whether HTML is among the media types asked for by name, and not with weight 0.

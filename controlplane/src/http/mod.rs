@@ -2,7 +2,8 @@
 //!
 //! | route | answer |
 //! |---|---|
-//! | `/` | these routes, as text, or as HTML to who accepts that |
+//! | `/`, `/assets/{file}` | the page, to who accepts HTML; to others these routes, as text |
+//! | `/api` | these routes, as text, or as HTML to who accepts that |
 //! | `/metrics` | everything held, in the Prometheus text format 0.0.4 |
 //! | `/mesh` | one row per target: a table, or JSON by `?format=json` or `Accept: application/json` |
 //! | `/healthz` | 200 or 503, with both clocks of every shard as JSON |
@@ -27,6 +28,7 @@ mod landing;
 mod limits;
 mod metrics;
 mod negotiation;
+mod page;
 mod pages;
 mod perf;
 mod pulse;
@@ -75,6 +77,7 @@ struct App {
     /// Makes the rest that grows with the fleet, also while the drain hangs.
     viewer: Renderer,
     pages: Pages,
+    site: page::Site,
 }
 
 /// The routes of `plane`, each request within `limits.request_timeout` and `limits.body_bytes_max`.
@@ -90,9 +93,11 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
 fn routes(plane: ControlPlane, limits: &Limits, web: Web, access_log: bool) -> Router {
     let gate = auth::Gate::new(plane.clone(), web.clone());
     let (renderer, viewer) = (Renderer::new("relayscope-page"), Renderer::new("relayscope-view"));
-    let app = App { plane, renderer, viewer, pages: Pages::default() };
+    let app = App { plane, renderer, viewer, pages: Pages::default(), site: page::Site::default() };
     let routes = Router::new()
         .route("/", get(landing::landing))
+        .route("/api", get(landing::routes))
+        .route(page::FILES, get(page::file))
         .route("/metrics", get(metrics::answer).layer(middleware::from_fn(scrape_timeout::apply)))
         .route("/mesh", get(mesh))
         .route("/healthz", get(healthz))

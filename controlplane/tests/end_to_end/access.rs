@@ -87,24 +87,6 @@ fn answers_are_for_this_moment_and_for_nobody_to_frame_guess_or_extend() {
 }
 
 #[test]
-fn the_landing_page_is_html_for_browsers_and_text_for_all_else() {
-    let plane = plane_with_b_up();
-    let server = Server::start(&plane, Limits::default());
-    let of = |accept: &str| request(server.address, "GET", "/", accept);
-    let browser = of("accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\n");
-    assert_eq!(browser.header("content-type"), Some("text/html; charset=utf-8"));
-    let version = env!("CARGO_PKG_VERSION");
-    assert!(browser.body.contains(&format!("<h1>relayscope {version}</h1>")), "{}", browser.body);
-    assert!(browser.body.contains("<a href=\"/metrics\">/metrics</a>"), "{}", browser.body);
-    for accept in ["", "accept: */*\r\n", "accept: text/html;q=0, text/plain\r\n"] {
-        let text = of(accept);
-        assert_eq!(text.header("content-type"), Some("text/plain; charset=utf-8"), "{accept}");
-        assert!(text.body.contains("\n/metrics         for Prometheus\n"), "{}", text.body);
-    }
-    assert_eq!(server.stop(), 0);
-}
-
-#[test]
 fn what_a_client_asks_wrongly_is_answered_rightly_and_counted() {
     let plane = plane_with_b_up();
     let limits = Limits { body_timeout: Duration::from_millis(200), ..Limits::default() };
