@@ -2,11 +2,39 @@
 //!
 //! One thread writes it to an embedded SQLite database, and no drain ever waits for that thread. What is kept is one
 //! [`Interval`] for each target, address family and [`Tier`], and the [`Event`]s beside them.
+//!
+//! What is appended goes to the end of a table of small rows, the head. When an hour is over, [`Store::tidy`] folds it into
+//! compressed chunks, one for each target and tier, that lie by target: a plot reads neighbours. [`Reader`]s take both.
+//! Times are kept [within a thousandth](RttSummary).
 
+mod bits;
+mod chunk;
+mod downsample;
+mod error;
 mod event;
+mod file;
+mod fold;
+mod head;
 mod interval;
+mod key;
+mod query;
+mod reader;
+mod record;
+mod retention;
+mod scale;
+mod schema;
+mod store;
+#[cfg(test)]
+mod tests;
+mod tidy;
 mod tier;
 
+pub use error::{OpenError, StoreError, StoreErrorKind};
 pub use event::{Event, EventKind};
 pub use interval::{Interval, QUANTILES, RttSummary, TargetKey};
+pub use query::{HistoryQuery, INTERVALS_MAX, POINTS_DEFAULT_MAX, POINTS_MAX, Points, QueryError};
+pub use reader::{EVENTS_ANSWERED_MAX, Happened, Reader};
+pub use retention::Retention;
+pub use store::{Appended, EVENT_TEXT_BYTES_MAX, Store, TARGETS_MAX};
+pub use tidy::{EVENTS_MAX, Tidied};
 pub use tier::Tier;
