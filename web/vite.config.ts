@@ -39,7 +39,7 @@ export default defineConfig(({ mode }) =>
       }
     : {
         build: {
-          target: "es2022",
+          target: "es2023",
           modulePreload: { polyfill: false },
           // A data: script or style would be refused by the content security policy.
           assetsInlineLimit: 0,

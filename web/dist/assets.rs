@@ -1,4 +1,4 @@
 &[
-    Asset { path: "/assets/page-BgBV81Sq.css", octets: include_bytes!("assets/page-BgBV81Sq.css") },
-    Asset { path: "/assets/page-CbY_qbS8.js", octets: include_bytes!("assets/page-CbY_qbS8.js") },
+    Asset { path: "/assets/page-1LnejJzR.js", octets: include_bytes!("assets/page-1LnejJzR.js") },
+    Asset { path: "/assets/page-D1pHiHS0.css", octets: include_bytes!("assets/page-D1pHiHS0.css") },
 ]

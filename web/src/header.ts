@@ -27,7 +27,9 @@ export function drawHeader(feed: Feed, utc: boolean): void {
   setAttribute(chip, "data-kind", standing.kind === "reconnecting" && feed.isFresh() ? "live" : standing.kind);
   setText(byId("standing-text"), standingInWords(standing, feed.age()));
   const now = feed.now();
-  setText(byId("clock"), dateTime(now, utc));
+  const [date, time] = dateTime(now, utc).split(" ");
+  setText(byId("date"), date ?? "");
+  setText(byId("clock"), time ?? "");
   setText(byId("zone"), zone(now, utc));
 }
 

@@ -102,3 +102,19 @@ export function inWords(figure: Figure, value: number | null): string {
 export function count(value: number | null): string {
   return value === null ? "–" : String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
+
+/** A count in at most five characters: `"812"`, `"54.1 k"`, `"1.2 G"`. */
+export function shortCount(value: number | null): string {
+  if (value === null) return "–";
+  const scales = [
+    [1e12, "T"],
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ] as const;
+  // What would round to a thousand of one is one of the next.
+  const scale = scales.find(([size]) => value >= size * 0.9995);
+  if (!scale || value < 1000) return String(value);
+  const scaled = value / scale[0];
+  return `${scaled < 99.95 ? scaled.toFixed(1) : scaled.toFixed(0)} ${scale[1]}`;
+}

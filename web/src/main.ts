@@ -2,31 +2,42 @@
 
 import "./style.css";
 
-import { byId, perFrame, setAttribute, setHidden } from "./dom.ts";
+import { wireCustom } from "./custom.ts";
+import { byId, perFrame, setHidden } from "./dom.ts";
 import { Feed, type News } from "./feed.ts";
-import { askEvents, type Happened } from "./history.ts";
 import { drawHeader, setTitle } from "./header.ts";
+import { askEvents, type Happened } from "./history.ts";
+import { wireKeys } from "./keys.ts";
 import { Overview } from "./overview.ts";
 import { drawAlerts, drawLately, drawShards, Losses, sorted } from "./panels.ts";
 import { Place } from "./place.ts";
 import type { Spot } from "./spots.ts";
+import { TargetView } from "./target.ts";
 import { formatView, ofTarget } from "./view.ts";
 
-const place = new Place(() => draw());
-const draw = perFrame(drawAll);
-const overview = new Overview(draw);
-const losses = new Losses();
-/** What happened before the page was opened. */
-let before: readonly Happened[] = [];
+/** Before the page was opened: seconds, and as many. */
+const BEFORE = 86_400;
+const BEFORE_MAX = 20;
 
-const feed = new Feed((_news: News) => draw());
-// Ages grow though nothing comes.
-setInterval(draw, 1000);
+let before: readonly Happened[] = [];
+let looks = "";
+let wasIn: string | null = null;
+
+const draw = perFrame(drawAll);
+const place = new Place(draw);
+const feed = new Feed(take);
+const overview = new Overview(draw);
+const target = new TargetView(feed, place, draw);
+const losses = new Losses();
+
+function take(news: News): void {
+  if (news === "relays" || news === "values") target.note();
+  draw();
+}
 
 function href(spot: Spot): string | null {
   const { name, family } = spot.row;
-  const has = spot.label === name ? null : family;
-  const hash = formatView(ofTarget(place.view, name, has));
+  const hash = formatView(ofTarget(place.view, name, spot.label === name ? null : family));
   if (spot.relay.own) return hash;
   return spot.relay.url === null ? null : `${spot.relay.url}/${hash}`;
 }
@@ -36,22 +47,56 @@ function drawAll(): void {
   const now = feed.now();
   const moment = { now, utc, view };
   const fresh = feed.isFresh();
-  drawHeader(feed, utc);
-  setHidden(byId("overview"), view.target !== null);
-  overview.draw({ relays: feed.relays, fresh, view, href });
-  drawAlerts(feed.alerts, moment);
-  drawLately([...before, ...feed.happened], moment);
-  drawShards(feed.shards, losses, fresh, now);
-  setAttribute(document.body, "class", fresh || feed.relays.length === 0 ? null : "stale");
   const own = feed.relays.find((relay) => relay.own);
+  const isMesh = view.target === null;
+  setHidden(byId("overview"), !isMesh);
+  setHidden(byId("target"), isMesh);
+  document.body.classList.toggle("stale", !fresh && own !== undefined);
+  drawHeader(feed, utc);
   setTitle(own?.name ?? "", view.target, sorted(feed.alerts?.alerts ?? []).standing.length);
+  // Canvases do not follow styles by themselves, nor axes the zone.
+  const by = `${place.theme} ${utc}`;
+  if (by !== looks) {
+    looks = by;
+    target.restyle();
+  }
+  if (isMesh) {
+    overview.draw({ relays: feed.relays, fresh, view, href });
+    drawAlerts(feed.alerts, moment);
+    drawLately([...before, ...feed.happened], moment);
+    drawShards(feed.shards, losses, fresh, now);
+  }
+  target.draw();
+  moveFocus(view.target);
+}
+
+/** Who goes from the mesh to a target, or to another, begins at its top; who comes back where they were. */
+function moveFocus(to: string | null): void {
+  const [from, isFirst] = [wasIn, wasIn === null && to === null];
+  wasIn = to;
+  if (isFirst || from === to) return;
+  if (to === null) return overview.focus();
+  scrollTo(0, 0);
+  byId("main").focus({ preventScroll: true });
 }
 
 async function askBefore(): Promise<void> {
-  const answer = await askEvents({ target: null, from: feed.now() - 86_400, to: feed.now(), limit: 20 }, new AbortController().signal);
+  const now = feed.now();
+  const answer = await askEvents({ target: null, from: now - BEFORE, to: now, limit: BEFORE_MAX }, new AbortController().signal);
   if (answer.ok) before = answer.value.events;
   draw();
 }
 
+for (const link of document.querySelectorAll<HTMLAnchorElement>("[data-skip], [data-home]")) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    if (link.dataset["home"] === undefined) byId("main").focus();
+    else place.go({ target: null, family: null, filter: "" });
+  });
+}
+wireKeys(place, overview, target);
+wireCustom(place, () => feed.now());
 void askBefore();
+// Ages grow though nothing comes.
+setInterval(draw, 1000);
 draw();

@@ -6,10 +6,17 @@ import type { Layout, Line } from "./spots.ts";
 
 type MatrixLayout = Extract<Layout, { kind: "matrix" }>;
 
+interface MatrixRow {
+  readonly root: HTMLElement;
+  readonly head: HTMLElement;
+  readonly note: HTMLElement;
+  readonly cells: Cell[];
+}
+
 export class Matrix {
   readonly root = make("div", { class: "matrix", role: "grid", "aria-label": "The mesh: rows look at columns" });
   readonly #head = make("div", { class: "matrix-row head", role: "row" }, make("span", { role: "columnheader", class: "corner" }));
-  readonly #rows: { root: HTMLElement; head: HTMLElement; cells: Cell[] }[] = [];
+  readonly #rows: MatrixRow[] = [];
   #layout: MatrixLayout = { kind: "matrix", columns: [], lines: [] };
 
   constructor() {
@@ -50,10 +57,9 @@ export class Matrix {
       const row = this.#rows[at];
       if (!row) return;
       const said = standing(line);
-      const note = part(row.head, "note");
-      setText(note, said ?? "");
-      setHidden(note, said === null);
-      row.root.classList.toggle("lost", said !== null);
+      setText(row.note, said ?? "");
+      setHidden(row.note, said === null);
+      row.root.classList.toggle("unasked", !line.relay.reachable);
       const link = part(row.head, "name");
       setAttribute(link, "href", line.relay.own ? null : line.relay.url);
       row.cells.forEach((cell, column) => {
@@ -68,11 +74,12 @@ export class Matrix {
     return this.#rows[line]?.cells[column] ?? null;
   }
 
-  #make(): { root: HTMLElement; head: HTMLElement; cells: Cell[] } {
-    const head = make("span", { role: "rowheader" }, make("a", { class: "name" }), make("span", { class: "note", hidden: true }));
-    const root = make("div", { class: "matrix-row", role: "row" }, head);
+  #make(): MatrixRow {
+    const head = make("span", { role: "rowheader" }, make("a", { class: "name" }));
+    const note = make("span", { class: "note", hidden: true });
+    const root = make("div", { class: "matrix-row", role: "row" }, head, note);
     this.root.append(root);
-    return { root, head, cells: [] };
+    return { root, head, note, cells: [] };
   }
 }
 

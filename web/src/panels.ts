@@ -3,7 +3,7 @@
 import { byId, fill, make, part, setAttribute, setHidden, setText } from "./dom.ts";
 import type { Alert, Alerts, Shard } from "./feed.ts";
 import type { Happened, Kind } from "./history.ts";
-import { count, OCCUPANCY, STALE_AFTER } from "./level.ts";
+import { count, OCCUPANCY, shortCount, STALE_AFTER } from "./level.ts";
 import { shortTime, spanInWords } from "./time.ts";
 import { formatView, ofTarget, type View } from "./view.ts";
 
@@ -149,9 +149,11 @@ export function drawShards(shards: readonly Shard[], losses: Losses, fresh: bool
     bar.style.width = `${Math.min(1, used ?? 0) * 100}%`;
     bar.className = `level ${(used ?? 0) >= OCCUPANCY.bad ? "bad" : (used ?? 0) >= OCCUPANCY.warning ? "warning" : "good"}`;
     setAttribute(part(row, "ring"), "title", `${count(shard.unread)} of ${count(shard.capacity)} samples not yet read`);
-    setText(part(row, "lost"), lostLately ? `${count(shard.lost)} (+${count(lostLately)})` : count(shard.lost));
+    setText(part(row, "lost"), shortCount(shard.lost));
+    setAttribute(part(row, "lost"), "title", `${count(shard.lost)} overwritten, of them ${count(lostLately)} in the last minute`);
     part(row, "lost").classList.toggle("bad", (lostLately ?? 0) > 0);
-    setText(part(row, "recorded"), count(shard.recorded));
+    setText(part(row, "recorded"), shortCount(shard.recorded));
+    setAttribute(part(row, "recorded"), "title", count(shard.recorded));
   });
 }
 

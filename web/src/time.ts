@@ -70,9 +70,10 @@ export function isLive(range: Range): boolean {
   return range.to === "now";
 }
 
-/** About the middle of `range`, `factor` times as long; it ends no later than now, and moves on if it reaches that. */
+/** `range`, `factor` times as long: about its middle, or to its end where that is now. */
 export function zoomed(range: Range, factor: number, now: number): Range {
   const [from, to] = resolve(range, now);
+  if (isLive(range)) return between(to - Math.min(Math.max((to - from) * factor, SPAN_MIN), SPAN_MAX), to, now);
   const half = Math.min(Math.max(((to - from) / 2) * factor, SPAN_MIN / 2), SPAN_MAX / 2);
   const middle = (from + to) / 2;
   return between(middle - half, middle + half, now);
