@@ -78,6 +78,11 @@ pub(super) fn set_aside(path: &Path, now: Now) -> Result<PathBuf, StoreError> {
     Ok(aside)
 }
 
+/// Of the log beside a database; 0 where there is none.
+pub(super) fn log_bytes(path: &Path) -> u64 {
+    fs::metadata(beside(path, "-wal")).map_or(0, |file| file.len())
+}
+
 /// The file of this name with something at its end.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

@@ -23,6 +23,7 @@ mod record;
 mod retention;
 mod scale;
 mod schema;
+mod statistics;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,9 @@ pub use interval::{Interval, QUANTILES, RttSummary, TargetKey};
 pub use query::{HistoryQuery, INTERVALS_MAX, POINTS_DEFAULT_MAX, POINTS_MAX, Points, QueryError};
 pub use reader::{EVENTS_ANSWERED_MAX, Happened, Reader};
 pub use retention::Retention;
+pub use statistics::{Statistics, TierStatistics};
 pub use store::{Appended, EVENT_TEXT_BYTES_MAX, Store, TARGETS_MAX};
 pub use tidy::{EVENTS_MAX, Tidied};
 pub use tier::Tier;
+
+pub use relayscope_sqlite_status::CacheUse;

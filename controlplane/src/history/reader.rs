@@ -13,6 +13,7 @@ use super::interval::{Interval, TargetKey};
 use super::key::{self, UNIX_SECONDS_MAX};
 use super::query::{Grid, HistoryQuery, INTERVALS_MAX, Points, QueryError};
 use super::record::Record;
+use super::statistics::{self, Statistics};
 use super::tier::{CHUNK_SECONDS, Tier};
 use super::{chunk, fold, head, schema};
 use crate::clock::Now;
@@ -26,8 +27,8 @@ pub const EVENTS_ANSWERED_MAX: usize = 10_000;
 /// none. An answer is one moment's. [`Store`](super::Store) has an example.
 #[derive(Debug)]
 pub struct Reader {
-    pub(super) connection: Connection,
-    pub(super) path: PathBuf,
+    connection: Connection,
+    path: PathBuf,
 }
 
 /// Some of what happened.
@@ -130,7 +131,17 @@ impl Reader {
         self.read_events(unix_ms, target, limit).map_err(|error| self.failed("reading events", error))
     }
 
-    pub(super) fn failed(&self, doing: &'static str, error: rusqlite::Error) -> StoreError {
+    /// What the file is made of, and what this connection's cache found.
+    ///
+    /// # Errors
+    ///
+    /// The database failed.
+    pub fn statistics(&self) -> Result<Statistics, StoreError> {
+        statistics::read(&self.connection, &self.path)
+            .map_err(|error| self.failed("counting what it has", error))
+    }
+
+    fn failed(&self, doing: &'static str, error: rusqlite::Error) -> StoreError {
         StoreError::sqlite(&self.path, doing, error)
     }
 

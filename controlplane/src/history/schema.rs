@@ -21,7 +21,7 @@ pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 /// Bytes in a page of a new file. Measured, see `benches/README.md`.
 const PAGE_BYTES: u32 = 8192;
 /// Memory that a connection keeps pages in.
-const CACHE_BYTES: u32 = 8 << 20;
+pub(super) const CACHE_BYTES: u32 = 8 << 20;
 /// Pages in the log before what is in it is written to where it belongs: some 4 MiB.
 const CHECKPOINT_PAGES: u32 = (4 << 20) / PAGE_BYTES;
 /// The log is cut to this when it was longer.

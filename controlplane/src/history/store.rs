@@ -14,6 +14,7 @@ use super::key::{self, Hour};
 use super::record::Record;
 use super::retention::Retention;
 use super::schema::{self, Condition};
+use super::statistics::{self, Statistics};
 use super::tidy::Drops;
 use super::tier::Tier;
 use super::{head, reader::Reader};
@@ -161,6 +162,16 @@ impl Store {
     /// Where a damaged file went that was found at [`path`](Self::path).
     pub fn set_aside(&self) -> Option<&Path> {
         self.set_aside.as_deref()
+    }
+
+    /// What the file is made of, and what this connection's cache found.
+    ///
+    /// # Errors
+    ///
+    /// The database failed.
+    pub fn statistics(&self) -> Result<Statistics, StoreError> {
+        statistics::read(&self.connection, &self.path)
+            .map_err(|error| self.failed("counting what it has", error))
     }
 
     /// Where it is.

@@ -1,7 +1,5 @@
 //! What a store does when nothing is to be written: folds, drops what is too old or too much, gives back room.
 
-use std::fs;
-
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::StoreError;
@@ -22,7 +20,7 @@ const ROWS_MAX: usize = 1024;
 /// Pages given back to the file system in one.
 const VACUUM_PAGES_MAX: u32 = 512;
 /// Free pages below which it is not worth it.
-const FREE_PAGES_MIN: i64 = 256;
+const FREE_PAGES_MIN: i64 = 64;
 /// What is newer than this is not dropped from the head for want of room.
 const NEWEST_SECONDS: u64 = 600;
 
@@ -159,7 +157,7 @@ impl Store {
     /// Gives back free pages where there are many, and drops the oldest where there is too much.
     fn make_room(&mut self, unix_seconds: u64) -> rusqlite::Result<Option<Tidied>> {
         let pages = Pages::of(&self.connection)?;
-        let log_bytes = fs::metadata(file::beside(&self.path, "-wal")).map_or(0, |file| file.len());
+        let log_bytes = file::log_bytes(&self.path);
         let is_too_much = pages.bytes().saturating_add(log_bytes) > self.retention.bytes_max;
         let is_loose = pages.free > FREE_PAGES_MIN && pages.free > pages.all / 4;
         if pages.free > 0 && (is_too_much || is_loose) {
@@ -196,7 +194,7 @@ impl Store {
 
     /// Writes what is in the log to where it belongs and cuts it. Whether nobody was in the way.
     fn cut_log(&self) -> rusqlite::Result<bool> {
-        let before = fs::metadata(file::beside(&self.path, "-wal")).map_or(0, |file| file.len());
+        let before = file::log_bytes(&self.path);
         let is_busy: bool =
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         Ok(!is_busy && before > 0)
