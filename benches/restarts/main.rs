@@ -114,6 +114,7 @@ impl ControlPlane {
 fn spawn(binary: &str, segment: &str, http: SocketAddr) -> Child {
     let mut command = Command::new(binary);
     command.args(["controlplane", "--segment", segment, "--listen", &http.to_string()]);
+    command.env("XDG_STATE_HOME", std::env::temp_dir().join("relayscope-benches"));
     command.env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
 }
 

@@ -321,6 +321,28 @@ families! {
         "Requests with alerts to an Alertmanager: ok, refused (4xx), failed (any other answer) or unanswered.";
     ALERTMANAGER_DROPPED = "alertmanager_dropped_alerts_total", Counter, None, ["alertmanager"],
         "Ends of alerts not sent to an Alertmanager for want of room; there they end in their time.";
+    HISTORY_UP = "history_up", Gauge, None, [],
+        "Whether what is recorded for the history is written to its database; absent where history is off.";
+    HISTORY_WRITTEN = "history_written_intervals_total", Counter, None, ["tier"],
+        "Intervals of targets written to the history, by resolution.";
+    HISTORY_DROPPED = "history_dropped_intervals_total", Counter, None, ["reason"],
+        "Intervals of targets that are not in the history, by why they could not be written, or be waited for.";
+    HISTORY_LATE_READINGS = "history_late_readings_total", Counter, None, [],
+        "Ends of ten seconds at which targets were read too late for it: a gap in the history.";
+    HISTORY_EVENTS = "history_written_events_total", Counter, None, ["kind"],
+        "Events written to the history.";
+    HISTORY_EVENTS_DROPPED = "history_dropped_events_total", Counter, None, ["reason"],
+        "Events that are not in the history: too many at once, or not written and too many to wait.";
+    HISTORY_ERRORS = "history_errors_total", Counter, None, ["reason"],
+        "Times the history's database could not be opened, written or tidied.";
+    HISTORY_PENDING = "history_pending_intervals", Gauge, None, [],
+        "Intervals recorded and not written yet.";
+    HISTORY_LAST_WRITE = "history_last_write_timestamp_seconds", Gauge, Seconds, [],
+        "Unix time at which something was last written to the history; absent before the first.";
+    HISTORY_BYTES = "history_database_bytes", Gauge, Bytes, [],
+        "The history's database and its log on disk.";
+    HISTORY_WRITE_DURATION = "history_write_duration_seconds", Histogram, Seconds, [],
+        "Time to write what was recorded at once for one resolution to the history.";
     HTTP_REQUESTS = "http_requests_total", Counter, None, ["route", "code"],
         "HTTP requests answered.";
     HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],

@@ -48,7 +48,44 @@ enum Value {
     Counter(Option<u64>),
     Gauge(Option<Reading>),
     /// In place: a hop less on the way to its buckets.
-    Histogram(Option<ExponentialHistogram>),
+    Histogram(Option<Observed>),
+}
+
+#[derive(Default)]
+struct Observed {
+    histogram: ExponentialHistogram,
+    untaken: Exact,
+}
+
+/// What buckets do not tell of some observations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Exact {
+    /// Of all of them.
+    pub(crate) sum: f64,
+    /// The least; infinite where there is none.
+    pub(crate) min: f64,
+    /// The greatest; below any where there is none.
+    pub(crate) max: f64,
+}
+
+impl Default for Exact {
+    fn default() -> Self {
+        Self { sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
+    }
+}
+
+impl Exact {
+    #[inline]
+    fn note(&mut self, value: f64) {
+        self.sum += value;
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+    }
+
+    /// Of these and those observations.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { sum: self.sum + other.sum, min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
 }
 
 impl Value {
@@ -68,9 +105,10 @@ impl Value {
                 let value = (!value.is_nan()).then_some(value);
                 *reading = Some(Reading { value, timestamp_ns: sample.timestamp_ns });
             }
-            (Self::Histogram(histogram), MetricValue::Histogram(value)) => {
-                match histogram.get_or_insert_default().record(value) {
-                    Ok(()) => {}
+            (Self::Histogram(observed), MetricValue::Histogram(value)) => {
+                let observed = observed.get_or_insert_default();
+                match observed.histogram.record(value) {
+                    Ok(()) => observed.untaken.note(value),
                     Err(Refusal::NotFinite) => refused.not_finite += 1,
                     Err(Refusal::Negative) => refused.negative += 1,
                 }
@@ -233,7 +271,18 @@ impl Aggregate {
     /// The distribution; `None` when no such sample came.
     pub(crate) fn histogram(&self, id: MetricId) -> Option<&ExponentialHistogram> {
         match &self.column(id)?.value {
-            Value::Histogram(histogram) => histogram.as_ref(),
+            Value::Histogram(observed) => observed.as_ref().map(|observed| &observed.histogram),
+            _ => None,
+        }
+    }
+
+    /// The distribution, and what is exact of what came since this was last asked: for one who asks.
+    pub(crate) fn take(&mut self, id: MetricId) -> Option<(&ExponentialHistogram, Exact)> {
+        let place = *self.places.get(id.index())? as usize;
+        match &mut self.columns.get_mut(place)?.as_mut()?.value {
+            Value::Histogram(Some(observed)) => {
+                Some((&observed.histogram, std::mem::take(&mut observed.untaken)))
+            }
             _ => None,
         }
     }

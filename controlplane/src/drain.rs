@@ -89,7 +89,7 @@ impl Drain {
             if sound {
                 // One that was replaced is complete: its last samples are taken into account. Of one that is
                 // damaged nothing is noted any more.
-                self.fold_all(now, &attached.clocks);
+                self.fold_all(now, Some(&attached.clocks));
                 self.note_account(now);
                 self.log_accounts();
             }
@@ -128,7 +128,7 @@ impl Drain {
     /// Drains every ring once, folds what came, and sets the clocks. O(samples), at most one ring's worth
     /// per shard.
     pub(crate) fn tick(&mut self, now: Now, clocks: &Clocks) {
-        self.fold_all(now, clocks);
+        self.fold_all(now, Some(clocks));
         // What was just drained of a segment that is damaged by now may be anything.
         if self.is_sound() {
             self.note_account(now);
@@ -136,7 +136,16 @@ impl Drain {
         self.epoch += 1;
     }
 
-    fn fold_all(&mut self, now: Now, clocks: &Clocks) {
+    /// Folds what came since the last drain, for who reads totals of cells and of rings at once. It is no drain, and
+    /// no clock is set: a drain thread that stands still is seen all the same.
+    pub(crate) fn catch_up(&mut self, now: Now) {
+        self.fold_all(now, None);
+        if self.is_sound() {
+            self.note_account(now);
+        }
+    }
+
+    fn fold_all(&mut self, now: Now, clocks: Option<&Clocks>) {
         let Some(collector) = &mut self.collector else { return };
         let aggregate = &mut self.aggregate;
         let this_boot = collector.attachment().info().this_boot;
@@ -155,8 +164,10 @@ impl Drain {
             if let Some(reader) = collector.shard_mut(shard) {
                 progress.high_water.note(now.monotonic_ns, reader.take_high_water());
             }
-            progress.last_drain_ns = Some(now.monotonic_ns);
-            clocks.drained(shard, now.monotonic_ns, progress.newest_sample_ns);
+            if let Some(clocks) = clocks {
+                progress.last_drain_ns = Some(now.monotonic_ns);
+                clocks.drained(shard, now.monotonic_ns, progress.newest_sample_ns);
+            }
         }
     }
 
@@ -189,6 +200,10 @@ impl Drain {
 
     pub(crate) fn aggregate(&self) -> &Aggregate {
         &self.aggregate
+    }
+
+    pub(crate) fn aggregate_mut(&mut self) -> &mut Aggregate {
+        &mut self.aggregate
     }
 
     /// In order of shard.

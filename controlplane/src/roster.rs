@@ -68,19 +68,35 @@ pub struct TargetReading<'a> {
     pub sent_series: Option<(MetricId, u64)>,
 }
 
-/// The families that are read of a target, each at its place in [`Numbers::ids`].
-static NUMBERS: [&Family; 8] = [
-    &catalogue::PROBE_FAMILY_UP,
-    &catalogue::PROBE_FAMILY_RTT,
-    &catalogue::PROBE_WINDOW_LOSS,
-    &catalogue::PROBE_WINDOW_JITTER,
-    &catalogue::PROBE_LAST_REPLY,
-    &catalogue::PROBE_SENT,
-    &catalogue::PROBE_RECEIVED,
-    &catalogue::PROBE_LOST,
+/// All that a target has counted by now, however old that is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Totals {
+    /// As [`TargetReading::sent_series`].
+    pub(crate) series: (MetricId, u64),
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+    pub(crate) lost_forward: Option<u64>,
+    pub(crate) lost_reverse: Option<u64>,
+    pub(crate) jitter_seconds: Option<f64>,
+    /// The histogram of its round-trip times.
+    pub(crate) rtt: Option<MetricId>,
+}
+
+/// The series that are read of a target, each at its place in [`Numbers::ids`]: the family, and the value of its third
+/// label where it has one.
+static NUMBERS: [(&Family, &str); 11] = [
+    (&catalogue::PROBE_FAMILY_UP, ""),
+    (&catalogue::PROBE_FAMILY_RTT, ""),
+    (&catalogue::PROBE_WINDOW_LOSS, ""),
+    (&catalogue::PROBE_WINDOW_JITTER, "ipdv"),
+    (&catalogue::PROBE_LAST_REPLY, ""),
+    (&catalogue::PROBE_SENT, ""),
+    (&catalogue::PROBE_RECEIVED, ""),
+    (&catalogue::PROBE_LOST, ""),
+    (&catalogue::PROBE_DIRECTION_LOST, "forward"),
+    (&catalogue::PROBE_DIRECTION_LOST, "reverse"),
+    (&catalogue::PROBE_RTT_SECONDS, ""),
 ];
-/// The `kind` of [`catalogue::PROBE_WINDOW_JITTER`] that is read.
-const JITTER_KIND: &str = "ipdv";
 
 /// The series of a target by one of its families.
 #[derive(Clone, Copy, Debug, Default)]
@@ -189,6 +205,19 @@ impl Roster {
         self.entries.len()
     }
 
+    /// The entries after `passed`, which need not be one of these: the place of the first, and `most` of them.
+    pub(crate) fn after(&self, passed: Option<(&str, Option<&str>)>, most: usize) -> (usize, &[Entry]) {
+        let is_passed = |entry: &Entry| passed.is_some_and(|passed| entry.key() <= passed);
+        let from = self.entries.partition_point(is_passed);
+        let rest = &self.entries[from..];
+        (from, &rest[..rest.len().min(most)])
+    }
+
+    /// The entry at a place. Panics if there are not so many.
+    pub(crate) fn entry(&self, at: usize) -> &Entry {
+        &self.entries[at]
+    }
+
     /// All entries in their order, `most` at a time.
     pub(crate) fn portions(&self, most: usize) -> impl Iterator<Item = &[Entry]> {
         self.entries.chunks(most)
@@ -196,6 +225,11 @@ impl Roster {
 }
 
 impl Entry {
+    /// What entries are sorted by.
+    pub(crate) fn key(&self) -> (&str, Option<&str>) {
+        (&self.target.name, family(&self.target))
+    }
+
     pub(crate) fn target(&self) -> &Target {
         &self.target
     }
@@ -207,12 +241,12 @@ impl Entry {
 
     /// Probes answered and lost. It moves with each that settles; of a damaged segment they may be any numbers.
     pub(crate) fn settled(&self, series: &SeriesView<'_>) -> Option<u64> {
-        let [.., received, lost] = self.numbers.ids;
+        let [_, _, _, _, _, _, received, lost, ..] = self.numbers.ids;
         Some(series.counter(received?)?.saturating_add(series.counter(lost?)?))
     }
 
     pub(crate) fn read(&self, series: &SeriesView<'_>) -> TargetReading<'_> {
-        let [_, rtt, loss, jitter, last_reply, sent, received, lost] = self.numbers.ids;
+        let [_, rtt, loss, jitter, last_reply, sent, received, lost, ..] = self.numbers.ids;
         let gauge = |number: Option<MetricId>| series.gauge(number?);
         let count = |number: Option<MetricId>| series.counter(number?);
         TargetReading {
@@ -227,6 +261,20 @@ impl Entry {
             lost: count(lost),
             sent_series: sent.map(|id| (id, self.numbers.sent_incarnation)),
         }
+    }
+
+    /// `None` for a target that counts nothing, as one without an address.
+    pub(crate) fn totals(&self, series: &SeriesView<'_>) -> Option<Totals> {
+        let [_, _, _, jitter, _, sent, received, lost, forward, reverse, rtt] = self.numbers.ids;
+        Some(Totals {
+            series: (sent?, self.numbers.sent_incarnation),
+            received: series.counter(received?)?,
+            lost: series.counter(lost?)?,
+            lost_forward: forward.and_then(|id| series.counter(id)),
+            lost_reverse: reverse.and_then(|id| series.counter(id)),
+            jitter_seconds: jitter.and_then(|id| series.gauge(id)),
+            rtt,
+        })
     }
 }
 
@@ -266,16 +314,18 @@ fn find_numbers(series: &SeriesView<'_>, targets: &[Target]) -> Vec<Numbers> {
         .collect();
     let mut found = vec![Numbers::default(); targets.len()];
     for SeriesRef { id, family, values, shard, incarnation, .. } in series.series() {
-        let Some(number) = NUMBERS.iter().position(|wanted| ptr::eq(*wanted, family)) else { continue };
-        let of_endpoint = match values.array() {
-            Some([name, family, kind]) => (kind == JITTER_KIND).then_some((name, family)),
-            None => values.array().map(|[name, family]| (name, family)),
+        let labels = match values.array() {
+            Some([name, family, third]) => Some((name, family, third)),
+            None => values.array().map(|[name, family]| (name, family, "")),
         };
-        let Some(index) = of_endpoint.and_then(|labels| by_labels.get(&labels)) else { continue };
+        let Some((name, of_family, third)) = labels else { continue };
+        let is_it = |(wanted, of): &(&Family, &str)| ptr::eq(*wanted, family) && *of == third;
+        let Some(number) = NUMBERS.iter().position(is_it) else { continue };
+        let Some(index) = by_labels.get(&(name, of_family)) else { continue };
         // What another shard says is of no probe of this target's.
         if targets[*index].shard == shard {
             found[*index].ids[number] = Some(id);
-            if ptr::eq(NUMBERS[number], &catalogue::PROBE_SENT) {
+            if ptr::eq(family, &catalogue::PROBE_SENT) {
                 found[*index].sent_incarnation = incarnation;
             }
         }

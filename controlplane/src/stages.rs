@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::clock::Now;
 use crate::histogram::ExponentialHistogram;
 
-/// What is measured. Each has a lock it works under, but for the refreshers.
+/// What is measured. Each has a lock it works under, but for the refreshers, and history, whose writes wait in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Draining the rings and folding what came.
@@ -19,16 +19,19 @@ pub(crate) enum Stage {
     Render,
     /// Running one scrape refresher, which waits for nobody.
     Refresh,
+    /// Writing the history of one resolution to disk, after what came before it.
+    History,
 }
 
 impl Stage {
-    pub(crate) const ALL: [Self; 3] = [Self::Drain, Self::Render, Self::Refresh];
+    pub(crate) const ALL: [Self; 4] = [Self::Drain, Self::Render, Self::Refresh, Self::History];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Drain => "drain",
             Self::Render => "render",
             Self::Refresh => "refresh",
+            Self::History => "history",
         }
     }
 }
@@ -44,7 +47,8 @@ impl Stage {
 /// ```
 ///
 /// What has no value yet is `null`: a stage that never ran has neither `wait` nor `hold`, and refreshers, which wait
-/// for no lock, have no `wait`.
+/// for no lock, have no `wait`. What `history` waits for is the disk: from when it was recorded to when it began to be
+/// written, `contended` where something else was being written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageLatencies {
     /// How often a drain is due.
@@ -58,7 +62,7 @@ pub struct StageLatencies {
 /// One stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageLatency {
-    /// `drain`, `render` or `refresh`.
+    /// `drain`, `render`, `refresh` or `history`.
     pub stage: &'static str,
     /// Times it ran.
     pub count: u64,
@@ -127,6 +131,12 @@ impl Stages {
     /// Of a stage without a lock.
     pub(crate) fn note_hold(&self, stage: Stage, hold: Duration) {
         self.record(stage).hold.note(hold);
+    }
+
+    /// Of a stage that waits in a queue, behind others if `was_held_up`.
+    pub(crate) fn note_turn(&self, stage: Stage, was_held_up: bool, wait: Duration, hold: Duration) {
+        self.record(stage).contended += u64::from(was_held_up);
+        self.note_passage(stage, wait, hold);
     }
 
     fn note_passage(&self, stage: Stage, wait: Duration, hold: Duration) {
@@ -206,7 +216,7 @@ mod tests {
         let read = Stages::default().read(ms(100));
         assert_eq!((read.drain_interval_seconds, read.drain_lateness), (0.1, None));
         let names: Vec<_> = read.stages.iter().map(|stage| (stage.stage, stage.count)).collect();
-        assert_eq!(names, [("drain", 0), ("render", 0), ("refresh", 0)]);
+        assert_eq!(names, [("drain", 0), ("render", 0), ("refresh", 0), ("history", 0)]);
         assert!(read.stages.iter().all(|stage| stage.wait.is_none() && stage.hold.is_none()));
     }
 

@@ -7,6 +7,7 @@ mod document;
 mod exposition;
 mod files;
 mod groups;
+mod history;
 mod reflector;
 mod sections;
 mod settings;
@@ -29,6 +30,7 @@ pub(crate) use self::alerting::{Alerting, reachable_at};
 pub(crate) use self::exposition::Exposition;
 pub(crate) use self::files::{KeyFile, PemFile};
 pub(crate) use self::groups::{Group, Plan, Plans, Target};
+pub(crate) use self::history::History;
 pub(crate) use self::reflector::{QuicIdentity, Reflector};
 pub(crate) use self::settings::Settings;
 pub(crate) use self::web::Web;
@@ -69,6 +71,7 @@ pub(crate) struct Config {
     pub(crate) reflector: Reflector,
     pub(crate) alerting: Alerting,
     pub(crate) exposition: Exposition,
+    pub(crate) history: History,
     /// That of `[probe]` first.
     pub(crate) groups: Vec<Group>,
     pub(crate) targets: Vec<Target>,
@@ -171,6 +174,7 @@ impl Source {
             reflector: self.reflector()?,
             alerting: self.alerting(args)?,
             exposition: self.exposition()?,
+            history: self.history()?,
             targets: Vec::new(),
             groups,
         };

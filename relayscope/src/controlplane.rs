@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use relayscope_bridge::Account;
+use relayscope_controlplane::history::{HistoryConfig, HistoryThread};
 use relayscope_controlplane::{
     AlertThread, AlertingConfig, AlertmanagerConfig, AlertmanagerThread, Build, ControlPlane,
     ControlPlaneConfig, DrainThread, HttpConfig, WebConfig,
@@ -74,6 +75,36 @@ impl Alerts {
     pub(crate) fn stop(self) {
         drop(self.thread);
         AlertmanagerThread::stop_all(self.senders);
+    }
+}
+
+/// What is kept on disk.
+pub(crate) struct History {
+    thread: Option<HistoryThread>,
+    place: Option<HistoryConfig>,
+}
+
+impl History {
+    /// Keeps it, where it is wanted and there is a place for it. After [`Alerts::start`]: those are events of it.
+    pub(crate) fn start(plane: &ControlPlane, config: &Config) -> Result<Self, Failure> {
+        let place = config.history.config().unwrap_or_else(|why| {
+            tracing::warn!("{why}");
+            None
+        });
+        let thread =
+            place.clone().map(|place| plane.spawn_history(place)).transpose().map_err(Failure::host)?;
+        Ok(Self { thread, place })
+    }
+
+    /// Where it is kept, in a line.
+    pub(crate) fn announcement(&self) -> String {
+        let line = |place: &HistoryConfig| format!("{:8} {}\n", "history", place.path.display());
+        self.place.as_ref().map(line).unwrap_or_default()
+    }
+
+    /// Before the data plane stops: that it does is no event of a peer.
+    pub(crate) fn stop(self) {
+        drop(self.thread);
     }
 }
 

@@ -6,6 +6,7 @@ mod links;
 mod weather;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 
 use relayscope_dataplane::driver::listen::Listeners;
@@ -39,13 +40,15 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let cores = cores()?;
     log_to_stderr();
     let supervisor = Supervisor::new()?;
+    // Of what there was nothing is kept.
+    let state = tempfile::tempdir().map_err(Failure::host)?;
 
     // All that can be refused, before anything runs. Whom they probe is known once all listen.
-    let alone = configs(&served, |_| Vec::new())?;
+    let alone = configs(&served, state.path(), |_| Vec::new())?;
     let listeners = alone.iter().map(|config| listen(&config.reflector, 1)).collect::<Result<Vec<_>, _>>()?;
     let servers = alone.iter().map(Server::bind).collect::<Result<Vec<_>, _>>()?;
     let links = Links::start(&NAMES, &reflecting(&listeners), IMPAIRED)?;
-    let configs = configs(&served, |name| links.targets_of(name))?;
+    let configs = configs(&served, state.path(), |name| links.targets_of(name))?;
     let runtime = runtime::choose(configs[0].runtime, NAMES.len()).map_err(Failure::host)?;
 
     let mut relays = Vec::new();
@@ -101,6 +104,7 @@ fn cores() -> Result<Vec<Cores>, Failure> {
 /// Each as a file for `run` would have it.
 fn configs(
     served: &[SocketAddr],
+    state: &Path,
     targets_of: impl Fn(&str) -> Vec<(&'static str, SocketAddr)>,
 ) -> Result<Vec<Config>, Failure> {
     let config = |(name, listen): (&&str, &SocketAddr)| {
@@ -113,8 +117,11 @@ fn configs(
              window = 50\n\
              [alerting]\n\
              instance = \"{name}\"\n\
+             [history]\n\
+             path = {}\n\
              [reflector]\n\
              listen = [\"{}:0\"]\n",
+            toml::Value::String(state.join(format!("{name}.db")).to_string_lossy().into_owned()),
             Ipv4Addr::LOCALHOST
         );
         for (name, address) in targets_of(name) {

@@ -7,7 +7,7 @@ use relayscope_controlplane::{ControlPlane, DrainThread};
 use relayscope_dataplane::runtime::Choice;
 
 use crate::config::Config;
-use crate::controlplane::{self, Alerts, Server};
+use crate::controlplane::{self, Alerts, History, Server};
 use crate::dataplane::{self, Cores, DataPlane, Prepared};
 use crate::failure::Failure;
 use crate::reload::Parts;
@@ -18,6 +18,7 @@ pub(crate) struct Relay {
     pub(crate) plane: ControlPlane,
     drain: DrainThread,
     alerts: Alerts,
+    pub(crate) history: History,
 }
 
 impl Relay {
@@ -36,11 +37,13 @@ impl Relay {
         let (data, parts) = DataPlane::start(config, cores, runtime, prepared, publishers, registry)?;
         let drain = controlplane::start(&plane)?;
         let alerts = Alerts::start(&plane, config, server)?;
-        Ok((Self { data, plane, drain, alerts }, parts))
+        let history = History::start(&plane, config)?;
+        Ok((Self { data, plane, drain, alerts, history }, parts))
     }
 
-    /// In order: what the shards recorded to the last is still drained, and that they stop is no alert.
+    /// In order: what the shards recorded to the last is still drained, and that they stop is no alert and no event.
     pub(crate) fn stop(self) -> Result<(), Failure> {
+        self.history.stop();
         self.alerts.stop();
         let stopped = self.data.stop();
         controlplane::stop(self.drain)?;

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{RunArgs, default_segment};
 use crate::config::{self, Config};
-use crate::controlplane::{self, Alerts, Server};
+use crate::controlplane::{self, Alerts, History, Server};
 use crate::dataplane::{self, Cores, DataPlane, Prepared};
 use crate::failure::Failure;
 use crate::notify::{Heartbeats, Notify, Vitals};
@@ -36,10 +36,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 
     let control = cores.spare().map_or("shares them".to_owned(), |core| format!("on core {core}"));
     announce(&format!(
-        "{}, control plane {control}\n{}{}",
+        "{}, control plane {control}\n{}{}{}",
         dataplane::cores_text(&cores),
         relay.data.announcement(&config),
-        server.announcement()
+        server.announcement(),
+        relay.history.announcement()
     ));
     let requests = config.web.reload.then(|| relay.plane.allow_reload());
     let reload = Reload::new(parts, args.clone(), config, requests).with_alerts(relay.plane.clone());
@@ -94,10 +95,12 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     controlplane::record_to(&plane)?;
     let drain = controlplane::start(&plane)?;
     let alerts = Alerts::start(&plane, &config, &server)?;
-    announce(&format!("reading  {}\n{}", segment.display(), server.announcement()));
+    let history = History::start(&plane, &config)?;
+    announce(&format!("reading  {}\n{}{}", segment.display(), server.announcement(), history.announcement()));
     let notify = Notify::new(Vitals::ControlPlane(plane.clone()));
     let rules = Meanwhile::Rules(Box::new(RulesReload::new(plane.clone(), args.clone(), &config)));
     let served = supervisor.run(vec![(server, plane)], Vec::new(), rules, &notify);
+    history.stop();
     alerts.stop();
     controlplane::stop(drain)?;
     served?;

@@ -59,7 +59,7 @@ impl AlertName {
     }
 
     /// What is the matter, in a few words.
-    fn summary(self) -> &'static str {
+    pub(crate) fn summary(self) -> &'static str {
         match self {
             Self::PeerDown => "does not answer",
             Self::PeerSilent => "is not heard of any more",

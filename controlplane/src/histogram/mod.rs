@@ -156,6 +156,39 @@ impl ExponentialHistogram {
         self.sum += other.sum;
     }
 
+    /// What this was told since it was `earlier`, at its present resolution. `None` if it never was that. O(buckets).
+    pub(crate) fn since(&self, earlier: &Self) -> Option<Self> {
+        let halved = self.halvings.checked_sub(earlier.halvings)?;
+        let mut past = earlier.buckets().map(|(index, count)| (coarser(index, halved), count)).peekable();
+        let mut buckets = Vec::new();
+        for (index, count) in self.buckets() {
+            let mut before = 0;
+            while let Some((_, count)) = past.next_if(|(of, _)| *of == index) {
+                before += count;
+            }
+            let mut more = Bucket::empty(index);
+            more.add(count.checked_sub(before)?);
+            if more.count() > 0 {
+                buckets.push(more);
+            }
+        }
+        // What it had lost again.
+        if past.next().is_some() {
+            return None;
+        }
+        buckets.shrink_to_fit();
+        let mut since = Self {
+            count: self.count.checked_sub(earlier.count)?,
+            sum: self.sum - earlier.sum,
+            zero: self.zero.checked_sub(earlier.zero)?,
+            buckets,
+            halvings: self.halvings,
+            run: 0,
+        };
+        since.run = since.fullest_run();
+        Some(since)
+    }
+
     /// Values counted.
     pub fn count(&self) -> u64 {
         self.count

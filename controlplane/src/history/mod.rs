@@ -9,17 +9,23 @@
 
 mod bits;
 mod chunk;
+mod config;
 mod downsample;
 mod error;
 mod event;
 mod file;
 mod fold;
 mod head;
+mod interrupt;
 mod interval;
 mod key;
+mod moment;
+mod peers;
 mod query;
+mod queue;
 mod reader;
 mod record;
+mod recorder;
 mod retention;
 mod scale;
 mod schema;
@@ -27,18 +33,30 @@ mod statistics;
 mod store;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tidy;
 mod tier;
+mod track;
+mod writer;
 
+pub use config::HistoryConfig;
 pub use error::{OpenError, StoreError, StoreErrorKind};
 pub use event::{Event, EventKind};
 pub use interval::{Interval, QUANTILES, RttSummary, TargetKey};
+pub use moment::{MomentError, StepError, parse_moment, parse_step};
 pub use query::{HistoryQuery, INTERVALS_MAX, POINTS_DEFAULT_MAX, POINTS_MAX, Points, QueryError};
 pub use reader::{EVENTS_ANSWERED_MAX, Happened, Reader};
 pub use retention::Retention;
 pub use statistics::{Statistics, TierStatistics};
 pub use store::{Appended, EVENT_TEXT_BYTES_MAX, Store, TARGETS_MAX};
+pub use thread::{HistoryError, HistoryThread};
 pub use tidy::{EVENTS_MAX, Tidied};
 pub use tier::Tier;
 
 pub use relayscope_sqlite_status::CacheUse;
+
+pub(crate) use interrupt::Interrupt;
+pub(crate) use peers::PeerStates;
+pub(crate) use recorder::{Batch, Recorder};
+pub(crate) use thread::History;
+pub(crate) use track::Reading;

@@ -27,7 +27,7 @@ pub const EVENTS_ANSWERED_MAX: usize = 10_000;
 /// none. An answer is one moment's. [`Store`](super::Store) has an example.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
 }
 

@@ -17,6 +17,8 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/api/v1/alerts", "the alerts that stand and those that ended lately"),
     ("/api/v1/peers", "the newest sample of each metric of each peer"),
     ("/api/v1/last/rtt", "of one metric: rtt, loss, jitter or up"),
+    ("/api/v1/history", "what is kept on disk of a target, in equal steps"),
+    ("/api/v1/events", "what happened to peers and alerts"),
     ("/api/perf/stages", "how long our own stages waited and took"),
     ("/api/perf/io", "what our processes read and write"),
     ("/api/perf/sources", "what shards recorded, drained and lost, by family"),

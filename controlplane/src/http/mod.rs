@@ -12,6 +12,7 @@
 //! | `/api/perf/sources` | what every shard recorded, and what of it was drained of which family, and lost, as JSON |
 //! | `/api/perf/stages` | how late drains began, and how long our own stages waited and took, as JSON |
 //! | `/api/v1/alerts`, `/api/v1/peers`, `/api/v1/last/{metric}` | alerts and peers as JSON, 404 where alerting is off |
+//! | `/api/v1/history`, `/api/v1/events` | what is kept on disk of a target, and what happened, as JSON, 404 where history is off |
 //! | `/-/reload` | POST alone: 200 once the configuration read anew is in force, 400 with what is wrong with it, 403 where that is not allowed |
 //!
 //! Anything else is 404, any other method 405, a parameter that a route does not take 400; all say in a line what
@@ -24,6 +25,7 @@ mod api;
 mod auth;
 mod config;
 mod handshake;
+mod history;
 mod landing;
 mod limits;
 mod metrics;
@@ -76,6 +78,8 @@ struct App {
     renderer: Renderer,
     /// Makes the rest that grows with the fleet, also while the drain hangs.
     viewer: Renderer,
+    /// Makes what is read from disk.
+    archive: history::Archive,
     pages: Pages,
     site: page::Site,
 }
@@ -93,7 +97,8 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
 fn routes(plane: ControlPlane, limits: &Limits, web: Web, access_log: bool) -> Router {
     let gate = auth::Gate::new(plane.clone(), web.clone());
     let (renderer, viewer) = (Renderer::new("relayscope-page"), Renderer::new("relayscope-view"));
-    let app = App { plane, renderer, viewer, pages: Pages::default(), site: page::Site::default() };
+    let (archive, pages, site) = (history::Archive::new(), Pages::default(), page::Site::default());
+    let app = App { plane, renderer, viewer, archive, pages, site };
     let routes = Router::new()
         .route("/", get(landing::landing))
         .route("/api", get(landing::routes))
@@ -104,6 +109,7 @@ fn routes(plane: ControlPlane, limits: &Limits, web: Web, access_log: bool) -> R
         .route("/readyz", get(readyz))
         .merge(perf::routes())
         .merge(api::routes())
+        .merge(history::routes())
         .route(reload::ROUTE, post(reload::answer).fallback(reload::method_not_allowed))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

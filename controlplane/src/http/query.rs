@@ -9,7 +9,12 @@ use axum::response::Response;
 use super::{TEXT, reply};
 
 /// The routes that take any, and which. Add a line with a parameter.
-const PARAMETERS: &[(&str, &[&str])] = &[("/mesh", &["format"]), ("/api/v1/alerts", &["state"])];
+const PARAMETERS: &[(&str, &[&str])] = &[
+    ("/mesh", &["format"]),
+    ("/api/v1/alerts", &["state"]),
+    ("/api/v1/history", &["target", "family", "from", "to", "step"]),
+    ("/api/v1/events", &["target", "from", "to", "limit"]),
+];
 /// The routes that refuse what they do not take themselves.
 const STRICT: &[&str] = &["/metrics"];
 

@@ -5,6 +5,7 @@
 //! moment. Health takes none that a drain may hold.
 
 mod config;
+mod history;
 mod mesh;
 mod render;
 
@@ -23,6 +24,7 @@ use crate::clock::Now;
 use crate::drain::{Drain, DrainThread, ShardReport};
 use crate::exposition::Exposition;
 use crate::health::{Health, Readiness};
+use crate::history::History;
 use crate::http::{self, Authentication, ConnectionRefused, ReloadRequest, Requests};
 use crate::own::Own;
 use crate::process::Process;
@@ -66,6 +68,8 @@ struct Inner {
     reloads: OnceLock<Requests>,
     /// What alerts are raised from, where they are.
     watch: OnceLock<Mutex<Watch>>,
+    /// What is kept on disk, where anything is.
+    history: OnceLock<Arc<History>>,
 }
 
 impl ControlPlane {
@@ -119,6 +123,7 @@ impl ControlPlane {
             dataplane_io: Meter::default(),
             reloads: OnceLock::new(),
             watch: OnceLock::new(),
+            history: OnceLock::new(),
             config,
         }))
     }
@@ -320,6 +325,10 @@ impl ControlPlane {
         &self.0.watch
     }
 
+    pub(crate) fn history_slot(&self) -> &OnceLock<Arc<History>> {
+        &self.0.history
+    }
+
     pub(crate) fn own(&self) -> &Own {
         &self.0.own
     }
@@ -417,6 +426,11 @@ impl ControlPlane {
     pub(crate) fn note_drain_lateness(&self, late: Duration) {
         self.0.own.drain_began(late);
         self.0.stages.note_drain_lateness(late);
+    }
+
+    /// A write to the history waited for as long, behind another if `was_held_up`, and took as long.
+    pub(crate) fn note_history_write(&self, was_held_up: bool, wait: Duration, took: Duration) {
+        self.0.stages.note_turn(Stage::History, was_held_up, wait, took);
     }
 
     pub(crate) fn config(&self) -> &ControlPlaneConfig {

@@ -4,8 +4,12 @@ use std::path::Path;
 
 use relayscope_bridge::catalogue::{PROBE_RTT_SECONDS, TARGET_INFO};
 use relayscope_bridge::{Hub, HubConfig, MetricId, MetricSample, MetricValue, ShardId, hub};
-use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits};
+use relayscope_controlplane::history::{
+    Event, EventKind, HistoryConfig, HistoryThread, Interval, Retention, RttSummary, Store, TargetKey, Tier,
+};
+use relayscope_controlplane::{ControlPlane, ControlPlaneConfig, Limits, Now};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::client::get;
 use crate::server::Server;
@@ -38,6 +42,39 @@ fn is_alike(example: &Value, live: &Value) -> bool {
     }
 }
 
+/// With something of `b` in it, and an event.
+fn keep_history(plane: &ControlPlane) -> (TempDir, HistoryThread) {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, retention) = (directory.path().join("history.db"), Retention::default());
+    let now = Now::sample();
+    let key = TargetKey { name: "b".to_owned(), family: "ipv4".to_owned() };
+    let rtt = RttSummary { count: 1, sum_ns: 7, min_ns: 7, max_ns: 7, quantiles_ns: [7; 6] };
+    let interval = Interval {
+        answered: 1,
+        lost: 0,
+        lost_forward: Some(0),
+        lost_reverse: Some(0),
+        rtt: Some(rtt),
+        jitter_ns: Some(7),
+    };
+    let event = Event {
+        at_unix_ms: now.unix_ns / 1_000_000 - 1000,
+        kind: EventKind::PeerUp,
+        target: Some("b".to_owned()),
+        alertname: None,
+        severity: None,
+        summary: "b answers".to_owned(),
+    };
+    let start = Tier::TenSeconds.floor(now.unix_ns / 1_000_000_000 - 3600);
+    let mut store = Store::open(&path, retention, now).unwrap();
+    let written = store.append(Tier::TenSeconds, start + 10, &[(&key, interval)]).unwrap();
+    assert_eq!(written.written, 1);
+    store.append_events(&[event]).unwrap();
+    drop(store);
+    let history = plane.spawn_history(HistoryConfig { path, retention }).unwrap();
+    (directory, history)
+}
+
 #[test]
 fn the_examples_of_the_documentation_have_the_keys_of_the_answers() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/http-api.md");
@@ -56,6 +93,7 @@ fn the_examples_of_the_documentation_have_the_keys_of_the_answers() {
     publishers[0].beat(1);
     let drain = plane.spawn_drain().unwrap();
     drain.stop().unwrap();
+    let (_directory, history) = keep_history(&plane);
     let server = Server::start(&plane, Limits::default());
     let examples = examples(&text);
     for (route, example) in &examples {
@@ -64,8 +102,17 @@ fn the_examples_of_the_documentation_have_the_keys_of_the_answers() {
     }
     let mut routes: Vec<_> = examples.iter().map(|(route, _)| *route).collect();
     routes.sort_unstable();
-    let expected =
-        ["/api/perf/io", "/api/perf/sources", "/api/perf/stages", "/healthz", "/mesh?format=json", "/readyz"];
+    let expected = [
+        "/api/perf/io",
+        "/api/perf/sources",
+        "/api/perf/stages",
+        "/api/v1/events",
+        "/api/v1/history?target=b",
+        "/healthz",
+        "/mesh?format=json",
+        "/readyz",
+    ];
     assert_eq!(routes, expected);
     assert_eq!(server.stop(), 0);
+    history.stop();
 }

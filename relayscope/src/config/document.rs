@@ -29,6 +29,7 @@ impl Config {
         self.probe(&mut text);
         self.reflector.write(&mut text);
         self.exposition.write(&mut text);
+        self.history.write(&mut text);
         self.alerting.write(&mut text);
         text.push_str(GROUPS);
         if self.groups.len() == 1 {

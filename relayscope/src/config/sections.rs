@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::alerting::AlertingSection;
 use super::exposition::ExpositionSection;
+use super::history::HistorySection;
 use super::web::WebSection;
 
 /// A section with the settings that probing takes, and keys of its own.
@@ -91,6 +92,8 @@ pub(super) struct File {
     pub(super) alerting: AlertingSection,
     #[serde(default)]
     pub(super) exposition: ExpositionSection,
+    #[serde(default)]
+    pub(super) history: HistorySection,
     pub(super) group: Option<Vec<GroupSection>>,
     pub(super) target: Option<Vec<TargetSection>>,
 }

@@ -94,6 +94,14 @@ fn everything() -> (tempfile::TempDir, String) {
         [exposition]
         detail = "native"
         series_max = 7
+        [history]
+        enabled = false
+        path = "history.db"
+        retention_10s = "2days"
+        retention_1m = "60days"
+        retention_10m = "2years"
+        retention_events = "1h"
+        size_max = "512MiB"
         [alerting]
         enabled = false
         instance = "relay-a"
@@ -310,6 +318,18 @@ fn errors_name_file_key_value_and_what_is_right() {
         (
             "[exposition]\ndetail = \"full\"",
             "FILE: exposition.detail: full is invalid; expected compact, classic or native",
+        ),
+        (
+            "[history]\nsize_max = \"2GB\"",
+            "FILE: history.size_max: \"2GB\" is invalid; expected a size from 16MiB to 16TiB, such as \"2GiB\"",
+        ),
+        (
+            "[history]\nsize_max = 1024",
+            "FILE: history.size_max: 1024 is invalid; expected a size from 16MiB to 16TiB, such as \"2GiB\"",
+        ),
+        (
+            "[history]\nretention_1m = \"1m\"",
+            "FILE: history.retention_1m: \"1m\" is invalid; expected a time from 1h to 10years, such as \"14days\"",
         ),
         ("[exposition]\nseries_max = 0", "FILE: exposition.series_max: 0 is invalid; expected 1..=268435456"),
         ("[alerting]\nraise_after = 11", "FILE: alerting.raise_after: 11 is invalid; expected 1..=10"),

@@ -398,5 +398,7 @@ fn main() {
         packaging::container::containerfile_starts_what_there_is,
     );
 
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    relay::forget_state();
+    conclusion.exit();
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::relay::{Process, Relay, loopback, sample, start_data_plane, wait_for};
+use crate::relay::{Process, Relay, loopback, sample, start_data_plane, wait_for, with_own_state};
 
 const RATES: [&str; 5] = [
     "read_bytes_per_second",
@@ -82,7 +82,7 @@ pub(crate) fn io_of_another_users_process() {
     wait_for("the segment", || segment.exists().then_some(()));
     let mut command = std::process::Command::new(&binary);
     command.arg("controlplane").arg("--listen").arg(format!("{ip}:9862")).arg("--segment").arg(&segment);
-    command.uid(NOBODY).gid(NOBODY).stderr(Stdio::null());
+    with_own_state(&mut command).uid(NOBODY).gid(NOBODY).stderr(Stdio::null());
     let control = Relay { process: Process::start(&mut command), http: (ip, 9862).into() };
     wait_for("the control plane to serve", || control.try_get("/").ok());
     control.wait_state("self", "up");

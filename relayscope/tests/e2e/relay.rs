@@ -3,9 +3,9 @@
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,26 @@ pub(crate) struct Relay {
 pub(crate) fn relayscope() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relayscope"));
     command.env_remove("RUST_LOG");
+    with_own_state(&mut command);
     command
+}
+
+/// Lets what `command` starts keep its state in a place of its own, and not in that of whoever runs the tests. It is
+/// removed at the end by [`forget_state`].
+pub(crate) fn with_own_state(command: &mut Command) -> &mut Command {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let home = state_homes().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+    command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", home)
+}
+
+fn state_homes() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("state-{}", std::process::id()))
+}
+
+/// Nobody runs any more that this started.
+pub(crate) fn forget_state() {
+    // It may not be there.
+    std::fs::remove_dir_all(state_homes()).ok();
 }
 
 impl Relay {

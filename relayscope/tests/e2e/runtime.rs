@@ -16,7 +16,7 @@ use seccompiler::{
 };
 use tempfile::TempDir;
 
-use crate::relay::{Process, Relay, loopback, relayscope, run, wait_for};
+use crate::relay::{Process, Relay, loopback, relayscope, run, wait_for, with_own_state};
 
 /// What keeps a relay from io_uring.
 enum Obstacle {
@@ -70,6 +70,7 @@ impl Obstacle {
         let mut shell = Command::new("sh");
         shell.args(["-c", "ulimit -l 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_relayscope")]);
         shell.env_remove("RUST_LOG");
+        with_own_state(&mut shell);
         shell
     }
 

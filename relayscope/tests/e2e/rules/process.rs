@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::shortened;
 use crate::prometheus_server::{Alert, PrometheusServer};
-use crate::relay::{Process, Relay, loopback, wait_for};
+use crate::relay::{Process, Relay, loopback, wait_for, with_own_state};
 
 /// What fires here, with its severity.
 pub(super) const FIRE: &[(&str, &str)] = &[
@@ -29,7 +29,7 @@ fn crowded(ip: IpAddr) -> Relay {
     let mut command = Command::new("sh");
     let limited = format!("ulimit -n {DESCRIPTORS_MAX}; exec \"$@\"");
     command.args(["-c", &limited, "sh", env!("CARGO_BIN_EXE_relayscope"), "run"]);
-    command.args(["--listen", &http.to_string()]);
+    with_own_state(&mut command).args(["--listen", &http.to_string()]);
     (0..REFLECTORS).for_each(|i| {
         command.args(["--reflect", &format!("{ip}:{}", 8620 + i)]);
     });

@@ -1,0 +1,376 @@
+//! History as JSON, read from the database on a thread of its own: a slow disk holds up no other answer.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `/api/v1/history` | what one target said, in equal steps: `?target=`, and where wanted `family=`, `from=`, `to=`, `step=` |
+//! | `/api/v1/events` | what happened, the newest last: where wanted `?target=`, `from=`, `to=`, `limit=` |
+//!
+//! Where history is off they are 404, and while the database cannot be read 503.
+
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+
+use super::renderer::Renderer;
+use super::{App, JSON, TEXT, reply, to_json};
+use crate::clock::Now;
+use crate::history::{
+    EVENTS_ANSWERED_MAX, Event, Happened, HistoryQuery, Interrupt, Interval, OpenError, Points, QUANTILES,
+    QueryError, Reader, RttSummary, StoreError, TargetKey, parse_moment, parse_step,
+};
+
+/// For how long an answer is made.
+const TIME_MAX: Duration = Duration::from_secs(5);
+/// Events answered where no limit is asked for.
+const EVENTS_DEFAULT: usize = 500;
+const FROM_DEFAULT: &str = "-1h";
+const TO_DEFAULT: &str = "now";
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/api/v1/history", get(history)).route("/api/v1/events", get(events))
+}
+
+/// Reads the database, one answer at a time.
+#[derive(Clone)]
+pub(super) struct Archive {
+    renderer: Renderer,
+    open: Arc<Mutex<Option<Open>>>,
+}
+
+struct Open {
+    reader: Reader,
+    /// Which file it reads.
+    file: Option<(u64, u64)>,
+}
+
+/// Why there is no answer.
+enum Refused {
+    /// It was asked wrong.
+    Wrong(String),
+    /// Of nobody known.
+    Unknown(String),
+    /// It cannot be read.
+    Unreadable(String),
+}
+
+impl From<QueryError> for Refused {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::UnknownTarget { .. } => Self::Unknown(error.to_string()),
+            QueryError::Store(error) => error.into(),
+            error => Self::Wrong(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Unreadable(format!("history cannot be read: {error}"))
+    }
+}
+
+impl From<OpenError> for Refused {
+    fn from(error: OpenError) -> Self {
+        Self::Unreadable(format!("history cannot be read: {error}"))
+    }
+}
+
+impl Refused {
+    fn answer(self) -> Response {
+        let (status, line) = match self {
+            Self::Wrong(line) => (StatusCode::BAD_REQUEST, line),
+            Self::Unknown(line) => (StatusCode::NOT_FOUND, line),
+            Self::Unreadable(line) => (StatusCode::SERVICE_UNAVAILABLE, line),
+        };
+        reply(status, TEXT, format!("{line}\n"))
+    }
+}
+
+/// Gives up the answer when the request is over, be it that its client is gone or that its time is.
+struct WhileWanted(Interrupt);
+
+impl Drop for WhileWanted {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+impl Archive {
+    pub(super) fn new() -> Self {
+        Self { renderer: Renderer::new("relayscope-past"), open: Arc::default() }
+    }
+
+    /// Makes a body on the thread that may wait for the disk.
+    async fn answer(
+        &self,
+        path: &Path,
+        make: impl FnOnce(&Reader) -> Result<Vec<u8>, Refused> + Send + 'static,
+    ) -> Response {
+        let turn = self.renderer.turn().await;
+        let interrupt = Interrupt::default();
+        let _while_wanted = WhileWanted(interrupt.clone());
+        let (open, path) = (Arc::clone(&self.open), path.to_owned());
+        let made = self.renderer.run(turn, move || {
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = identity(&path);
+            // Another file has its place.
+            let kept = open.take().filter(|open| open.file.is_some() && open.file == file);
+            let kept = match kept {
+                Some(kept) => kept,
+                None => Open { reader: Reader::open(&path)?, file },
+            };
+            let unwanted = || Err(Refused::Unreadable("nobody waits for it".to_owned()));
+            let made = interrupt.unless_given_up(&kept.reader, make).unwrap_or_else(unwanted);
+            if !matches!(made, Err(Refused::Unreadable(_))) {
+                *open = Some(kept);
+            }
+            made
+        });
+        match made.await {
+            Ok(Ok(body)) => reply(StatusCode::OK, JSON, body),
+            Ok(Err(refused)) => refused.answer(),
+            Err(failed) => failed,
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok()
+}
+
+#[derive(Deserialize)]
+struct HistoryParameters {
+    target: Option<String>,
+    family: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    step: Option<String>,
+}
+
+/// As JSON, a regular grid from `from` to before `to`; RTT and jitter in seconds, and what was not measured `null`:
+///
+/// ```json
+/// {"target":"b","family":"ipv4","families":["ipv4"],"from":1796000000,"to":1796000020,"step":10,"tier":"10s",
+///  "tiers":["10s"],"points":{"time":[1796000000,1796000010],"answered":[10,null],"lost":[0,null],
+///   "lost_forward":[0,null],"lost_reverse":[0,null],"rtt_min":[0.00018,null],"rtt_mean":[0.0002,null],
+///   "rtt_max":[0.00031,null],"rtt_p05":[0.00018,null],"rtt_p25":[0.00019,null],"rtt_p50":[0.0002,null],
+///   "rtt_p75":[0.00021,null],"rtt_p95":[0.0003,null],"rtt_p99":[0.00031,null],"jitter":[0.00002,null]}}
+/// ```
+#[derive(Serialize)]
+struct HistoryView {
+    target: String,
+    family: String,
+    /// By which it is known.
+    families: Vec<String>,
+    from: u64,
+    to: u64,
+    step: u64,
+    /// The finest resolution of `tiers`; `null` where nothing was measured.
+    tier: Option<&'static str>,
+    /// All resolutions that the points are made of.
+    tiers: Vec<&'static str>,
+    points: PointsView,
+}
+
+#[derive(Serialize)]
+struct PointsView {
+    time: Vec<u64>,
+    answered: Vec<Option<u64>>,
+    lost: Vec<Option<u64>>,
+    lost_forward: Vec<Option<u64>>,
+    lost_reverse: Vec<Option<u64>>,
+    rtt_min: Vec<Option<f64>>,
+    rtt_mean: Vec<Option<f64>>,
+    rtt_max: Vec<Option<f64>>,
+    rtt_p05: Vec<Option<f64>>,
+    rtt_p25: Vec<Option<f64>>,
+    rtt_p50: Vec<Option<f64>>,
+    rtt_p75: Vec<Option<f64>>,
+    rtt_p95: Vec<Option<f64>>,
+    rtt_p99: Vec<Option<f64>>,
+    jitter: Vec<Option<f64>>,
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+impl PointsView {
+    fn of(points: &Points) -> Self {
+        let counts = |count: fn(&Interval) -> Option<u64>| -> Vec<Option<u64>> {
+            points.intervals.iter().map(|interval| count(interval.as_ref()?)).collect()
+        };
+        let times = |ns: &dyn Fn(&RttSummary) -> f64| -> Vec<Option<f64>> {
+            points.intervals.iter().map(|interval| Some(ns(interval.as_ref()?.rtt.as_ref()?) / 1e9)).collect()
+        };
+        let quantile = |at: usize| times(&|rtt| rtt.quantiles_ns[at] as f64);
+        const { assert!(QUANTILES.len() == 6, "as there are columns") };
+        Self {
+            time: points.starts().collect(),
+            answered: counts(|interval| Some(interval.answered)),
+            lost: counts(|interval| Some(interval.lost)),
+            lost_forward: counts(|interval| interval.lost_forward),
+            lost_reverse: counts(|interval| interval.lost_reverse),
+            rtt_min: times(&|rtt| rtt.min_ns as f64),
+            rtt_mean: times(&|rtt| rtt.sum_ns as f64 / rtt.count as f64),
+            rtt_max: times(&|rtt| rtt.max_ns as f64),
+            rtt_p05: quantile(0),
+            rtt_p25: quantile(1),
+            rtt_p50: quantile(2),
+            rtt_p75: quantile(3),
+            rtt_p95: quantile(4),
+            rtt_p99: quantile(5),
+            jitter: points
+                .intervals
+                .iter()
+                .map(|interval| interval.as_ref()?.jitter_ns.map(seconds))
+                .collect(),
+        }
+    }
+}
+
+async fn history(State(app): State<App>, Query(asked): Query<HistoryParameters>) -> Response {
+    let Some(history) = app.plane.history() else { return off() };
+    let now_unix_ms = Now::sample().unix_ns / 1_000_000;
+    let read = || -> Result<_, Refused> {
+        let target = asked
+            .target
+            .ok_or_else(|| Refused::Wrong("no target is given; expected target=NAME".to_owned()))?;
+        let range = range_of(asked.from.as_deref(), asked.to.as_deref(), now_unix_ms)?;
+        let step = asked.step.as_deref().map(parse_step).transpose();
+        let step = step.map_err(|error| Refused::Wrong(format!("step: {error}")))?;
+        Ok((target, range, step))
+    };
+    let (target, range, step_seconds) = match read() {
+        Ok(read) => read,
+        Err(refused) => return refused.answer(),
+    };
+    let (from, to) = (range.start / 1000, range.end.div_ceil(1000));
+    let make = move |reader: &Reader| {
+        let of_target = reader.targets()?.into_iter().filter(|key| key.name == target);
+        let families: Vec<_> = of_target.map(|key| key.family).collect();
+        let family = match (asked.family, families.first()) {
+            (_, None) => return Err(Refused::Unknown(format!("no history of target {target:?}"))),
+            (Some(family), Some(_)) if !families.contains(&family) => {
+                let line = format!(
+                    "no history of target {target:?} by {family:?}; expected {}",
+                    families.join(" or ")
+                );
+                return Err(Refused::Unknown(line));
+            }
+            (Some(family), Some(_)) => family,
+            (None, Some(first)) => first.clone(),
+        };
+        let key = TargetKey { name: target.clone(), family: family.clone() };
+        let query = HistoryQuery { step_seconds, time_max: TIME_MAX, ..HistoryQuery::new(key, from, to) };
+        let points = reader.history(&query)?;
+        let tiers: Vec<_> = points.tiers.iter().map(|tier| tier.as_str()).collect();
+        let view = HistoryView {
+            target,
+            family,
+            families,
+            from: points.from,
+            to: points.from + points.intervals.len() as u64 * points.step_seconds,
+            step: points.step_seconds,
+            tier: tiers.first().copied(),
+            tiers,
+            points: PointsView::of(&points),
+        };
+        Ok(to_json(&view))
+    };
+    app.archive.answer(&history.config().path, make).await
+}
+
+#[derive(Deserialize)]
+struct EventsParameters {
+    target: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    limit: Option<String>,
+}
+
+/// As JSON, the newest last, and how many earlier ones there was no room for:
+///
+/// ```json
+/// {"events":[{"at":1796000000.123,"kind":"peer_down","target":"b","alertname":null,"severity":null,
+///             "summary":"b does not answer"}],"left_off":0}
+/// ```
+#[derive(Serialize)]
+struct EventsView {
+    events: Vec<EventView>,
+    left_off: u64,
+}
+
+#[derive(Serialize)]
+struct EventView {
+    /// Unix seconds, to the millisecond.
+    at: f64,
+    kind: &'static str,
+    target: Option<String>,
+    alertname: Option<String>,
+    severity: Option<String>,
+    summary: String,
+}
+
+impl EventView {
+    fn of(event: Event) -> Self {
+        let Event { at_unix_ms, kind, target, alertname, severity, summary } = event;
+        Self { at: at_unix_ms as f64 / 1e3, kind: kind.as_str(), target, alertname, severity, summary }
+    }
+}
+
+async fn events(State(app): State<App>, Query(asked): Query<EventsParameters>) -> Response {
+    let Some(history) = app.plane.history() else { return off() };
+    let now_unix_ms = Now::sample().unix_ns / 1_000_000;
+    let read = || -> Result<_, Refused> {
+        // What happens in this millisecond is before now.
+        let range = range_of(asked.from.as_deref(), asked.to.as_deref(), now_unix_ms + 1)?;
+        let limit = match asked.limit.as_deref() {
+            None => EVENTS_DEFAULT,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=EVENTS_ANSWERED_MAX).contains(limit))
+                .ok_or_else(|| {
+                    Refused::Wrong(format!("limit {text:?} is invalid; expected 1..={EVENTS_ANSWERED_MAX}"))
+                })?,
+        };
+        Ok((range, limit))
+    };
+    let (range, limit) = match read() {
+        Ok(read) => read,
+        Err(refused) => return refused.answer(),
+    };
+    let make = move |reader: &Reader| {
+        let Happened { events, left_off } = reader.events(range, asked.target.as_deref(), limit)?;
+        Ok(to_json(&EventsView { events: events.into_iter().map(EventView::of).collect(), left_off }))
+    };
+    app.archive.answer(&history.config().path, make).await
+}
+
+/// Unix milliseconds.
+fn range_of(from: Option<&str>, to: Option<&str>, now_unix_ms: u64) -> Result<Range<u64>, Refused> {
+    let moment = |name: &str, text: &str| {
+        parse_moment(text, now_unix_ms).map_err(|error| Refused::Wrong(format!("{name}: {error}")))
+    };
+    let from = moment("from", from.unwrap_or(FROM_DEFAULT))?;
+    let to = moment("to", to.unwrap_or(TO_DEFAULT))?;
+    if from >= to {
+        let (from, to) = (from as f64 / 1e3, to as f64 / 1e3);
+        return Err(Refused::Wrong(format!("from {from} is not before to {to}; expected an earlier from")));
+    }
+    Ok(from..to)
+}
+
+fn off() -> Response {
+    reply(StatusCode::NOT_FOUND, TEXT, "history is off; set enabled = true in [history]\n")
+}
