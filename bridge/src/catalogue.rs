@@ -349,6 +349,10 @@ families! {
         "Connections refused or broken off, by reason.";
     HTTP_CONNECTIONS = "http_connections", Gauge, None, [],
         "HTTP connections open now.";
+    HTTP_LIVE_CLIENTS = "http_live_clients", Gauge, None, [],
+        "Clients that listen to what happens, by server-sent events.";
+    HTTP_LIVE_CUT = "http_live_cut_total", Counter, None, [],
+        "Clients that listened and were cut off because they did not read what they were told.";
     HTTP_AUTHENTICATIONS = "http_authentications_total", Counter, None, ["result"],
         "Requests that had to name a user, by what became of name and password.";
     WEB_CONFIG_RELOADS = "web_config_reloads_total", Counter, None, ["result"],

@@ -62,6 +62,7 @@ mod plane;
 mod process;
 mod process_io;
 mod refresh;
+mod relays;
 mod roster;
 mod scrape;
 mod source;

@@ -162,6 +162,15 @@ const HEADER: [&str; COLUMNS] = [
 ];
 
 impl MeshRow {
+    /// Whether both are of one target at one place, probed the same way by the same shard.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        let of = |row: &Self| (row.family, row.address, row.shard);
+        of(self) == of(other)
+            && self.name == other.name
+            && self.protocol == other.protocol
+            && self.group == other.group
+    }
+
     pub(crate) fn now(reading: &TargetReading<'_>, clocks: &Clocks, now: Now) -> Self {
         Self::of(reading, clocks.is_silent(reading.target.shard, now), now)
     }

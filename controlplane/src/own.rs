@@ -46,6 +46,8 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::HTTP_REQUESTS,
     &catalogue::HTTP_CONNECTIONS,
     &catalogue::HTTP_CONNECTIONS_REFUSED,
+    &catalogue::HTTP_LIVE_CLIENTS,
+    &catalogue::HTTP_LIVE_CUT,
     &catalogue::HTTP_AUTHENTICATIONS,
     &catalogue::WEB_CONFIG_RELOADS,
     &catalogue::WEB_CONFIG_LAST_RELOAD_SUCCESSFUL,

@@ -33,7 +33,7 @@ pub use rules::{AlertRules, Levels, RulesError};
 pub use thread::AlertThread;
 
 pub(crate) use alert::rfc3339;
-pub(crate) use book::{Resolved, Standing};
+pub(crate) use book::{AlertBook, Resolved, Standing};
 pub(crate) use watch::{Look, Watch, WatchedPeer};
 
 use book::Transition;

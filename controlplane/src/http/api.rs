@@ -1,12 +1,13 @@
-//! Peers and alerts as JSON, as the alert thread last saw them.
+//! Peers and alerts as JSON, as the alert thread last saw them, and the matrix of relays.
 //!
 //! | route | answer |
 //! |---|---|
 //! | `/api/v1/alerts` | the alerts that stand and those that ended lately; `?state=firing` or `?state=resolved` for either |
 //! | `/api/v1/peers` | each peer with the newest sample of each metric, its age, and for how long it holds |
 //! | `/api/v1/last/{metric}` | the newest sample of `rtt`, `loss`, `jitter` or `up` of each peer of which one holds |
+//! | `/api/v1/relays` | every relay of the mesh with its rows, as far as it can be asked |
 //!
-//! Where alerting is off they are 404, as there is nobody who looks.
+//! Where alerting is off the first three are 404, as there is nobody who looks.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/api/v1/alerts", get(alerts))
         .route("/api/v1/peers", get(peers))
         .route("/api/v1/last/{metric}", get(last))
+        .route("/api/v1/relays", get(relays))
 }
 
 /// As JSON:
@@ -40,7 +42,7 @@ pub(super) fn routes() -> Router<App> {
 ///   "value":10.0,"threshold":3.0,"since":"2026-11-20T16:23:57.123Z","resolved":null}]}
 /// ```
 #[derive(Serialize)]
-struct Alerts {
+pub(super) struct Alerts {
     firing: usize,
     alerts: Vec<AlertView>,
 }
@@ -55,6 +57,18 @@ struct AlertView {
     threshold: f64,
     since: String,
     resolved: Option<String>,
+}
+
+impl Alerts {
+    /// Those that stand, those that ended lately, or both.
+    pub(super) fn new(watch: &Watch, firing: bool, resolved: bool) -> Self {
+        let book = watch.book();
+        let standing = |Standing { alert, value }: &Standing| AlertView::new(alert, *value, None);
+        let ended = |Resolved { alert, at }: &Resolved| AlertView::new(alert, alert.value, Some(*at));
+        let standing = book.standing().filter(|_| firing).map(standing);
+        let alerts = standing.chain(book.resolved().filter(|_| resolved).map(ended)).collect();
+        Self { firing: book.standing().count(), alerts }
+    }
 }
 
 impl AlertView {
@@ -89,15 +103,7 @@ async fn alerts(State(app): State<App>, Query(query): Query<AlertsQuery>) -> Res
             return reply(StatusCode::BAD_REQUEST, TEXT, line);
         }
     };
-    answer(app, Page::Alerts { firing, resolved }, move |watch| {
-        let book = watch.book();
-        let standing = |Standing { alert, value }: &Standing| AlertView::new(alert, *value, None);
-        let ended = |Resolved { alert, at }: &Resolved| AlertView::new(alert, alert.value, Some(*at));
-        let standing = book.standing().filter(|_| firing).map(standing);
-        let alerts = standing.chain(book.resolved().filter(|_| resolved).map(ended)).collect();
-        Alerts { firing: book.standing().count(), alerts }
-    })
-    .await
+    answer(app, Page::Alerts { firing, resolved }, move |watch| Alerts::new(watch, firing, resolved)).await
 }
 
 /// As JSON:
@@ -189,6 +195,10 @@ async fn last(State(app): State<App>, name: Result<Path<String>, PathRejection>)
         Last { metric: metric.as_str(), unit: metric.unit(), values }
     })
     .await
+}
+
+async fn relays(State(app): State<App>) -> Response {
+    pages::answer(app, Page::Relays, |plane| Ok(to_json(&plane.relays_at(Now::sample())))).await
 }
 
 /// On a thread that may wait for a look to end.

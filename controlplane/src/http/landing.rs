@@ -19,6 +19,8 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/api/v1/last/rtt", "of one metric: rtt, loss, jitter or up"),
     ("/api/v1/history", "what is kept on disk of a target, in equal steps"),
     ("/api/v1/events", "what happened to peers and alerts"),
+    ("/api/v1/relays", "every relay of the mesh with its targets"),
+    ("/api/v1/live", "what happens, as server-sent events"),
     ("/api/perf/stages", "how long our own stages waited and took"),
     ("/api/perf/io", "what our processes read and write"),
     ("/api/perf/sources", "what shards recorded, drained and lost, by family"),

@@ -13,6 +13,8 @@
 //! | `/api/perf/stages` | how late drains began, and how long our own stages waited and took, as JSON |
 //! | `/api/v1/alerts`, `/api/v1/peers`, `/api/v1/last/{metric}` | alerts and peers as JSON, 404 where alerting is off |
 //! | `/api/v1/history`, `/api/v1/events` | what is kept on disk of a target, and what happened, as JSON, 404 where history is off |
+//! | `/api/v1/relays` | every relay of the mesh with its rows, as JSON |
+//! | `/api/v1/live` | what happens, as server-sent events without end |
 //! | `/-/reload` | POST alone: 200 once the configuration read anew is in force, 400 with what is wrong with it, 403 where that is not allowed |
 //!
 //! Anything else is 404, any other method 405, a parameter that a route does not take 400; all say in a line what
@@ -28,6 +30,7 @@ mod handshake;
 mod history;
 mod landing;
 mod limits;
+mod live;
 mod metrics;
 mod negotiation;
 mod page;
@@ -54,6 +57,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
+use self::live::Live;
 use self::pages::{Page, Pages};
 use self::renderer::Renderer;
 use self::web::Web;
@@ -82,6 +86,8 @@ struct App {
     archive: history::Archive,
     pages: Pages,
     site: page::Site,
+    /// Who listens.
+    live: Live,
 }
 
 /// The routes of `plane`, each request within `limits.request_timeout` and `limits.body_bytes_max`.
@@ -95,10 +101,15 @@ pub fn router(plane: ControlPlane, limits: &Limits) -> Router {
 /// A request goes through the layers from the last to the first: it is logged and counted whatever becomes of it,
 /// and its body is read of nobody who may not ask.
 fn routes(plane: ControlPlane, limits: &Limits, web: Web, access_log: bool) -> Router {
+    let live = Live::new(plane.clone());
+    routes_with(live, plane, limits, web, access_log)
+}
+
+fn routes_with(live: Live, plane: ControlPlane, limits: &Limits, web: Web, access_log: bool) -> Router {
     let gate = auth::Gate::new(plane.clone(), web.clone());
     let (renderer, viewer) = (Renderer::new("relayscope-page"), Renderer::new("relayscope-view"));
     let (archive, pages, site) = (history::Archive::new(), Pages::default(), page::Site::default());
-    let app = App { plane, renderer, viewer, archive, pages, site };
+    let app = App { plane, renderer, viewer, archive, pages, site, live };
     let routes = Router::new()
         .route("/", get(landing::landing))
         .route("/api", get(landing::routes))
@@ -110,6 +121,7 @@ fn routes(plane: ControlPlane, limits: &Limits, web: Web, access_log: bool) -> R
         .merge(perf::routes())
         .merge(api::routes())
         .merge(history::routes())
+        .merge(live::routes())
         .route(reload::ROUTE, post(reload::answer).fallback(reload::method_not_allowed))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -30,6 +30,7 @@ pub(super) enum Page {
     Alerts { firing: bool, resolved: bool },
     Peers,
     Last(PeerMetric),
+    Relays,
 }
 
 impl Page {

@@ -27,6 +27,10 @@ enum Phase {
     Answering,
     /// Its answer is on its way.
     Sending,
+    /// Its answer has no end, and all there was of it was taken.
+    Streaming,
+    /// Its answer has no end, and the client does not take what there is.
+    Stalled,
 }
 
 /// One connection's phase, and since when.
@@ -75,6 +79,11 @@ impl Pulse {
         self.enter(Phase::Sending, now);
     }
 
+    /// The answer's head is made, and it will have no end.
+    pub(super) fn streams(&self, now: Instant) {
+        self.enter(Phase::Streaming, now);
+    }
+
     /// The answer is made to its last octet, though these may wait still to be sent.
     pub(super) fn completed(&self, now: Instant) {
         self.enter(Phase::Idle, now);
@@ -83,22 +92,29 @@ impl Pulse {
     /// The client's window is full.
     pub(super) fn send_blocked(&self, now: Instant) {
         let mut beat = self.beat();
-        if beat.phase == Phase::Idle {
-            *beat = Beat { phase: Phase::Sending, since: now };
-        }
+        let phase = match beat.phase {
+            Phase::Idle => Phase::Sending,
+            Phase::Streaming => Phase::Stalled,
+            _ => return,
+        };
+        *beat = Beat { phase, since: now };
     }
 
     /// The client, or the kernel for it, took all there was. Whether more is to come, `answering` knows.
     pub(super) fn sent(&self, now: Instant, answering: bool) {
         let mut beat = self.beat();
-        if beat.phase == Phase::Sending && !answering {
-            *beat = Beat { phase: Phase::Idle, since: now };
-        }
+        let phase = match beat.phase {
+            Phase::Sending if !answering => Phase::Idle,
+            Phase::Stalled => Phase::Streaming,
+            _ => return,
+        };
+        *beat = Beat { phase, since: now };
     }
 
-    /// Whether nothing of it is lost when it is closed.
+    /// Whether nothing of it is lost when it is closed: no request that is not answered, and no answer that would come
+    /// to an end.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.beat().phase, Phase::Fresh | Phase::Idle | Phase::Header)
+        !matches!(self.beat().phase, Phase::Answering | Phase::Sending)
     }
 
     /// When it has done for too long what it does. Making an answer has its limit elsewhere.
@@ -107,8 +123,8 @@ impl Pulse {
         let most = match beat.phase {
             Phase::Fresh | Phase::Header => limits.header_timeout,
             Phase::Idle => limits.idle_timeout,
-            Phase::Sending => limits.send_timeout,
-            Phase::Answering => return None,
+            Phase::Sending | Phase::Stalled => limits.send_timeout,
+            Phase::Answering | Phase::Streaming => return None,
         };
         beat.since.checked_add(most)
     }
@@ -117,15 +133,15 @@ impl Pulse {
     pub(super) fn overdue(&self) -> Option<ConnectionRefused> {
         match self.beat().phase {
             Phase::Fresh | Phase::Header => Some(ConnectionRefused::HeaderTimeout),
-            Phase::Sending => Some(ConnectionRefused::SendTimeout),
-            Phase::Idle | Phase::Answering => None,
+            Phase::Sending | Phase::Stalled => Some(ConnectionRefused::SendTimeout),
+            Phase::Idle | Phase::Answering | Phase::Streaming => None,
         }
     }
 }
 
 /// Who gives way to a new connection where there is no place left: one that has asked nothing within a second,
-/// else the one that has idled longest, else one that asked nothing, else one that does not take its answer.
-/// `None` if all are being served. O(connections).
+/// else the one that has idled longest, else one that asked nothing, else one that does not take its answer, else the
+/// one whose answer without end is longest: its client comes again. `None` if all are being served. O(connections).
 pub(super) fn gives_way<'a, Id>(
     connections: impl Iterator<Item = (Id, &'a Pulse)>,
     now: Instant,
@@ -137,7 +153,8 @@ pub(super) fn gives_way<'a, Id>(
             Phase::Fresh if age >= FRESH_GRACE => 0,
             Phase::Idle | Phase::Header => 1,
             Phase::Fresh => 2,
-            Phase::Sending if age >= SENDING_GRACE => 3,
+            Phase::Sending | Phase::Stalled if age >= SENDING_GRACE => 3,
+            Phase::Streaming | Phase::Stalled => 4,
             Phase::Sending | Phase::Answering => return None,
         };
         Some(((rank, Reverse(age)), id))
@@ -207,6 +224,27 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_without_end_has_no_time_while_it_is_taken() {
+        let t = crate::clock::instant();
+        let pulse = Pulse::new(t);
+        pulse.asked(t);
+        pulse.streams(t + SECOND);
+        pulse.sent(t + SECOND, true);
+        pulse.received(t + 2 * SECOND);
+        assert_eq!((pulse.deadline(&limits()), pulse.overdue()), (None, None));
+        assert!(pulse.is_waiting(), "it need not be waited for at shutdown");
+        pulse.send_blocked(t + 100 * SECOND);
+        pulse.send_blocked(t + 120 * SECOND);
+        assert_eq!(pulse.deadline(&limits()), Some(t + 150 * SECOND));
+        assert_eq!(pulse.overdue(), Some(ConnectionRefused::SendTimeout));
+        assert!(pulse.is_waiting());
+        pulse.sent(t + 130 * SECOND, true);
+        assert_eq!(pulse.deadline(&limits()), None, "it is taken again");
+        pulse.completed(t + 131 * SECOND);
+        assert_eq!(pulse.deadline(&limits()), Some(t + 231 * SECOND), "it ended all the same");
+    }
+
+    #[test]
     fn who_asked_nothing_gives_way_first_and_who_is_served_never() {
         let t = crate::clock::instant();
         let fresh = |at| Pulse::new(t + at);
@@ -218,6 +256,11 @@ mod tests {
         let sending = |at| {
             let pulse = Pulse::new(t);
             pulse.answered(t + at);
+            pulse
+        };
+        let streaming = |at| {
+            let pulse = Pulse::new(t);
+            pulse.streams(t + at);
             pulse
         };
         let served = Pulse::new(t);
@@ -233,5 +276,14 @@ mod tests {
         assert_eq!(first_of(&[&stuck, &just_came, &served]), Some(1), "one that has just come");
         assert_eq!(first_of(&[&served, &quick, &stuck]), Some(2), "one that does not take its answer");
         assert_eq!(first_of(&[&served, &quick]), None);
+        let (live, live_longer) = (streaming(9 * SECOND), streaming(2 * SECOND));
+        let unread = streaming(SECOND);
+        unread.send_blocked(t + 3 * SECOND);
+        assert_eq!(first_of(&[&served, &live, &live_longer, &quick]), Some(2), "who was told for longest");
+        assert_eq!(
+            first_of(&[&live_longer, &unread, &live]),
+            Some(1),
+            "one that does not take what it is told"
+        );
     }
 }

@@ -63,33 +63,13 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> usize {
     let config = config.into();
-    if let Err(error) = Backlog::new(BACKLOG).and_then(|most| listen(&listener, most)) {
-        tracing::warn!(%error, "the listener's backlog stays as it was");
-    }
-    let mut server = Server::new(plane, &config);
-    let graceful = GracefulShutdown::new();
-    let mut followed = pin!(server.web.clone().follow(server.plane.clone(), config.watch_interval));
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            Some(ended) = server.tasks.join_next_with_id() => server.note_end(ended),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => server.take(stream, peer, graceful.watcher()).await,
-                Err(error) => server.pause(&error).await,
-            },
-            () = &mut followed => {}
-        }
-    }
-    drop(listener);
-    server.end(graceful).await
+    Server::new(plane, &config).run(listener, config.watch_interval, shutdown).await
 }
 
-struct Server {
+pub(super) struct Server {
     plane: ControlPlane,
     web: Web,
-    router: Router,
+    pub(super) router: Router,
     http: http1::Builder,
     limits: Limits,
     tasks: JoinSet<()>,
@@ -100,7 +80,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(plane: ControlPlane, config: &HttpConfig) -> Self {
+    pub(super) fn new(plane: ControlPlane, config: &HttpConfig) -> Self {
         let limits = config.limits;
         let web = Web::new(config.web_config.clone());
         let mut http = http1::Builder::new();
@@ -112,6 +92,34 @@ impl Server {
         let router = routes(plane.clone(), &limits, web.clone(), config.access_log);
         let (closing, _) = watch::channel(());
         Self { plane, web, router, http, limits, tasks: JoinSet::new(), open: HashMap::new(), closing }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        listener: TcpListener,
+        watch_interval: Duration,
+        shutdown: impl Future<Output = ()>,
+    ) -> usize {
+        if let Err(error) = Backlog::new(BACKLOG).and_then(|most| listen(&listener, most)) {
+            tracing::warn!(%error, "the listener's backlog stays as it was");
+        }
+        let graceful = GracefulShutdown::new();
+        let mut followed = pin!(self.web.clone().follow(self.plane.clone(), watch_interval));
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(ended) = self.tasks.join_next_with_id() => self.note_end(ended),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.take(stream, peer, graceful.watcher()).await,
+                    Err(error) => self.pause(&error).await,
+                },
+                () = &mut followed => {}
+            }
+        }
+        drop(listener);
+        self.end(graceful).await
     }
 
     /// Serves a connection that came, if there is a place for it or can be made.
@@ -268,6 +276,9 @@ async fn within(
     let mut is_closing = false;
     let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep_until(clock::instant().into()));
     poll_fn(|cx| {
+        if connection.is_cut() {
+            return Poll::Ready(Some(ConnectionRefused::SendTimeout));
+        }
         if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
             return Poll::Ready(ended.err().map(|error| reason(&error)));
         }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -22,11 +22,33 @@ pub(super) struct Connection {
     pub(super) pulse: Pulse,
     /// Whether an answer is being made that has not come to its end.
     answering: AtomicBool,
+    /// Of an answer that has none.
+    endless: Mutex<Option<Endless>>,
+}
+
+/// That an answer has no end: an extension of it.
+#[derive(Clone, Debug)]
+pub(super) struct Endless {
+    /// Set when its client is to be cut off, though part of what it was told is not sent.
+    pub(super) is_cut: Arc<AtomicBool>,
 }
 
 impl Connection {
     pub(super) fn new() -> Self {
-        Self { pulse: Pulse::new(clock::instant()), answering: AtomicBool::new(false) }
+        Self {
+            pulse: Pulse::new(clock::instant()),
+            answering: AtomicBool::new(false),
+            endless: Mutex::default(),
+        }
+    }
+
+    /// Whether it is to be closed at once.
+    pub(super) fn is_cut(&self) -> bool {
+        self.endless().as_ref().is_some_and(|endless| endless.is_cut.load(Ordering::Relaxed))
+    }
+
+    fn endless(&self) -> MutexGuard<'_, Option<Endless>> {
+        self.endless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request came; what is returned says, when it is gone, that its answer is made.
@@ -43,7 +65,13 @@ pub(super) struct Answering(Arc<Connection>);
 impl Answering {
     /// The answer, whose last octet ends this.
     pub(super) fn with(self, response: Response) -> Response {
-        self.0.pulse.answered(clock::instant());
+        match response.extensions().get::<Endless>() {
+            None => self.0.pulse.answered(clock::instant()),
+            Some(endless) => {
+                *self.0.endless() = Some(endless.clone());
+                self.0.pulse.streams(clock::instant());
+            }
+        }
         response.map(|body| Body::new(Watched { body, _answering: self }))
     }
 }

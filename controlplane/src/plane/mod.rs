@@ -30,6 +30,7 @@ use crate::own::Own;
 use crate::process::Process;
 use crate::process_io::{IoRates, Meter, ProcessIo};
 use crate::refresh::{Refreshers, TooManyRefreshers};
+use crate::relays::Relays;
 use crate::scrape::Bodies;
 use crate::source::{Attached, Standing};
 use crate::sources::SourceAccounts;
@@ -70,6 +71,7 @@ struct Inner {
     watch: OnceLock<Mutex<Watch>>,
     /// What is kept on disk, where anything is.
     history: OnceLock<Arc<History>>,
+    relays: Relays,
 }
 
 impl ControlPlane {
@@ -124,6 +126,7 @@ impl ControlPlane {
             reloads: OnceLock::new(),
             watch: OnceLock::new(),
             history: OnceLock::new(),
+            relays: Relays::default(),
             config,
         }))
     }
@@ -327,6 +330,10 @@ impl ControlPlane {
 
     pub(crate) fn history_slot(&self) -> &OnceLock<Arc<History>> {
         &self.0.history
+    }
+
+    pub(crate) fn relays(&self) -> &Relays {
+        &self.0.relays
     }
 
     pub(crate) fn own(&self) -> &Own {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use relayscope_bridge::catalogue::{PROBE_RTT_SECONDS, TARGET_INFO};
+use relayscope_bridge::catalogue::{PROBE_FAMILY_UP, PROBE_RTT_SECONDS, TARGET_INFO};
 use relayscope_bridge::{Hub, HubConfig, MetricId, MetricSample, MetricValue, ShardId, hub};
 use relayscope_controlplane::history::{
     Event, EventKind, HistoryConfig, HistoryThread, Interval, Retention, RttSummary, Store, TargetKey, Tier,
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::get;
+use crate::live::Listener;
 use crate::server::Server;
 
 /// Every route that is documented, with the example of its answer.
@@ -24,6 +25,17 @@ fn examples(text: &str) -> Vec<(&str, Value)> {
             let (json, _) = rest.split_once("```").unwrap();
             (route, serde_json::from_str(json).unwrap_or_else(|error| panic!("{route}: {error}")))
         })
+        .collect()
+}
+
+/// Every event that is documented with an example.
+fn event_examples(text: &str) -> Vec<(&str, Value)> {
+    let sections = text.split("\n### `event: ").skip(1).map(|of| of.split("\n#").next().unwrap());
+    fn example(of: &str) -> Option<&str> {
+        Some(of.split_once("```json\n")?.1.split_once("```")?.0)
+    }
+    sections
+        .filter_map(|of| Some((of.split_once('`')?.0, serde_json::from_str(example(of)?).unwrap())))
         .collect()
 }
 
@@ -90,7 +102,8 @@ fn the_examples_of_the_documentation_have_the_keys_of_the_answers() {
             value: MetricValue::Histogram(0.25),
         });
     }
-    publishers[0].beat(1);
+    // Ahead of any clock reading: the shard counts as alive.
+    publishers[0].beat(u64::MAX);
     let drain = plane.spawn_drain().unwrap();
     drain.stop().unwrap();
     let (_directory, history) = keep_history(&plane);
@@ -108,11 +121,27 @@ fn the_examples_of_the_documentation_have_the_keys_of_the_answers() {
         "/api/perf/stages",
         "/api/v1/events",
         "/api/v1/history?target=b",
+        "/api/v1/relays",
         "/healthz",
         "/mesh?format=json",
         "/readyz",
     ];
     assert_eq!(routes, expected);
+    let mut listener = Listener::join(server.address, "");
+    listener.wait("event: values\n", 1);
+    listener.wait("event: shards\n", 2);
+    let up = registry.gauge(ShardId(0), &PROBE_FAMILY_UP, &["b", "ipv4"]);
+    up.unwrap().set(1.0);
+    listener.wait("event: happened\n", 1);
+    listener.wait("event: shards\n", 3);
+    let examples = event_examples(&text);
+    for (event, example) in &examples {
+        let told = listener.told.split_once(&format!("event: {event}\ndata: ")).unwrap().1;
+        let live = serde_json::from_str(told.split_once('\n').unwrap().0).unwrap();
+        assert!(is_alike(example, &live), "{event}: {example}\nis not like {live}");
+    }
+    let events: Vec<_> = examples.iter().map(|(event, _)| *event).collect();
+    assert_eq!(events, ["values", "shards", "happened"]);
     assert_eq!(server.stop(), 0);
     history.stop();
 }

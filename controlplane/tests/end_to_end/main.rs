@@ -18,6 +18,8 @@ mod http;
 #[cfg(test)]
 mod http_api;
 #[cfg(test)]
+mod live;
+#[cfg(test)]
 mod page;
 #[cfg(test)]
 mod parser;
