@@ -1,4 +1,4 @@
 &[
-    Asset { path: "/assets/page-1LnejJzR.js", octets: include_bytes!("assets/page-1LnejJzR.js") },
-    Asset { path: "/assets/page-D1pHiHS0.css", octets: include_bytes!("assets/page-D1pHiHS0.css") },
+    Asset { path: "/assets/page-BCnmYaur.js", octets: include_bytes!("assets/page-BCnmYaur.js") },
+    Asset { path: "/assets/page-C1QE03hg.css", octets: include_bytes!("assets/page-C1QE03hg.css") },
 ]

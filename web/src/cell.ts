@@ -1,7 +1,7 @@
 /** A cell: what one relay sees of one target, as a link to more of it. */
 
 import { make, setAttribute, setText } from "./dom.ts";
-import { count, figureText, inWords, MARK, NAME, reasons, THRESHOLDS, WORD, type Figure, type Level } from "./level.ts";
+import { count, figureText, inWords, MARK, NAME, reasons, THRESHOLDS, WORD, type Figure } from "./level.ts";
 import { spotLevel, type Spot } from "./spots.ts";
 import { spanInWords } from "./time.ts";
 
@@ -23,12 +23,10 @@ export class Cell {
   readonly #main = make("b", { class: "main" });
   readonly #unit = make("span", { class: "unit" });
   readonly #aside = make("span", { class: "aside" });
-  #level: Level | null = null;
 
   constructor(isNamed: boolean) {
-    const figures = make("span", { class: "figures" }, make("span", {}, this.#main, this.#unit), this.#aside);
-    const head = make("span", { class: "head" }, this.#mark, this.#word, this.#name);
-    this.link = make("a", { class: "cell", tabindex: "-1" }, ...(isNamed ? [head, figures] : [this.#mark, this.#word, figures]));
+    const name = isNamed ? [this.#name] : [];
+    this.link = make("a", { class: "cell", tabindex: "-1" }, this.#mark, this.#word, ...name, this.#main, this.#unit, this.#aside);
     this.root = make("div", { role: "gridcell" }, this.link);
   }
 
@@ -38,17 +36,14 @@ export class Cell {
     if (!spot) return this.#empty();
     const { row } = spot;
     const is = look.fresh ? spotLevel(spot) : "stale";
-    if (is !== this.#level) {
-      this.#level = is;
-      this.link.className = `cell ${is}`;
-      setText(this.#mark, MARK[is]);
-      setText(this.#word, `${WORD[is]}: `);
-    }
+    const isFigure = row.state === "up" || row.state === "stale" || (look.figure === "loss" && row.loss !== null);
+    setAttribute(this.link, "class", `cell ${is}${isFigure ? "" : " worded"}`);
+    setText(this.#mark, MARK[is]);
+    setText(this.#word, `${WORD[is]}: `);
     setText(this.#name, spot.label);
     setAttribute(this.link, "data-key", spot.key);
     const href = look.href(spot);
     setAttribute(this.link, "href", href);
-    const isFigure = row.state === "up" || row.state === "stale" || (look.figure === "loss" && row.loss !== null);
     if (isFigure) {
       setText(this.#main, figureText(look.figure, row[look.figure]));
       setText(this.#unit, row[look.figure] === null ? "" : THRESHOLDS[look.figure].unit);
@@ -60,8 +55,7 @@ export class Cell {
   }
 
   #empty(): void {
-    if (this.#level === null && this.link.className === "cell none") return;
-    this.#level = null;
+    if (this.link.className === "cell none") return;
     this.link.className = "cell none";
     setAttribute(this.link, "href", null);
     setAttribute(this.link, "data-key", null);

@@ -22,6 +22,8 @@ const BEFORE_MAX = 20;
 let before: readonly Happened[] = [];
 let looks = "";
 let wasIn: string | null = null;
+/** Whether the mesh was drawn once: for who measures how soon that is. */
+let isMarked = false;
 
 const draw = perFrame(drawAll);
 const place = new Place(draw);
@@ -44,9 +46,10 @@ function href(spot: Spot): string | null {
 
 function drawAll(): void {
   const { view, utc } = place;
-  const now = feed.now();
-  const moment = { now, utc, view };
   const fresh = feed.isFresh();
+  // What is old is told as of then: nothing lasts longer because nothing is heard.
+  const now = fresh || feed.relays.length === 0 ? feed.now() : feed.now() - feed.age();
+  const moment = { now, utc, view };
   const own = feed.relays.find((relay) => relay.own);
   const isMesh = view.target === null;
   setHidden(byId("overview"), !isMesh);
@@ -62,6 +65,8 @@ function drawAll(): void {
   }
   if (isMesh) {
     overview.draw({ relays: feed.relays, fresh, view, href });
+    if (own && !isMarked) performance.mark("mesh");
+    isMarked ||= own !== undefined;
     drawAlerts(feed.alerts, moment);
     drawLately([...before, ...feed.happened], moment);
     drawShards(feed.shards, losses, fresh, now);

@@ -76,7 +76,7 @@ export class Matrix {
 
   #make(): MatrixRow {
     const head = make("span", { role: "rowheader" }, make("a", { class: "name" }));
-    const note = make("span", { class: "note", hidden: true });
+    const note = make("span", { class: "note", role: "gridcell", hidden: true });
     const root = make("div", { class: "matrix-row", role: "row" }, head, note);
     this.root.append(root);
     return { root, head, note, cells: [] };

@@ -132,7 +132,6 @@ export class Losses {
 
 export function drawShards(shards: readonly Shard[], losses: Losses, fresh: boolean, now: number): void {
   setHidden(byId("shards"), shards.length === 0);
-  byId("shards").classList.toggle("stale", !fresh);
   fill(byId<HTMLTableSectionElement>("shards-rows"), shards, makeShard, (row, shard) => {
     const age = shard.heartbeat_age_seconds;
     const lostLately = losses.note(shard.shard, shard.lost, now);

@@ -112,7 +112,7 @@ export class Plots {
       tzDate: (at) => (this.#options.utc() ? uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : new Date(at * 1000)),
       scales: { x: { time: true, auto: false }, y: { range: () => this.#range(figure) } },
       axes: [
-        { ...axis(colours), size: 26, values: (_plot, splits, _axis, _space, step) => splits.map((at) => this.#moment(at, step)) },
+        { ...axis(colours), size: 26, space: 70, values: (_plot, splits, _axis, _space, step) => splits.map((at) => this.#moment(at, step)) },
         { ...axis(colours), size: AXIS_WIDTH, values: (_plot, splits) => splits.map((value) => label(figure, value, splits)) },
       ],
       series: [{}, ...this.#lines(figure, colours)],

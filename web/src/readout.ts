@@ -3,7 +3,7 @@
 import { byId, setText } from "./dom.ts";
 import type { History, Points } from "./history.ts";
 import { count, milliseconds, percent } from "./level.ts";
-import type { Series } from "./series.ts";
+import type { Directions, Series } from "./series.ts";
 import { shortTime, spanInWords } from "./time.ts";
 
 export function drawReadout(history: History | null, series: Series, at: number | null, now: number, utc: boolean): void {
@@ -26,7 +26,7 @@ export function drawReadout(history: History | null, series: Series, at: number 
   setText(byId("read-wide"), range("rtt_min", "rtt_max"));
   setText(byId("read-jitter"), read("jitter") === null ? "–" : `${ms("jitter")} ms`);
   setText(byId("read-loss"), lossText(read("answered"), read("lost"), index === null ? null : (series.loss[index] ?? null)));
-  setText(byId("read-direction"), directionText(read("lost"), read("lost_forward"), read("lost_reverse")));
+  setText(byId("read-direction"), index === null ? "–" : directionText(series.directions, index));
 }
 
 function newest(history: History | null): number | null {
@@ -43,9 +43,12 @@ export function lossText(answered: number | null, lost: number | null, share: nu
   return `${percent(share)} % (${count(lost)} of ${count(answered + lost)})`;
 }
 
-export function directionText(lost: number | null, forward: number | null, reverse: number | null): string {
-  if (lost === null) return "–";
-  if (forward === null && reverse === null) return lost > 0 ? `${count(lost)} unknown` : "–";
-  const unknown = Math.max(0, lost - (forward ?? 0) - (reverse ?? 0));
-  return [`${count(forward ?? 0)} there`, `${count(reverse ?? 0)} back`, ...(unknown > 0 ? [`${count(unknown)} unknown`] : [])].join(", ");
+export function directionText({ forward, reverse, unknown }: Directions, at: number): string {
+  const parts = [
+    [forward[at], "there"],
+    [reverse[at], "back"],
+    [unknown[at], "unknown"],
+  ] as const;
+  const said = parts.filter(([lost]) => lost).map(([lost, word]) => `${count(lost ?? null)} ${word}`);
+  return said.join(", ") || "–";
 }

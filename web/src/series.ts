@@ -22,7 +22,18 @@ export interface Series {
   readonly reverse: Column;
   /** Of those whose direction nobody knows. */
   readonly unknown: Column;
+  readonly directions: Directions;
 }
+
+/** Losses by direction, where they happened; null where nothing was measured. */
+export interface Directions {
+  readonly forward: Column;
+  readonly reverse: Column;
+  readonly unknown: Column;
+}
+
+/** A direction is told with one of the next 16 replies, and a few more where they come in another order. */
+const TOLD_WITHIN = 64;
 
 /** A stretch without RTT: because all was lost, or because nothing was measured. */
 export interface Stretch {
@@ -41,9 +52,7 @@ export function series(history: History): Series {
       const of = settled[at];
       return value === null || !of ? null : Math.min(100, (value / of) * 100);
     });
-  const unknown = points.lost.map((lost, at) =>
-    lost === null ? null : Math.max(0, lost - (points.lost_forward[at] ?? 0) - (points.lost_reverse[at] ?? 0)),
-  );
+  const told = directions(points);
   return {
     step,
     x: points.time.map((time) => time + step / 2),
@@ -56,10 +65,43 @@ export function series(history: History): Series {
     min: scaled(points.rtt_min, 1e3),
     jitter: scaled(points.jitter, 1e3),
     loss: share(points.lost),
-    forward: share(points.lost_forward),
-    reverse: share(points.lost_reverse),
-    unknown: share(unknown),
+    forward: share(told.forward),
+    reverse: share(told.reverse),
+    unknown: share(told.unknown),
+    directions: told,
   };
+}
+
+/**
+ * Gives the losses of each step their direction: history has that in the step of the reply that told it, which after an
+ * outage is the first one thereafter. The oldest losses that still have none get it, unless so many replies came since
+ * that none of them can have told it.
+ */
+export function directions(points: Points): Directions {
+  const empty = (): Column => points.lost.map((lost) => (lost === null ? null : 0));
+  const [forward, reverse] = [empty(), empty()];
+  const waiting: { at: number; left: number; replies: number }[] = [];
+  points.lost.forEach((lost, at) => {
+    if (lost) waiting.push({ at, left: lost, replies: 0 });
+    let there = points.lost_forward[at] ?? 0;
+    let back = points.lost_reverse[at] ?? 0;
+    while (there + back > 0) {
+      const first = waiting[0];
+      if (!first) break;
+      const taken = Math.min(first.left, there + back);
+      const takenThere = Math.round((taken * there) / (there + back));
+      forward[first.at] = (forward[first.at] ?? 0) + takenThere;
+      reverse[first.at] = (reverse[first.at] ?? 0) + taken - takenThere;
+      there -= takenThere;
+      back -= taken - takenThere;
+      first.left -= taken;
+      if (first.left === 0) waiting.shift();
+    }
+    for (const one of waiting) if (one.at < at) one.replies += points.answered[at] ?? 0;
+    while (waiting[0] && waiting[0].replies > TOLD_WITHIN) waiting.shift();
+  });
+  const unknown = points.lost.map((lost, at) => (lost === null ? null : lost - (forward[at] ?? 0) - (reverse[at] ?? 0)));
+  return { forward, reverse, unknown };
 }
 
 /** Where the newest step ends of which anything is known; null where nothing is. */

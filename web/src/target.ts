@@ -347,6 +347,7 @@ const NOTHING: Series = {
   forward: [],
   reverse: [],
   unknown: [],
+  directions: { forward: [], reverse: [], unknown: [] },
 };
 
 function makeFamily(): HTMLElement {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import type { Happened, History, Points } from "../src/history.ts";
-import { ceiling, eventsOf, joined, knownUntil, series, stepAt, stretches, Tail } from "../src/series.ts";
+import { ceiling, directions, eventsOf, joined, knownUntil, series, stepAt, stretches, Tail } from "../src/series.ts";
 
 type Step = { answered: number | null; lost: number | null; forward?: number | null; reverse?: number | null; rtt?: number | null };
 
@@ -35,15 +35,32 @@ test("loss is a share of what settled, by direction, and the rest is of none", (
   const drawn = series(history(1000, [{ answered: 6, lost: 4, forward: 2, reverse: 1, rtt: 0.02 }, { answered: 0, lost: 10 }, none]));
   assert.deepEqual(drawn.x, [1005, 1015, 1025]);
   assert.deepEqual(drawn.loss, [40, 100, null]);
-  assert.deepEqual(drawn.forward, [20, null, null]);
-  assert.deepEqual(drawn.reverse, [10, null, null]);
+  assert.deepEqual(drawn.forward, [20, 0, null]);
+  assert.deepEqual(drawn.reverse, [10, 0, null]);
   assert.deepEqual(drawn.unknown, [10, 100, null]);
   assert.deepEqual(drawn.p50, [20, null, null]);
 });
 
-test("directions that are told after the loss make no loss of their own", () => {
-  const drawn = series(history(1000, [{ answered: 10, lost: 0, forward: 3, reverse: 0, rtt: 0.02 }]));
-  assert.deepEqual([drawn.loss, drawn.unknown], [[0], [0]]);
+test("directions that are told later are those of the losses before", () => {
+  const told: Step = { answered: 10, lost: 0, forward: 3, reverse: 1, rtt: 0.02 };
+  const lossy: Step = { answered: 6, lost: 4, rtt: 0.02 };
+  const of = (steps: readonly Step[]) => directions(history(1000, steps).points);
+  assert.deepEqual(of([lossy, told]), { forward: [3, 0], reverse: [1, 0], unknown: [0, 0] });
+  // An outage of two steps, all of it on the way there, as the first reply after it tells.
+  const out: Step = { answered: 0, lost: 10 };
+  const over: Step = { answered: 10, lost: 0, forward: 20, reverse: 0, rtt: 0.02 };
+  assert.deepEqual(of([fine, out, out, over]), { forward: [0, 10, 10, 0], reverse: [0, 0, 0, 0], unknown: [0, 0, 0, 0] });
+});
+
+test("directions of losses that nobody saw are of none, and losses that nobody told of stay unknown", () => {
+  const of = (steps: readonly Step[]) => directions(history(1000, steps).points);
+  const told: Step = { answered: 40, lost: 0, forward: 3, reverse: 0, rtt: 0.02 };
+  assert.deepEqual(of([told]), { forward: [0], reverse: [0], unknown: [0] });
+  const lossy: Step = { answered: 40, lost: 2, rtt: 0.02 };
+  const quiet: Step = { answered: 40, lost: 0, rtt: 0.02 };
+  assert.deepEqual(of([lossy, quiet, told]).forward, [2, 0, 0], "within 64 replies");
+  assert.deepEqual(of([lossy, quiet, quiet, told]), { forward: [0, 0, 0, 0], reverse: [0, 0, 0, 0], unknown: [2, 0, 0, 0] });
+  assert.deepEqual(of([none]), { forward: [null], reverse: [null], unknown: [null] });
 });
 
 test("what was all lost and what was not measured are stretches of their own", () => {
