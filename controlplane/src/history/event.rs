@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::alerts::{Alert, Subject};
+use crate::clock::Now;
+
 /// Something that happened at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -17,6 +20,27 @@ pub struct Event {
     pub severity: Option<String>,
     /// For people, in a line.
     pub summary: String,
+}
+
+impl Event {
+    /// That `alert` was raised, or that it ended then.
+    pub(crate) fn of_alert(alert: &Alert, resolved_at: Option<Now>) -> Self {
+        let (kind, at, what) = match resolved_at {
+            None => (EventKind::AlertFiring, alert.since, alert.description.as_str()),
+            Some(at) => (EventKind::AlertResolved, at, "resolved"),
+        };
+        Self {
+            at_unix_ms: at.unix_ns / 1_000_000,
+            kind,
+            target: match &alert.subject {
+                Subject::Target(name) => Some(name.to_string()),
+                Subject::Shard(_) | Subject::Relay => None,
+            },
+            alertname: Some(alert.name.as_str().to_owned()),
+            severity: Some(alert.severity.as_str().to_owned()),
+            summary: format!("{} {}: {what}", alert.subject, alert.name.summary()),
+        }
+    }
 }
 
 /// The kinds of [`Event`].

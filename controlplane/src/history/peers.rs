@@ -70,6 +70,12 @@ impl PeerStates {
         (std::mem::take(&mut self.events), std::mem::take(&mut self.left_out))
     }
 
+    /// What was found until now did not happen now: nobody is told.
+    pub(crate) fn take_as_known(&mut self) {
+        self.events.clear();
+        (self.told, self.left_out) = (0, 0);
+    }
+
     fn settle(&mut self) {
         let Some((name, up)) = self.current.take() else { return };
         let (seen, seen_ns) = (self.look, self.now.monotonic_ns);

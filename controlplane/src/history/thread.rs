@@ -17,7 +17,7 @@ use super::recorder::Recorder;
 use super::tier::Tier;
 use super::writer::Writer;
 use crate::ControlPlane;
-use crate::alerts::{AlertEvent, AlertEvents, EVENTS_MAX, Subject};
+use crate::alerts::{AlertEvents, EVENTS_MAX};
 use crate::clock::Now;
 
 /// Peers and alerts are looked at this often.
@@ -291,7 +291,7 @@ impl Recording {
         history.events_dropped(plane, RATE, usize::try_from(too_many).unwrap_or(usize::MAX));
         let raised =
             alerts.iter().flat_map(|alerts| std::iter::from_fn(|| alerts.try_next()).take(EVENTS_MAX));
-        events.extend(raised.map(|event| event_of_alert(&event)));
+        events.extend(raised.map(|event| Event::of_alert(&event.alert, event.resolved_at)));
         history.push_events(plane, events);
         self.show(now);
     }
@@ -314,24 +314,5 @@ fn event_of_relay(kind: EventKind, summary: &str, now: Now) -> Event {
         alertname,
         severity,
         summary: summary.to_owned(),
-    }
-}
-
-fn event_of_alert(event: &AlertEvent) -> Event {
-    let alert = &event.alert;
-    let (kind, at, what) = match event.resolved_at {
-        None => (EventKind::AlertFiring, alert.since, alert.description.as_str()),
-        Some(at) => (EventKind::AlertResolved, at, "resolved"),
-    };
-    Event {
-        at_unix_ms: at.unix_ns / 1_000_000,
-        kind,
-        target: match &alert.subject {
-            Subject::Target(name) => Some(name.to_string()),
-            Subject::Shard(_) | Subject::Relay => None,
-        },
-        alertname: Some(alert.name.as_str().to_owned()),
-        severity: Some(alert.severity.as_str().to_owned()),
-        summary: format!("{} {}: {what}", alert.subject, alert.name.summary()),
     }
 }

@@ -311,7 +311,7 @@ struct EventsView {
 }
 
 #[derive(Serialize)]
-struct EventView {
+pub(super) struct EventView {
     /// Unix seconds, to the millisecond.
     at: f64,
     kind: &'static str,
@@ -322,7 +322,7 @@ struct EventView {
 }
 
 impl EventView {
-    fn of(event: Event) -> Self {
+    pub(super) fn of(event: Event) -> Self {
         let Event { at_unix_ms, kind, target, alertname, severity, summary } = event;
         Self { at: at_unix_ms as f64 / 1e3, kind: kind.as_str(), target, alertname, severity, summary }
     }

@@ -48,8 +48,10 @@ const EVENT_STREAM: &str = "text/event-stream";
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Those that come one after the other are told the same.
 const JOIN_PAUSE: Duration = Duration::from_millis(100);
-/// To make it takes no more than this part of the time: with very many targets it is made less often.
+/// To make it takes no more than this part of the time, so that with very many targets it is made less often; but it
+/// is never made less often than this.
 const SHARE: u32 = 10;
+const INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 /// Who listens, and how often they are told.
 #[derive(Clone)]
@@ -143,9 +145,8 @@ async fn tell(app: App) {
         clients.tell(&told.all, told.first.as_ref());
         let took = Now::sample().since(began.monotonic_ns);
         if wanted.values {
-            let pause = u64::try_from((SHARE * took).as_nanos()).unwrap_or(u64::MAX);
-            values_due_ns =
-                if SHARE * took > interval { began.monotonic_ns.saturating_add(pause) } else { 0 };
+            let pause = (SHARE * took).min(INTERVAL_MAX);
+            values_due_ns = if pause > interval { began.monotonic_ns + pause.as_nanos() as u64 } else { 0 };
         }
         if wanted.first {
             tokio::time::sleep(JOIN_PAUSE.min(interval)).await;
