@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use relayscope_controlplane::history::Tier;
 
 use crate::failure::Failure;
 use crate::output::say;
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     Top(TopArgs),
     Tap(TapArgs),
     Autopsy(AutopsyArgs),
+    HistoryExport(HistoryExportArgs),
     CheckConfig { file: PathBuf },
     PrintConfig(RunArgs),
     Completions { shell: Shell },
@@ -69,6 +71,11 @@ enum Verb {
     Tap(TapArgs),
     /// Print what a dead data plane left in its segment.
     Autopsy(AutopsyArgs),
+    /// Read what is kept on disk.
+    History {
+        #[command(subcommand)]
+        verb: HistoryVerb,
+    },
     /// Check a configuration file and say what is wrong with it.
     CheckConfig {
         /// The file.
@@ -315,6 +322,72 @@ pub(crate) struct AutopsyArgs {
     pub(crate) metric_prefix: String,
 }
 
+#[derive(Subcommand)]
+enum HistoryVerb {
+    /// Write what is kept to stdout, as CSV or as a JSON object per line; a relay may write it meanwhile.
+    Export(HistoryExportArgs),
+}
+
+/// What `history export` takes.
+#[derive(Args, Debug)]
+pub(crate) struct HistoryExportArgs {
+    /// The database [default: that of a relay without a configuration file].
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub(crate) path: Option<PathBuf>,
+    /// The configuration file that says where the database is.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Only this target; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Vec<String>,
+    /// From then on: unix seconds, RFC 3339, or a time before now such as -6h [default: the oldest].
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) from: Option<String>,
+    /// Before then, written alike [default: now].
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) to: Option<String>,
+    /// Which of the resolutions that are kept.
+    #[arg(long, value_enum, default_value_t = TierArg::TenSeconds)]
+    pub(crate) tier: TierArg,
+    /// In equal steps of this length instead, each of the coarsest resolution that fills it.
+    #[arg(long, value_name = "TIME", conflicts_with = "tier")]
+    pub(crate) step: Option<String>,
+    /// What to write.
+    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
+    pub(crate) format: ExportFormat,
+    /// What happened instead of what was measured.
+    #[arg(long, conflicts_with_all = ["tier", "step"])]
+    pub(crate) events: bool,
+}
+
+/// A resolution by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TierArg {
+    #[value(name = "10s")]
+    TenSeconds,
+    #[value(name = "1m")]
+    Minute,
+    #[value(name = "10m")]
+    TenMinutes,
+}
+
+impl From<TierArg> for Tier {
+    fn from(tier: TierArg) -> Self {
+        match tier {
+            TierArg::TenSeconds => Self::TenSeconds,
+            TierArg::Minute => Self::Minute,
+            TierArg::TenMinutes => Self::TenMinutes,
+        }
+    }
+}
+
+/// What `history export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Csv,
+    Jsonl,
+}
+
 /// Reads the command line. `Err` holds what to end with: help asked for is no failure.
 pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
     let cli = Cli::try_parse().map_err(|error| match error.kind() {
@@ -334,6 +407,7 @@ pub(crate) fn parse() -> Result<Command, Result<ExitCode, Failure>> {
         Some(Verb::Top(args)) => Command::Top(args),
         Some(Verb::Tap(args)) => Command::Tap(args),
         Some(Verb::Autopsy(args)) => Command::Autopsy(args),
+        Some(Verb::History { verb: HistoryVerb::Export(args) }) => Command::HistoryExport(args),
         Some(Verb::CheckConfig { file }) => Command::CheckConfig { file },
         Some(Verb::PrintConfig(args)) => Command::PrintConfig(args),
         Some(Verb::Completions { shell }) => Command::Completions { shell },

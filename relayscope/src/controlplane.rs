@@ -88,7 +88,7 @@ impl History {
     /// Keeps it, where it is wanted and there is a place for it. After [`Alerts::start`]: those are events of it.
     pub(crate) fn start(plane: &ControlPlane, config: &Config) -> Result<Self, Failure> {
         let place = config.history.config().unwrap_or_else(|why| {
-            tracing::warn!("{why}");
+            tracing::warn!("history is off: {why}");
             None
         });
         let thread =

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{RunArgs, grammar};
 use crate::config;
 
-const PAGES: [&str; 3] = ["install.md", "configure.md", "troubleshooting.md"];
+const PAGES: [&str; 4] = ["install.md", "configure.md", "history.md", "troubleshooting.md"];
 /// What differs from case to case in a message.
 const GAP: char = '…';
 const CRATES: [&str; 4] = ["bridge", "dataplane", "controlplane", "relayscope"];

@@ -10,6 +10,7 @@ mod demo;
 #[cfg(test)]
 mod docs;
 mod failure;
+mod history;
 mod listen;
 mod manual;
 mod mesh_status;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Ok(Command::Top(args)) => top::run(&args),
         Ok(Command::Tap(args)) => tap::run(&args),
         Ok(Command::Autopsy(args)) => autopsy::run(&args),
+        Ok(Command::HistoryExport(args)) => history::export(&args),
         Ok(Command::CheckConfig { file }) => check_config(&file),
         Ok(Command::PrintConfig(args)) => print_config(&args),
         Ok(Command::Completions { shell }) => manual::print_completions(shell),

@@ -25,12 +25,17 @@ const ABOUT: [(&str, &[(&str, &str)]); 3] = [
         &[
             ("/etc/relayscope/relayscope.toml", "The configuration of the packaged service."),
             ("/run/relayscope", "Where segments lie that are given by name."),
+            ("/var/lib/relayscope/history.db", "The history of the packaged service."),
         ],
     ),
     (
         "ENVIRONMENT",
         &[
             ("RUST_LOG", "What is said on stderr: error, warn, info, debug or trace. Default info."),
+            (
+                "STATE_DIRECTORY, XDG_STATE_HOME, HOME",
+                "Where history is kept that is given no path: the first of them that is set.",
+            ),
             ("NO_COLOR", "If set and not empty, top shows no colours."),
         ],
     ),
@@ -82,17 +87,25 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = grammar().disable_help_subcommand(true);
     // What a command is called with, and what it is listed as, are known from here on.
     program.build();
-    let commands: Vec<_> = program.get_subcommands().cloned().collect();
-    let names: Vec<_> = commands.iter().map(|command| page_name(command.get_name())).collect();
-    let mut pages = vec![(format!("{PROGRAM}.1"), page(program, &ABOUT, &names)?)];
-    for (command, name) in commands.into_iter().zip(names) {
-        pages.push((format!("{name}.1"), page(command, &[], &[PROGRAM.to_owned()])?));
-    }
+    let names: Vec<_> = names_of(&program, PROGRAM);
+    let mut pages = vec![(format!("{PROGRAM}.1"), page(program.clone(), &ABOUT, &names)?)];
+    add_pages(&mut pages, &program, PROGRAM)?;
     Ok(pages)
 }
 
-fn page_name(command: &str) -> String {
-    format!("{PROGRAM}-{command}")
+/// The page of each command of `parent`, whose own is named so, and after it those of its commands.
+fn add_pages(pages: &mut Vec<(String, Vec<u8>)>, parent: &clap::Command, named: &str) -> io::Result<()> {
+    for (command, name) in parent.get_subcommands().zip(names_of(parent, named)) {
+        let see_also = [vec![named.to_owned()], names_of(command, &name)].concat();
+        pages.push((format!("{name}.1"), page(command.clone(), &[], &see_also)?));
+        add_pages(pages, command, &name)?;
+    }
+    Ok(())
+}
+
+/// The names of the pages of its commands.
+fn names_of(parent: &clap::Command, named: &str) -> Vec<String> {
+    parent.get_subcommands().map(|command| format!("{named}-{}", command.get_name())).collect()
 }
 
 fn page(
@@ -173,17 +186,18 @@ mod tests {
     #[test]
     fn every_command_has_a_page_and_the_first_refers_to_all_others() {
         let pages = pages().unwrap();
-        let commands: Vec<_> =
-            grammar().get_subcommands().map(|command| page_name(command.get_name())).collect();
+        let commands = names_of(&grammar(), PROGRAM);
         assert!(commands.contains(&"relayscope-check-config".to_owned()));
-        assert_eq!(pages.len(), 1 + commands.len());
         let first = std::str::from_utf8(&pages[0].1).unwrap();
-        for (command, (name, text)) in commands.iter().zip(&pages[1..]) {
-            assert_eq!(name, &format!("{command}.1"));
+        for command in &commands {
+            let (name, text) = pages.iter().find(|(name, _)| *name == format!("{command}.1")).unwrap();
             let escaped = command.replace('-', "\\-");
             assert!(first.contains(&format!("\\fB{escaped}\\fR(1)")), "{first}");
             assert!(std::str::from_utf8(text).unwrap().contains("\\fBrelayscope\\fR(1)"), "{name}");
         }
+        let (_, export) = pages.iter().find(|(name, _)| name == "relayscope-history-export.1").unwrap();
+        assert!(std::str::from_utf8(export).unwrap().contains("\\fBrelayscope\\-history\\fR(1)"));
+        assert_eq!(pages.len(), 1 + commands.len() + 1, "history alone has a command of its own");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use relayscope_bridge::catalogue;
+use relayscope_sqlite_status::CacheUse;
 
 use super::config::HistoryConfig;
 use super::error::StoreErrorKind;
@@ -64,6 +65,8 @@ pub(crate) struct Status {
     pub(crate) events_dropped: u64,
     pub(crate) errors: u64,
     pub(crate) last_write_unix_seconds: Option<f64>,
+    /// What the writing connection found in its cache, and what not.
+    pub(crate) cache: Option<CacheUse>,
 }
 
 impl History {
@@ -155,7 +158,9 @@ impl ControlPlane {
         for kind in EventKind::ALL {
             own.add(&catalogue::HISTORY_EVENTS, &[kind.as_str()], 0);
         }
-        for reason in StoreErrorKind::ALL.map(StoreErrorKind::reason) {
+        // A writer takes the time it takes.
+        let kinds = StoreErrorKind::ALL.into_iter().filter(|kind| *kind != StoreErrorKind::TooLong);
+        for reason in kinds.map(StoreErrorKind::reason) {
             own.add(&catalogue::HISTORY_ERRORS, &[reason], 0);
             own.add(&catalogue::HISTORY_DROPPED, &[reason], 0);
             own.add(&catalogue::HISTORY_EVENTS_DROPPED, &[reason], 0);

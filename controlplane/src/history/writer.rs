@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relayscope_bridge::catalogue;
+use relayscope_sqlite_status::cache_use;
 
 use super::error::{StoreError, StoreErrorKind};
 use super::event::Event;
@@ -140,7 +141,7 @@ impl Writer {
                     status.failure = None;
                     status.last_write_unix_seconds = Some(now.unix_seconds());
                 });
-                self.show_size();
+                self.show_size(store);
                 Ok(())
             }
             Err(error) => {
@@ -202,7 +203,7 @@ impl Writer {
                     tracing::warn!("{} damaged pieces of history were dropped", tidied.damaged);
                 }
                 self.tidied = (!tidied.is_more).then_some(now);
-                self.show_size();
+                self.show_size(store);
                 Ok(())
             }
             Err(error) => {
@@ -240,7 +241,9 @@ impl Writer {
     }
 
     /// Of the database and its log, as far as they are there.
-    fn show_size(&self) {
+    fn show_size(&self, store: &Store) {
+        let cache = cache_use(&store.connection);
+        self.history.note(|status| status.cache = cache);
         let path = &self.history.config().path;
         let mut log = path.clone().into_os_string();
         log.push("-wal");

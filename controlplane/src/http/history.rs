@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `/api/v1/history` | what one target said, in equal steps: `?target=`, and where wanted `family=`, `from=`, `to=`, `step=` |
 //! | `/api/v1/events` | what happened, the newest last: where wanted `?target=`, `from=`, `to=`, `limit=` |
+//! | `/api/perf/sqlite` | what the database is made of, and how it is written and read |
 //!
-//! Where history is off they are 404, and while the database cannot be read 503.
+//! Where history is off they are 404, and while the database cannot be read the first two 503.
 
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -21,11 +22,12 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
 use super::renderer::Renderer;
-use super::{App, JSON, TEXT, reply, to_json};
+use super::{App, JSON, TEXT, json, reply, to_json};
 use crate::clock::Now;
 use crate::history::{
-    EVENTS_ANSWERED_MAX, Event, Happened, HistoryQuery, Interrupt, Interval, OpenError, Points, QUANTILES,
-    QueryError, Reader, RttSummary, StoreError, TargetKey, parse_moment, parse_step,
+    CacheUse, EVENTS_ANSWERED_MAX, Event, Happened, History, HistoryQuery, Interrupt, Interval, OpenError,
+    Points, QUANTILES, QueryError, Reader, RttSummary, Statistics, StoreError, TargetKey, Tier,
+    TierStatistics, parse_moment, parse_step,
 };
 
 /// For how long an answer is made.
@@ -36,7 +38,10 @@ const FROM_DEFAULT: &str = "-1h";
 const TO_DEFAULT: &str = "now";
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route("/api/v1/history", get(history)).route("/api/v1/events", get(events))
+    Router::new()
+        .route("/api/v1/history", get(history))
+        .route("/api/v1/events", get(events))
+        .route("/api/perf/sqlite", get(sqlite))
 }
 
 /// Reads the database, one answer at a time.
@@ -86,12 +91,18 @@ impl From<OpenError> for Refused {
 
 impl Refused {
     fn answer(self) -> Response {
-        let (status, line) = match self {
-            Self::Wrong(line) => (StatusCode::BAD_REQUEST, line),
-            Self::Unknown(line) => (StatusCode::NOT_FOUND, line),
-            Self::Unreadable(line) => (StatusCode::SERVICE_UNAVAILABLE, line),
+        let status = match &self {
+            Self::Wrong(_) => StatusCode::BAD_REQUEST,
+            Self::Unknown(_) => StatusCode::NOT_FOUND,
+            Self::Unreadable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        reply(status, TEXT, format!("{line}\n"))
+        reply(status, TEXT, self.line() + "\n")
+    }
+
+    fn line(self) -> String {
+        match self {
+            Self::Wrong(line) | Self::Unknown(line) | Self::Unreadable(line) => line,
+        }
     }
 }
 
@@ -109,12 +120,25 @@ impl Archive {
         Self { renderer: Renderer::new("relayscope-past"), open: Arc::default() }
     }
 
-    /// Makes a body on the thread that may wait for the disk.
+    /// A body made of the database.
     async fn answer(
         &self,
         path: &Path,
         make: impl FnOnce(&Reader) -> Result<Vec<u8>, Refused> + Send + 'static,
     ) -> Response {
+        match self.ask(path, make).await {
+            Ok(Ok(body)) => reply(StatusCode::OK, JSON, body),
+            Ok(Err(refused)) => refused.answer(),
+            Err(failed) => failed,
+        }
+    }
+
+    /// Asks the database on the thread that may wait for the disk.
+    async fn ask<T: Send + 'static>(
+        &self,
+        path: &Path,
+        make: impl FnOnce(&Reader) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<Result<T, Refused>, Response> {
         let turn = self.renderer.turn().await;
         let interrupt = Interrupt::default();
         let _while_wanted = WhileWanted(interrupt.clone());
@@ -135,11 +159,7 @@ impl Archive {
             }
             made
         });
-        match made.await {
-            Ok(Ok(body)) => reply(StatusCode::OK, JSON, body),
-            Ok(Err(refused)) => refused.answer(),
-            Err(failed) => failed,
-        }
+        made.await
     }
 }
 
@@ -369,6 +389,134 @@ fn range_of(from: Option<&str>, to: Option<&str>, now_unix_ms: u64) -> Result<Ra
         return Err(Refused::Wrong(format!("from {from} is not before to {to}; expected an earlier from")));
     }
     Ok(from..to)
+}
+
+/// As JSON; what is not known is `null`, as of a database that cannot be read, whose `reason` says why:
+///
+/// ```json
+/// {"path":"/var/lib/relayscope/history.db","reason":null,
+///  "database":{"page_bytes":4096,"pages":512,"pages_free":3,"file_bytes":2097152,"log_bytes":131072,"targets":2,
+///   "events":7,"tiers":[{"tier":"10s","chunks":4,"intervals":1440,"bytes":31000,"rows":96,"oldest":1796000000}]},
+///  "reader":{"cache_bytes_max":2097152,"cache_hits":90,"cache_misses":10,"cache_hit_ratio":0.9},
+///  "writer":{"open":true,"failure":null,"cache_hits":900,"cache_misses":100,"cache_hit_ratio":0.9,
+///   "intervals_written":1440,"intervals_pending":0,"intervals_dropped":0,"events_written":7,"events_dropped":0,
+///   "errors":0,"last_write_unix_seconds":1796000010.01}}
+/// ```
+#[derive(Serialize)]
+struct SqliteView {
+    path: String,
+    /// Why it cannot be read; `null` while it can.
+    reason: Option<String>,
+    database: Option<DatabaseView>,
+    reader: Option<CacheView>,
+    writer: WriterView,
+}
+
+#[derive(Serialize)]
+struct DatabaseView {
+    page_bytes: u64,
+    pages: u64,
+    pages_free: u64,
+    file_bytes: Option<u64>,
+    log_bytes: u64,
+    targets: u64,
+    events: u64,
+    tiers: Vec<TierView>,
+}
+
+#[derive(Serialize)]
+struct TierView {
+    tier: &'static str,
+    chunks: u64,
+    intervals: u64,
+    bytes: u64,
+    rows: u64,
+    oldest: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct CacheView {
+    cache_bytes_max: u64,
+    #[serde(flatten)]
+    found: FoundView,
+}
+
+#[derive(Serialize)]
+struct FoundView {
+    cache_hits: Option<u64>,
+    cache_misses: Option<u64>,
+    cache_hit_ratio: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct WriterView {
+    open: bool,
+    failure: Option<String>,
+    #[serde(flatten)]
+    found: FoundView,
+    intervals_written: u64,
+    intervals_pending: usize,
+    intervals_dropped: u64,
+    events_written: u64,
+    events_dropped: u64,
+    errors: u64,
+    last_write_unix_seconds: Option<f64>,
+}
+
+impl FoundView {
+    fn of(cache: Option<CacheUse>) -> Self {
+        Self {
+            cache_hits: cache.map(|cache| cache.hits),
+            cache_misses: cache.map(|cache| cache.misses),
+            cache_hit_ratio: cache.and_then(CacheUse::hit_ratio),
+        }
+    }
+}
+
+impl DatabaseView {
+    fn of(statistics: &Statistics) -> Self {
+        let Statistics { page_bytes, pages, pages_free, file_bytes, log_bytes, targets, events, .. } =
+            *statistics;
+        let of_tier = |(tier, of): (Tier, TierStatistics)| {
+            let TierStatistics { chunks, intervals, bytes, rows, oldest } = of;
+            TierView { tier: tier.as_str(), chunks, intervals, bytes, rows, oldest }
+        };
+        let tiers = Tier::ALL.into_iter().zip(statistics.tiers).map(of_tier).collect();
+        Self { page_bytes, pages, pages_free, file_bytes, log_bytes, targets, events, tiers }
+    }
+}
+
+impl WriterView {
+    fn of(history: &History) -> Self {
+        let status = history.status();
+        Self {
+            open: status.is_open,
+            failure: status.failure.map(|(_, what)| what),
+            found: FoundView::of(status.cache),
+            intervals_written: status.intervals_written,
+            intervals_pending: history.pending(),
+            intervals_dropped: status.intervals_dropped,
+            events_written: status.events_written,
+            events_dropped: status.events_dropped,
+            errors: status.errors,
+            last_write_unix_seconds: status.last_write_unix_seconds,
+        }
+    }
+}
+
+async fn sqlite(State(app): State<App>) -> Response {
+    let Some(history) = app.plane.history() else { return off() };
+    let path = &history.config().path;
+    let (database, reader, reason) = match app.archive.ask(path, |reader| Ok(reader.statistics()?)).await {
+        Ok(Ok(read)) => {
+            let (cache_bytes_max, found) = (read.cache_bytes_max, FoundView::of(read.cache));
+            (Some(DatabaseView::of(&read)), Some(CacheView { cache_bytes_max, found }), None)
+        }
+        Ok(Err(refused)) => (None, None, Some(refused.line())),
+        Err(failed) => return failed,
+    };
+    let (path, writer) = (path.display().to_string(), WriterView::of(history));
+    json(StatusCode::OK, &SqliteView { path, reason, database, reader, writer })
 }
 
 fn off() -> Response {

@@ -23,6 +23,7 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/api/v1/live", "what happens, as server-sent events"),
     ("/api/perf/stages", "how long our own stages waited and took"),
     ("/api/perf/io", "what our processes read and write"),
+    ("/api/perf/sqlite", "what the history's database is made of, and how it is written and read"),
     ("/api/perf/sources", "what shards recorded, drained and lost, by family"),
 ];
 

@@ -10,6 +10,7 @@
 //! | `/readyz` | 200 once drained and every shard has beaten, else 503 with the reason, as JSON |
 //! | `/api/perf/io` | what this process and the data plane's read and write a second, as JSON |
 //! | `/api/perf/sources` | what every shard recorded, and what of it was drained of which family, and lost, as JSON |
+//! | `/api/perf/sqlite` | what the history's database is made of, and how it is written and read, as JSON, 404 where history is off |
 //! | `/api/perf/stages` | how late drains began, and how long our own stages waited and took, as JSON |
 //! | `/api/v1/alerts`, `/api/v1/peers`, `/api/v1/last/{metric}` | alerts and peers as JSON, 404 where alerting is off |
 //! | `/api/v1/history`, `/api/v1/events` | what is kept on disk of a target, and what happened, as JSON, 404 where history is off |

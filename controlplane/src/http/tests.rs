@@ -118,7 +118,7 @@ fn a_render_that_hangs_does_not_hold_up_the_stop_of_a_server_thread() {
 async fn where_history_is_off_its_routes_say_how_to_turn_it_on() {
     let router = router(plane(ControlPlaneConfig::default()), &Limits::default());
     let line = "history is off; set enabled = true in [history]\n".to_owned();
-    for route in ["/api/v1/history?target=b", "/api/v1/events"] {
+    for route in ["/api/v1/history?target=b", "/api/v1/events", "/api/perf/sqlite"] {
         assert_eq!(get(&router, route).await, (StatusCode::NOT_FOUND, line.clone()));
     }
 }

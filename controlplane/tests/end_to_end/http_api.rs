@@ -118,6 +118,7 @@ fn the_examples_of_the_documentation_have_the_keys_of_the_answers() {
     let expected = [
         "/api/perf/io",
         "/api/perf/sources",
+        "/api/perf/sqlite",
         "/api/perf/stages",
         "/api/v1/events",
         "/api/v1/history?target=b",

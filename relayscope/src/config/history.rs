@@ -51,10 +51,10 @@ pub(crate) struct History {
     pub(crate) retention: Retention,
 }
 
-/// History is wanted, and there is no place for it.
+/// There is no place for history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "history is off: neither $STATE_DIRECTORY nor $XDG_STATE_HOME nor $HOME says where state is kept; \
+    "there is no place for history: neither $STATE_DIRECTORY nor $XDG_STATE_HOME nor $HOME says where state is kept; \
      set path, or enabled = false, in [history]"
 )]
 pub(crate) struct NoPlace;
@@ -122,11 +122,15 @@ impl History {
         if !self.enabled {
             return Ok(None);
         }
-        let path = match &self.path {
-            Some(path) => path.clone(),
-            None => state_directory(|name| std::env::var_os(name)).ok_or(NoPlace)?.join(FILE_NAME),
-        };
-        Ok(Some(HistoryConfig { path, retention: self.retention }))
+        Ok(Some(HistoryConfig { path: self.place()?, retention: self.retention }))
+    }
+
+    /// Where it is, whether it is kept or not.
+    pub(crate) fn place(&self) -> Result<PathBuf, NoPlace> {
+        match &self.path {
+            Some(path) => Ok(path.clone()),
+            None => Ok(state_directory(|name| std::env::var_os(name)).ok_or(NoPlace)?.join(FILE_NAME)),
+        }
     }
 
     pub(super) fn write(&self, text: &mut String) {
