@@ -77,7 +77,7 @@ impl From<OutOfRange> for ChunkError {
 
 /// The bytes of intervals. Slots ascend and are less than the tier has.
 pub(super) fn encode(slots: &[(u16, Record)]) -> Vec<u8> {
-    let mut bytes = vec![VERSION, 0, 0, 0, 0];
+    let mut bytes = Vec::new();
     put_runs(&mut bytes, slots);
     let mut bits = BitWriter::default();
     let mut figures = Vec::with_capacity(slots.len());
@@ -88,9 +88,7 @@ pub(super) fn encode(slots: &[(u16, Record)]) -> Vec<u8> {
         put_column(&mut bytes, &mut bits, &figures);
     }
     bytes.extend(bits.finish());
-    let checksum = checksum(&bytes[HEADER_BYTES..]);
-    bytes[1..HEADER_BYTES].copy_from_slice(&checksum);
-    bytes
+    sealed(&bytes)
 }
 
 /// The intervals of a chunk. Allocates no more than the tier's hour takes.
@@ -103,6 +101,11 @@ pub(super) fn decode(tier: Tier, bytes: &[u8]) -> Result<Slots, ChunkError> {
         return Err(ChunkError::Checksum);
     }
     decode_body(tier, body)
+}
+
+/// A chunk of this body.
+pub(super) fn sealed(body: &[u8]) -> Vec<u8> {
+    [&[VERSION], checksum(body).as_slice(), body].concat()
 }
 
 fn checksum(body: &[u8]) -> [u8; 4] {
@@ -315,11 +318,6 @@ mod tests {
 
     fn any_tier() -> impl Strategy<Value = Tier> {
         proptest::sample::select(Tier::ALL.as_slice())
-    }
-
-    /// With the checksum that these bytes would have.
-    fn sealed(body: &[u8]) -> Vec<u8> {
-        [&[VERSION], checksum(body).as_slice(), body].concat()
     }
 
     proptest! {

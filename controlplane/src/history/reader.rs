@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::error::{OpenError, StoreError, StoreErrorKind};
+use super::error::{FileIdentity, OpenError, StoreError, StoreErrorKind};
 use super::event::{Event, EventKind};
 use super::interval::{Interval, TargetKey};
 use super::key::{self, UNIX_SECONDS_MAX};
@@ -29,6 +29,7 @@ pub const EVENTS_ANSWERED_MAX: usize = 10_000;
 pub struct Reader {
     pub(super) connection: Connection,
     path: PathBuf,
+    identity: Option<FileIdentity>,
 }
 
 /// Some of what happened.
@@ -47,7 +48,19 @@ impl Reader {
     ///
     /// See [`OpenError`]. It makes no file and changes none.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self { connection: schema::open_to_read(path)?, path: path.to_owned() })
+        let connection = schema::open_to_read(path)?;
+        Ok(Self { connection, path: path.to_owned(), identity: FileIdentity::of(path) })
+    }
+
+    #[cfg(test)]
+    pub(super) fn over(connection: Connection, path: &Path) -> Self {
+        Self { connection, path: path.to_owned(), identity: FileIdentity::of(path) }
+    }
+
+    /// Whether the path still leads to the file that this reads. After damage, [another](super::Store::open) is there: this one
+    /// reads on in what was set aside, and is to be opened anew.
+    pub fn is_in_place(&self) -> bool {
+        FileIdentity::of(&self.path) == self.identity
     }
 
     /// All targets of which something is kept, in order.

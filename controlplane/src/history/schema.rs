@@ -64,11 +64,8 @@ fn try_open(path: &Path, migrations: &[&str]) -> Result<Connection, OpenError> {
         let what = "it cannot be written to; expected a writable file in a writable directory".to_owned();
         return Err(StoreError::said(StoreErrorKind::ReadOnly, path, "opening it", what).into());
     }
-    configure(&connection, is_new).map_err(fail)?;
-    check(&mut connection).map_err(|error| match error {
-        Unsound::Failed(error) => StoreError::sqlite(path, "checking it", error),
-        Unsound::Found(what) => StoreError::said(StoreErrorKind::Damaged, path, "checking it", what),
-    })?;
+    configure(&connection, is_new).map_err(|unsound| unsound.error(path, "setting it up"))?;
+    check(&mut connection).map_err(|unsound| unsound.error(path, "checking it"))?;
     migrate(&mut connection, migrations)
         .map_err(|error| StoreError::sqlite(path, "bringing its tables up to date", error))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(fail)?;
@@ -121,14 +118,19 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// What a connection that writes is told, and what a new file is made of.
-fn configure(connection: &Connection, is_new: bool) -> rusqlite::Result<()> {
+fn configure(connection: &Connection, is_new: bool) -> Result<(), Unsound> {
     harden(connection)?;
     if is_new {
         // Before there is a page: neither can be changed later without writing the file anew.
         connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        // A file system without shared memory between processes, as of a network: readers would hold up the writer.
+        let what = format!("its journal mode is {mode}; expected wal, which needs a local file system");
+        return Err(Unsound::Found(StoreErrorKind::Other, what));
+    }
     // FULL: the log reaches the device before `append` returns, so that a power cut takes no more than a kill: what was not
     // acknowledged. It costs one flush every ten seconds, on a thread that nobody waits for. NORMAL would lose what came
     // after the last checkpoint: minutes.
@@ -157,7 +159,16 @@ fn harden(connection: &Connection) -> rusqlite::Result<()> {
 
 enum Unsound {
     Failed(rusqlite::Error),
-    Found(String),
+    Found(StoreErrorKind, String),
+}
+
+impl Unsound {
+    fn error(self, path: &Path, doing: &'static str) -> StoreError {
+        match self {
+            Self::Failed(error) => StoreError::sqlite(path, doing, error),
+            Self::Found(kind, what) => StoreError::said(kind, path, doing, what),
+        }
+    }
 }
 
 impl From<rusqlite::Error> for Unsound {
@@ -175,7 +186,7 @@ fn check(connection: &mut Connection) -> Result<(), Unsound> {
     connection.progress_handler(0, None::<fn() -> bool>)?;
     match found {
         Ok(said) if said == "ok" => Ok(()),
-        Ok(said) => Err(Unsound::Found(said)),
+        Ok(said) => Err(Unsound::Found(StoreErrorKind::Damaged, said)),
         Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -97,10 +97,45 @@ fn a_file_that_was_moved_away_is_noticed() {
     let house = House::new();
     let mut store = house.open();
     append(&mut store, Tier::Minute, T0, &[(&target("a"), lost(1))]);
+    let reader = house.reader();
+    assert!(reader.is_in_place());
     fs::rename(&house.path, house.path.with_extension("old")).unwrap();
+    assert!(!reader.is_in_place());
     assert_eq!(store.append(Tier::Minute, T0, &[(&target("a"), lost(1))]).unwrap_err().reason(), "moved");
     assert_eq!(store.append_events(&[]).unwrap_err().reason(), "moved");
     assert_eq!(store.tidy(at(T0)).unwrap_err().reason(), "moved");
+}
+
+/// What version 1 wrote: a chunk, a row of the head, an event. Never changed: it is what is on disks.
+const WRITTEN_BY_1: &str = include_str!("v1.sql");
+
+#[test]
+fn what_version_1_wrote_is_found_by_every_later_one() {
+    for migrations in [MIGRATIONS.to_vec(), [MIGRATIONS, &[NEXT]].concat()] {
+        let house = House::new();
+        fs::create_dir(house.path.parent().unwrap()).unwrap();
+        rusqlite::Connection::open(&house.path).unwrap().execute_batch(WRITTEN_BY_1).unwrap();
+        let mut store = Store::open_with(&house.path, Retention::default(), at(T0), &migrations).unwrap();
+        assert_eq!(store.set_aside(), None);
+        let connection = rusqlite::Connection::open(&house.path).unwrap();
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, migrations.len() as i64);
+        // A reader of this version, by its connection: one of the next is not written yet.
+        let reader = Reader::over(connection, &house.path);
+        assert_eq!(reader.targets().unwrap(), [target("a"), target("b")]);
+        let chunk = [(T0, answered(700)), (T0 + 60, answered(710)), (T0 + 180, lost(10))];
+        let row = (T0 + HOUR, answered(720));
+        assert_eq!(read(&reader, "a", Tier::Minute), [chunk.as_slice(), &[row]].concat());
+        assert_eq!(read(&reader, "b", Tier::Minute), [(T0 + HOUR, lost(7))]);
+        assert_eq!(
+            reader.events(0..u64::MAX, None, 9).unwrap().events,
+            [event(T0 * 1000, Some("a"), "a does not answer")]
+        );
+        // And it is written on.
+        append(&mut store, Tier::Minute, T0 + 120, &[(&target("a"), lost(1))]);
+        assert_eq!(tidy(&mut store, T0 + 3 * HOUR).damaged, 0);
+        assert_eq!(read(&reader, "a", Tier::Minute).len(), 5);
+    }
 }
 
 /// What a later version might do.
