@@ -349,6 +349,8 @@ families! {
         "Connections refused or broken off, by reason.";
     HTTP_CONNECTIONS = "http_connections", Gauge, None, [],
         "HTTP connections open now.";
+    MESH_POLLS = "mesh_polls_total", Counter, None, ["result"],
+        "Times another relay was asked for its mesh, for who looks at the matrix, by what came of it.";
     HTTP_LIVE_CLIENTS = "http_live_clients", Gauge, None, [],
         "Clients that listen to what happens, by server-sent events.";
     HTTP_LIVE_CUT = "http_live_cut_total", Counter, None, [],

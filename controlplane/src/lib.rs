@@ -68,6 +68,8 @@ mod scrape;
 mod source;
 mod sources;
 mod stages;
+mod trust;
+mod url;
 mod worker;
 
 pub use alerts::{
@@ -89,6 +91,9 @@ pub use peers::PeerMetric;
 pub use plane::{ConfigError, ControlPlane, ControlPlaneConfig};
 pub use process_io::{IoRates, ProcessIo};
 pub use refresh::TooManyRefreshers;
+pub use relays::{
+    RELAYS_MAX, RelayConfig, RelayUser, RelaysError, RelaysThread, check_relay_url, check_relays,
+};
 pub use roster::{Endpoint, Roster, Target, TargetReading};
 pub use scrape::{Scrape, TooManyBodies};
 pub use sources::{ShardSources, SourceAccount, SourceAccounts};

@@ -46,6 +46,7 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::HTTP_REQUESTS,
     &catalogue::HTTP_CONNECTIONS,
     &catalogue::HTTP_CONNECTIONS_REFUSED,
+    &catalogue::MESH_POLLS,
     &catalogue::HTTP_LIVE_CLIENTS,
     &catalogue::HTTP_LIVE_CUT,
     &catalogue::HTTP_AUTHENTICATIONS,

@@ -9,6 +9,7 @@ mod files;
 mod groups;
 mod history;
 mod reflector;
+mod relays;
 mod sections;
 mod settings;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub(crate) use self::files::{KeyFile, PemFile};
 pub(crate) use self::groups::{Group, Plan, Plans, Target};
 pub(crate) use self::history::History;
 pub(crate) use self::reflector::{QuicIdentity, Reflector};
+pub(crate) use self::relays::Relays;
 pub(crate) use self::settings::Settings;
 pub(crate) use self::web::Web;
 
@@ -72,6 +74,7 @@ pub(crate) struct Config {
     pub(crate) alerting: Alerting,
     pub(crate) exposition: Exposition,
     pub(crate) history: History,
+    pub(crate) relays: Relays,
     /// That of `[probe]` first.
     pub(crate) groups: Vec<Group>,
     pub(crate) targets: Vec<Target>,
@@ -175,6 +178,7 @@ impl Source {
             alerting: self.alerting(args)?,
             exposition: self.exposition()?,
             history: self.history()?,
+            relays: self.relays()?,
             targets: Vec::new(),
             groups,
         };
@@ -339,7 +343,8 @@ impl Config {
 
     /// The files it names, whose change is a change of the configuration, once each.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = self.reflector.files().map(Path::to_owned).collect();
+        let mut files: Vec<PathBuf> =
+            self.reflector.files().chain(self.relays.files()).map(Path::to_owned).collect();
         for settings in self.all_settings() {
             files.extend(settings.key.iter().map(|key| key.path.clone()));
             files.extend(settings.ca.iter().map(|ca| ca.path.clone()));
@@ -356,7 +361,7 @@ impl Config {
             keys.map(|key| key.path.as_path()).chain(self.reflector.secrets()).collect();
         secrets.sort_unstable();
         secrets.dedup();
-        secrets.into_iter().filter_map(files::warning).collect()
+        secrets.into_iter().filter_map(files::warning).chain(self.relays.warnings()).collect()
     }
 
     fn all_settings(&self) -> impl Iterator<Item = &Settings> {

@@ -8,7 +8,7 @@ use relayscope_bridge::Account;
 use relayscope_controlplane::history::{HistoryConfig, HistoryThread};
 use relayscope_controlplane::{
     AlertThread, AlertingConfig, AlertmanagerConfig, AlertmanagerThread, Build, ControlPlane,
-    ControlPlaneConfig, DrainThread, HttpConfig, WebConfig,
+    ControlPlaneConfig, DrainThread, HttpConfig, RelaysThread, WebConfig,
 };
 
 use crate::config::{Config, reachable_at};
@@ -106,6 +106,11 @@ impl History {
     pub(crate) fn stop(self) {
         drop(self.thread);
     }
+}
+
+/// Asks the other relays for what the matrix shows of them.
+pub(crate) fn ask_relays(plane: &ControlPlane, config: &Config) -> Result<RelaysThread, Failure> {
+    plane.spawn_relays(config.relays.own.as_deref(), config.relays.asked()?).map_err(Failure::usage)
 }
 
 /// Drains a last time.

@@ -44,11 +44,12 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let state = tempfile::tempdir().map_err(Failure::host)?;
 
     // All that can be refused, before anything runs. Whom they probe is known once all listen.
-    let alone = configs(&served, state.path(), |_| Vec::new())?;
+    let alone = configs(&served, state.path(), |_| String::new())?;
     let listeners = alone.iter().map(|config| listen(&config.reflector, 1)).collect::<Result<Vec<_>, _>>()?;
     let servers = alone.iter().map(Server::bind).collect::<Result<Vec<_>, _>>()?;
     let links = Links::start(&NAMES, &reflecting(&listeners), IMPAIRED)?;
-    let configs = configs(&served, state.path(), |name| links.targets_of(name))?;
+    let others = |name: &str| targets_of(&links, name) + &relays_beside(&servers, name);
+    let configs = configs(&served, state.path(), others)?;
     let runtime = runtime::choose(configs[0].runtime, NAMES.len()).map_err(Failure::host)?;
 
     let mut relays = Vec::new();
@@ -105,11 +106,12 @@ fn cores() -> Result<Vec<Cores>, Failure> {
 fn configs(
     served: &[SocketAddr],
     state: &Path,
-    targets_of: impl Fn(&str) -> Vec<(&'static str, SocketAddr)>,
+    others_of: impl Fn(&str) -> String,
 ) -> Result<Vec<Config>, Failure> {
     let config = |(name, listen): (&&str, &SocketAddr)| {
         let mut text = format!(
             "listen = \"{listen}\"\n\
+             name = \"{name}\"\n\
              targets_max = 16\n\
              [probe]\n\
              interval = \"{INTERVAL}\"\n\
@@ -124,12 +126,30 @@ fn configs(
             toml::Value::String(state.join(format!("{name}.db")).to_string_lossy().into_owned()),
             Ipv4Addr::LOCALHOST
         );
-        for (name, address) in targets_of(name) {
-            text += &format!("[[target]]\nname = \"{name}\"\naddress = \"{address}\"\n");
-        }
+        text += &others_of(name);
         config::parse(&text)?.resolve(&RunArgs::default())
     };
     NAMES.iter().zip(served).map(config).collect()
+}
+
+/// Whom `name` probes, each over the link between them.
+fn targets_of(links: &Links, name: &str) -> String {
+    let target = |(name, address): (&str, SocketAddr)| {
+        format!("[[target]]\nname = \"{name}\"\naddress = \"{address}\"\n")
+    };
+    links.targets_of(name).into_iter().map(target).collect()
+}
+
+/// Whose rows `name` shows beside its own.
+fn relays_beside(servers: &[Server], name: &str) -> String {
+    let relay = |(name, server): (&&str, &Server)| {
+        let at = match server.at.ip() {
+            ip if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), server.at.port()),
+            _ => server.at,
+        };
+        format!("[[relay]]\nname = \"{name}\"\nurl = \"{}://{at}\"\n", server.scheme())
+    };
+    NAMES.iter().zip(servers).filter(|(other, _)| **other != name).map(relay).collect()
 }
 
 /// Where each answers probes.

@@ -66,6 +66,7 @@ fn main() -> ExitCode {
 fn check_config(file: &std::path::Path) -> Result<ExitCode, Failure> {
     let config = config::load(Some(file))?.resolve(&cli::RunArgs::default())?;
     config.discovery().1.check().map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    config.relays.asked()?;
     let (_, web_warnings) = config.web.http(config.watch_interval)?;
     let warnings = config.warnings().into_iter().chain(web_warnings);
     warnings.for_each(|warning| output::note(&format!("warning: {warning}")));

@@ -3,7 +3,7 @@
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use relayscope_bridge::Hub;
-use relayscope_controlplane::{ControlPlane, DrainThread};
+use relayscope_controlplane::{ControlPlane, DrainThread, RelaysThread};
 use relayscope_dataplane::runtime::Choice;
 
 use crate::config::Config;
@@ -19,6 +19,7 @@ pub(crate) struct Relay {
     drain: DrainThread,
     alerts: Alerts,
     pub(crate) history: History,
+    relays: RelaysThread,
 }
 
 impl Relay {
@@ -38,11 +39,13 @@ impl Relay {
         let drain = controlplane::start(&plane)?;
         let alerts = Alerts::start(&plane, config, server)?;
         let history = History::start(&plane, config)?;
-        Ok((Self { data, plane, drain, alerts, history }, parts))
+        let relays = controlplane::ask_relays(&plane, config)?;
+        Ok((Self { data, plane, drain, alerts, history, relays }, parts))
     }
 
     /// In order: what the shards recorded to the last is still drained, and that they stop is no alert and no event.
     pub(crate) fn stop(self) -> Result<(), Failure> {
+        self.relays.stop();
         self.history.stop();
         self.alerts.stop();
         let stopped = self.data.stop();

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use relayscope_bridge::SeriesRegistry;
 use relayscope_controlplane::discovery::{Candidate, Discovery, Wanted};
-use relayscope_controlplane::{ControlPlane, ReloadRequest, Worker};
+use relayscope_controlplane::{ControlPlane, RelayConfig, ReloadRequest, Worker};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Receiver;
 
 use crate::cli::RunArgs;
-use crate::config::{self, Alerting, Config, Plans};
+use crate::config::{self, Alerting, Config, Plans, Relays};
 use crate::failure::Failure;
 use crate::notify::Notify;
 use crate::targets::{Targets, lock};
@@ -32,7 +32,7 @@ pub(crate) struct Reload {
     discovery: Discovery,
     plans: Plans,
     requests: Option<Receiver<ReloadRequest>>,
-    /// Whose alert rules are reloaded, too.
+    /// Whose alert rules, and whose relays, are reloaded, too.
     plane: Option<ControlPlane>,
     worker: Worker,
     watched: Watched,
@@ -93,6 +93,8 @@ struct Read {
     candidate: Candidate,
     plans: Plans,
     wanted: (Vec<Wanted>, Vec<String>),
+    /// Whom the control plane asks.
+    relays: Vec<RelayConfig>,
 }
 
 impl Reload {
@@ -122,7 +124,7 @@ impl Reload {
         }
     }
 
-    /// Reloads the rules that `plane` raises alerts by, too.
+    /// Reloads the rules that `plane` raises alerts by, and the relays it asks, too.
     pub(crate) fn with_alerts(self, plane: ControlPlane) -> Self {
         Self { plane: Some(plane), ..self }
     }
@@ -254,7 +256,7 @@ impl Reload {
     /// Validates everything, then swaps. Returns how many targets there are now.
     async fn reload(&mut self) -> Result<usize, Failure> {
         let read = self.read().await?;
-        let Read { config, candidate, plans, wanted: (wanted, twice) } = read;
+        let Read { config, candidate, plans, wanted: (wanted, twice), relays } = read;
         let count = wanted.len();
         let wrong = match self.apply(wanted, plans.clone()).await {
             Ok(wrong) => wrong,
@@ -272,12 +274,13 @@ impl Reload {
         self.watched.follow(&config);
         if let Some(plane) = &self.plane {
             plane.set_alert_rules(config.alerting.rules).map_err(Failure::usage)?;
+            plane.set_relays(config.relays.own.as_deref(), relays).map_err(Failure::usage)?;
         }
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let waiting = self.keys_waiting_for_a_restart(&config);
         if !waiting.is_empty() {
             tracing::warn!(
-                "only targets, groups and the rules of alerts are reloaded; until a restart the old values stand of: {}",
+                "only targets, groups, relays and the rules of alerts are reloaded; until a restart the old values stand of: {}",
                 waiting.join(", ")
             );
         }
@@ -287,7 +290,14 @@ impl Reload {
     /// Everything that can be wrong is found here.
     async fn read(&mut self) -> Result<Read, Failure> {
         let args = self.args.clone();
-        let config = self.blocking(move || config::load(args.config.as_deref())?.resolve(&args)).await??;
+        let asks = self.plane.is_some();
+        let read = move || {
+            let config = config::load(args.config.as_deref())?.resolve(&args)?;
+            // Their files may be for who asks alone.
+            let relays = if asks { config.relays.asked()? } else { Vec::new() };
+            Ok((config, relays))
+        };
+        let (config, relays) = self.blocking(read).await??;
         let most = self.started_with.targets_max;
         let (mut wanted, plans) = config.discovery();
         wanted.bounds.targets_max = most;
@@ -305,7 +315,7 @@ impl Reload {
             _ => Failure::Usage(error.to_string()),
         })?;
         plans.check().map_err(Failure::Usage)?;
-        Ok(Read { config, candidate, plans, wanted })
+        Ok(Read { config, candidate, plans, wanted, relays })
     }
 
     /// Keys that are read at start alone and have changed. All that concerns targets is reloaded, and when there is
@@ -315,6 +325,7 @@ impl Reload {
             targets: Vec::new(),
             alerting: Alerting { rules: self.started_with.alerting.rules, ..config.alerting.clone() },
             groups: self.started_with.groups[..1].to_vec(),
+            relays: Relays::default(),
             watch_interval: self.started_with.watch_interval,
             dns_resolver: self.started_with.dns_resolver,
             dns_ttl_min: self.started_with.dns_ttl_min,

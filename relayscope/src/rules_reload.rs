@@ -1,5 +1,5 @@
 //! What a control plane of its own process reads again by SIGHUP, over HTTP or when the configuration's files change:
-//! the rules of alerts. All else of it is read at start alone.
+//! the rules of alerts, and the relays that are asked. All else of it is read at start alone.
 
 use relayscope_controlplane::{ControlPlane, ReloadRequest, Worker};
 use tokio::signal::unix::Signal;
@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::notify::Notify;
 use crate::watched::Watched;
 
-const RELOADED: &str = "reloaded the rules of alerts; all else is read at start alone";
+const RELOADED: &str = "reloaded the rules of alerts and the relays; all else is read at start alone";
 
 /// See the module's head.
 pub(crate) struct RulesReload {
@@ -87,9 +87,14 @@ impl RulesReload {
     /// Reading a file blocks, so it is done off the thread that serves.
     async fn reload(&mut self) -> Result<(), Failure> {
         let args = self.args.clone();
-        let read = move || config::load(args.config.as_deref())?.resolve(&args);
-        let config = self.worker.run(read).await.map_err(Failure::host)??;
+        let read = move || {
+            let config = config::load(args.config.as_deref())?.resolve(&args)?;
+            let relays = config.relays.asked()?;
+            Ok((config, relays))
+        };
+        let (config, relays) = self.worker.run(read).await.map_err(Failure::host)??;
         self.plane.set_alert_rules(config.alerting.rules).map_err(Failure::usage)?;
+        self.plane.set_relays(config.relays.own.as_deref(), relays).map_err(Failure::usage)?;
         self.watched.follow(&config);
         Ok(())
     }

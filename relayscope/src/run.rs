@@ -96,10 +96,12 @@ pub(crate) fn run_controlplane(args: &RunArgs) -> Result<ExitCode, Failure> {
     let drain = controlplane::start(&plane)?;
     let alerts = Alerts::start(&plane, &config, &server)?;
     let history = History::start(&plane, &config)?;
+    let relays = controlplane::ask_relays(&plane, &config)?;
     announce(&format!("reading  {}\n{}{}", segment.display(), server.announcement(), history.announcement()));
     let notify = Notify::new(Vitals::ControlPlane(plane.clone()));
     let rules = Meanwhile::Rules(Box::new(RulesReload::new(plane.clone(), args.clone(), &config)));
     let served = supervisor.run(vec![(server, plane)], Vec::new(), rules, &notify);
+    relays.stop();
     history.stop();
     alerts.stop();
     controlplane::stop(drain)?;

@@ -31,6 +31,7 @@ impl Config {
         self.exposition.write(&mut text);
         self.history.write(&mut text);
         self.alerting.write(&mut text);
+        self.relays.write(&mut text);
         text.push_str(GROUPS);
         if self.groups.len() == 1 {
             text.push_str(A_GROUP);
@@ -55,6 +56,8 @@ impl Config {
             "\
 # Where HTTP is served: IP:PORT. Default 127.0.0.1:9862.
 listen = {listen}
+# What this relay is called among those of [[relay]]: up to {NAME_LEN_MAX} octets. Default \"\": this host's name.
+name = {name}
 # Before every metric's name, with an underscore: letters, digits, _; at most 64. Default relay.
 metric_prefix = {prefix}
 # Cores to run a shard on, one each: a list such as \"0,2-3\", or \"auto\" for the last one there is. Default auto.
@@ -76,6 +79,7 @@ targets_max = {targets_max}
 watch_interval = {watch}
 ",
             listen = quoted(&self.listen.to_string()),
+            name = quoted(self.relays.own.as_deref().unwrap_or_default()),
             prefix = quoted(&self.metric_prefix),
             cores = quoted(&self.cores.as_deref().map_or("auto".to_owned(), format_cores)),
             runtime = quoted(self.runtime.label()),

@@ -13,6 +13,7 @@ use relayscope_dataplane::key::HmacKey;
 const PEM_LEN_MAX: u64 = 4 << 20;
 /// Twice as many hex digits as octets, and some white space.
 const KEY_FILE_LEN_MAX: u64 = 1024;
+const PASSWORD_LEN_MAX: u64 = 1024;
 
 /// A key of authenticated STAMP and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,15 @@ impl fmt::Debug for PemFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PemFile").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// Reads a password; a newline at the end does not count.
+pub(super) fn read_password(path: &Path) -> Result<String, String> {
+    let octets = read(path, PASSWORD_LEN_MAX)?;
+    let octets = octets.strip_suffix(b"\n").unwrap_or(&octets);
+    let text = std::str::from_utf8(octets).ok().filter(|text| !text.chars().any(char::is_control));
+    let wrong = || format!("{}: expected one line of UTF-8", path.display());
+    text.map(str::to_owned).ok_or_else(wrong)
 }
 
 /// What is wrong with a secret's file that does not keep anyone from using it. Its group may read it: that is how a

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::alerting::AlertingSection;
 use super::exposition::ExpositionSection;
 use super::history::HistorySection;
+use super::relays::RelaySection;
 use super::web::WebSection;
 
 /// A section with the settings that probing takes, and keys of its own.
@@ -73,6 +74,7 @@ pub(super) struct Given<'a> {
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) listen: Option<String>,
+    pub(super) name: Option<String>,
     pub(super) metric_prefix: Option<String>,
     pub(super) cores: Option<String>,
     pub(super) runtime: Option<String>,
@@ -96,6 +98,7 @@ pub(super) struct File {
     pub(super) history: HistorySection,
     pub(super) group: Option<Vec<GroupSection>>,
     pub(super) target: Option<Vec<TargetSection>>,
+    pub(super) relay: Option<Vec<RelaySection>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -35,9 +35,11 @@ fn everything() -> (tempfile::TempDir, String) {
     write("key", "sixteen octets..\n");
     write("hex", "000102030405060708090A0b0c0d0e0f1011\n");
     write("ca.pem", "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n");
+    write("password", "wonder\n");
     write("key.pem", "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n");
     let text = r#"
         listen = "[::1]:80"
+        name = "relay a"
         metric_prefix = "wzp"
         cores = "0"
         runtime = "poll"
@@ -158,6 +160,15 @@ fn everything() -> (tempfile::TempDir, String) {
         address = "tcp://192.0.2.9:80"
         source = ""
         family = "ipv4"
+        [[relay]]
+        name = "c"
+        url = "http://[::1]:9862/"
+        [[relay]]
+        name = "b"
+        url = "https://relay-b.example.net:9862/prefix"
+        user = "alice"
+        password_file = "password"
+        ca_file = "ca.pem"
     "#;
     (directory, text.to_owned())
 }
@@ -173,6 +184,10 @@ fn what_is_printed_reads_back_as_itself() {
     let copy = elsewhere.path().join("copy.toml");
     std::fs::write(&copy, config.to_toml()).unwrap();
     assert_eq!(read(&copy), config);
+    let asked = config.relays.asked().unwrap();
+    let shown: Vec<_> = asked.iter().map(|relay| (relay.name.as_str(), relay.user.is_some())).collect();
+    assert_eq!(shown, [("b", true), ("c", false)]);
+    assert_eq!(asked[0].user.as_ref().unwrap().password, "wonder");
 
     assert_eq!(config.web.config_file, Some(directory.path().join("web.yml")), "relative to the file");
     assert_eq!((config.web.limits.connections_max, config.web.limits.send_timeout), (7, 6_000 * MS));
@@ -212,7 +227,7 @@ fn the_files_named_are_watched_and_secrets_for_all_to_read_are_warned_of() {
     let names = |paths: &[PathBuf]| -> Vec<String> {
         paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
     };
-    assert_eq!(names(&config.files()), ["ca.pem", "hex", "key", "key.pem"]);
+    assert_eq!(names(&config.files()), ["ca.pem", "hex", "key", "key.pem", "password"]);
     let allow = |name: &str, mode| {
         let path = directory.path().join(name);
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -221,6 +236,9 @@ fn the_files_named_are_watched_and_secrets_for_all_to_read_are_warned_of() {
     allow("hex", 0o400);
     allow("ca.pem", 0o644);
     allow("key.pem", 0o640);
+    allow("password", 0o644);
+    assert_eq!(config.warnings().len(), 1, "of the password");
+    allow("password", 0o600);
     assert_eq!(config.warnings(), [""; 0], "a service reads its keys as a member of their group");
     for (mode, what) in
         [(0o644, "read by others"), (0o602, "read by others"), (0o660, "written by its group")]
@@ -443,6 +461,18 @@ fn errors_name_file_key_value_and_what_is_right() {
         (
             "[[target]]\nname = \"b\"\naddress = \"stun://b\"\nprotocol = \"tcp\"",
             "FILE: target 'b': address: stun://b is invalid; expected tcp:// or none, as protocol says",
+        ),
+        (
+            "[[relay]]\nname = \"b\"\nurl = \"relay-b\"",
+            "FILE: relay 'b': url: 'relay-b' is invalid; expected http[s]://HOST[:PORT][/PREFIX]",
+        ),
+        (
+            "[[relay]]\nname = \"b\"\nurl = \"http://b\"\nuser = \"alice\"",
+            "FILE: relay 'b': user: expected it together with password_file",
+        ),
+        (
+            "name = \"b\"\n[[relay]]\nname = \"b\"\nurl = \"http://b\"",
+            "FILE: relay.name: b is invalid; expected a name of its own for each relay, this one among them",
         ),
         (
             "targets_max = 1\n[[target]]\nname = \"b\"\naddress = \"b\"\n[[target]]\nname = \"c\"\naddress = \"c\"",

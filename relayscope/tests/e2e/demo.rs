@@ -72,6 +72,13 @@ pub(crate) fn three_relays() {
     for (relay, others) in [("a", ["b", "c"]), ("b", ["a", "c"]), ("c", ["a", "b"])] {
         others.iter().for_each(|target| demo.wait_state(relay, target, "up"));
     }
+    wait_for("the matrix to be full", || {
+        let relays = demo.json("a", "/api/v1/relays");
+        let up = |relay: &Value| Some((relay["name"].as_str()?.to_owned(), relay["up"].as_u64()?));
+        let up: Option<Vec<_>> = relays["relays"].as_array().unwrap().iter().map(up).collect();
+        let full = ["a", "b", "c"].map(|name| (name.to_owned(), 2));
+        (up? == full).then_some(())
+    });
     // Never faster there and back than the best of weathers.
     let rtt = wait_for("c to be measured at b", || demo.row("b", "c")["rtt_ms"].as_f64());
     assert!(rtt >= 11.0, "{rtt}");

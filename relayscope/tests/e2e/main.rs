@@ -159,6 +159,7 @@ fn main() {
     );
     add("a_stall_of_the_relay_costs_no_scraper_its_connection", None, web::crowd::stall_of_ours);
     add("sighup_reloads_targets_and_keeps_what_did_not_change", None, reload::targets_change);
+    add("sighup_reloads_the_relays_of_the_matrix_and_this_ones_name", None, reload::relays_change);
     add("a_bad_file_at_sighup_changes_nothing", None, reload::bad_file);
     add("a_target_that_cannot_be_probed_is_refused_at_reload_and_takes_nobody", None, reload::bad_target);
     add("a_reload_there_is_no_room_for_keeps_the_targets", None, reload::no_room);

@@ -24,6 +24,38 @@ fn write_with(file: &Path, ip: IpAddr, targets: &[&str], more: &str) {
     std::fs::rename(new, file).unwrap();
 }
 
+/// What the matrix shows: each relay with whether it can be asked.
+fn matrix(relay: &Relay) -> Vec<(String, bool)> {
+    let (_, view) = relay.status("/api/v1/relays");
+    let row = |of: &serde_json::Value| {
+        (of["name"].as_str().unwrap().to_owned(), of["reachable"].as_bool().unwrap())
+    };
+    view["relays"].as_array().unwrap().iter().map(row).collect()
+}
+
+pub(crate) fn relays_change() {
+    let (ip, directory) = (loopback(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("relayscope.toml");
+    write_with(&file, ip, &["self"], "name = \"a\"");
+    let relay = Relay::start(ip, &["--config", file.to_str().unwrap()]);
+    let other = Relay::start(loopback(), &[]);
+    assert_eq!(matrix(&relay), [("a".to_owned(), true)]);
+    let after = |relays: &str, expected: &[(&str, bool)]| {
+        write_with(&file, ip, &["self"], &format!("name = \"a1\"\nrelay = [{relays}]"));
+        relay.process.signal(Signal::SIGHUP);
+        wait_for(format_args!("{expected:?} after {relays}"), || {
+            matrix(&relay).iter().map(|(name, is)| (name.as_str(), *is)).eq(expected.to_owned()).then_some(())
+        });
+    };
+    let b = format!("{{ name = \"b\", url = \"http://{}\" }}", other.http);
+    after(&b, &[("a1", true), ("b", true)]);
+    let gone = "{ name = \"c\", url = \"http://127.0.0.1:1\" }";
+    after(gone, &[("a1", true), ("c", false)]);
+    assert_eq!(relay.sample(RELOADED), Some(1.0));
+    assert!(relay.wait_sample("relay_mesh_polls_total{result=\"ok\"}", 1.0) >= 1.0);
+    relay.wait_sample("relay_mesh_polls_total{result=\"unanswered\"}", 1.0);
+}
+
 /// The status and the body.
 fn post(relay: &Relay, method: &str) -> (u16, String) {
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
@@ -232,7 +264,7 @@ pub(crate) fn control_plane_alone() {
     assert!(said.contains("relayscope.toml: alerting.rtt_warning: \"never\" is invalid"), "{said}");
 
     put("raise_after = 1");
-    let reloaded = "reloaded the rules of alerts; all else is read at start alone\n";
+    let reloaded = "reloaded the rules of alerts and the relays; all else is read at start alone\n";
     assert_eq!(post(&control, "POST"), (200, reloaded.to_owned()));
     control.wait_sample(RELOADED, 1.0);
     wait_for("both alerts to end", || (!firing().contains("alertname")).then_some(()));

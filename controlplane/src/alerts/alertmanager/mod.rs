@@ -6,7 +6,6 @@
 //! [API v2]: https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 
 mod delivery;
-mod tls;
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -19,6 +18,8 @@ use super::SubscribeError;
 use super::events::{AlertEvents, SubscriberId};
 use crate::ControlPlane;
 use crate::clock::Now;
+use crate::trust;
+use crate::url::{is_host_and_port, split_path, without_password, without_user};
 
 /// Time for a request, from the look-up of the name to the answer's last octet.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,33 +69,8 @@ pub fn check_url(url: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn is_host_and_port(text: &str) -> bool {
-    let colon = text.rfind(':').filter(|colon| !text[*colon..].contains(']'));
-    let (host, port) = text.split_at(colon.unwrap_or(text.len()));
-    let is_port = |port: &str| {
-        let digits = port.bytes().all(|octet| octet.is_ascii_digit());
-        digits && port.parse::<u16>().is_ok_and(|port| port > 0)
-    };
-    !host.is_empty() && port.strip_prefix(':').is_none_or(is_port)
-}
-
 fn is_beyond_prefix(path: &str) -> bool {
     path.contains(['?', '#']) || path.ends_with(PATH)
-}
-
-/// Where the authority ends.
-fn split_path(rest: &str) -> (&str, &str) {
-    rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
-}
-
-fn without_user(authority: &str) -> &str {
-    authority.rsplit('@').next().unwrap_or_default()
-}
-
-/// As it may be shown: a password that stands in it is nobody's business, nor what may be the half of one.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return without_user(url).to_owned() };
-    format!("{scheme}://{}", without_user(rest))
 }
 
 /// A running sender. Dropping it stops it too.
@@ -219,7 +195,7 @@ impl Sender {
             .max_redirects(0)
             .user_agent(concat!("relayscope/", env!("CARGO_PKG_VERSION")));
         let settings = match config.url.starts_with("https://") {
-            true => settings.tls_config(tls::config()?),
+            true => settings.tls_config(trust::this_host()?),
             false => settings,
         };
         // At 0 from the first scrape on: what never failed is told from what was never counted.
