@@ -54,30 +54,27 @@ enum Value {
 #[derive(Default)]
 struct Observed {
     histogram: ExponentialHistogram,
-    untaken: Exact,
+    untaken: Extremes,
 }
 
-/// What buckets do not tell of some observations.
+/// The least and the greatest of some observations, which buckets tell within their width.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Exact {
-    /// Of all of them.
-    pub(crate) sum: f64,
+pub(crate) struct Extremes {
     /// The least; infinite where there is none.
     pub(crate) min: f64,
     /// The greatest; below any where there is none.
     pub(crate) max: f64,
 }
 
-impl Default for Exact {
+impl Default for Extremes {
     fn default() -> Self {
-        Self { sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
+        Self { min: f64::INFINITY, max: f64::NEG_INFINITY }
     }
 }
 
-impl Exact {
+impl Extremes {
     #[inline]
     fn note(&mut self, value: f64) {
-        self.sum += value;
         // Branches, as a rule foreseen: no sample waits for the one before it.
         if value < self.min {
             self.min = value;
@@ -89,7 +86,7 @@ impl Exact {
 
     /// Of these and those observations.
     pub(crate) fn and(self, other: Self) -> Self {
-        Self { sum: self.sum + other.sum, min: self.min.min(other.min), max: self.max.max(other.max) }
+        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
     }
 }
 
@@ -281,8 +278,8 @@ impl Aggregate {
         }
     }
 
-    /// The distribution, and what is exact of what came since this was last asked: for one who asks.
-    pub(crate) fn take(&mut self, id: MetricId) -> Option<(&ExponentialHistogram, Exact)> {
+    /// The distribution, and the extremes of what came since this was last asked: for one who asks.
+    pub(crate) fn take(&mut self, id: MetricId) -> Option<(&ExponentialHistogram, Extremes)> {
         let place = *self.places.get(id.index())? as usize;
         match &mut self.columns.get_mut(place)?.as_mut()?.value {
             Value::Histogram(Some(observed)) => {

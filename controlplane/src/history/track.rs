@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::interval::{Interval, QUANTILES, RttSummary, TargetKey};
 use super::tier::Tier;
-use crate::aggregate::Exact;
+use crate::aggregate::Extremes;
 use crate::histogram::ExponentialHistogram;
 use crate::roster::Totals;
 
@@ -12,8 +12,8 @@ use crate::roster::Totals;
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
     pub(crate) totals: Totals,
-    /// Its round-trip times, and what is exact of those since the reading before; absent before the first.
-    pub(crate) rtt: Option<(ExponentialHistogram, Exact)>,
+    /// Its round-trip times, and the extremes of those since the reading before; absent before the first.
+    pub(crate) rtt: Option<(ExponentialHistogram, Extremes)>,
 }
 
 /// One target by one of its families.
@@ -42,7 +42,7 @@ struct Sum {
     lost_forward: Option<u64>,
     lost_reverse: Option<u64>,
     rtt: ExponentialHistogram,
-    exact: Exact,
+    extremes: Extremes,
     jitter_seconds: Option<f64>,
 }
 
@@ -63,13 +63,13 @@ impl Track {
     /// Takes in a reading, and adds what came since the one before to the intervals of `tiers` that are open.
     pub(super) fn read(&mut self, number: u64, reading: Reading, birth: Birth, tiers: &[Tier]) {
         let Reading { totals, rtt } = reading;
-        let (histogram, exact) = rtt.unwrap_or_default();
+        let (histogram, extremes) = rtt.unwrap_or_default();
         let last = self.last.take();
         let of_this = last.filter(|last| last.totals.series == totals.series);
         let more = match (&of_this, birth) {
             // Another reading came between, that it was missing from.
             (Some(last), _) if last.number + 1 != number => None,
-            (Some(last), _) => Sum::between((&last.totals, &last.rtt), (&totals, &histogram), exact),
+            (Some(last), _) => Sum::between((&last.totals, &last.rtt), (&totals, &histogram), extremes),
             (None, Birth::Since) => {
                 let nothing = Totals { received: 0, lost: 0, ..totals };
                 let nothing = Totals {
@@ -77,7 +77,7 @@ impl Track {
                     lost_reverse: totals.lost_reverse.map(|_| 0),
                     ..nothing
                 };
-                Sum::between((&nothing, &ExponentialHistogram::default()), (&totals, &histogram), exact)
+                Sum::between((&nothing, &ExponentialHistogram::default()), (&totals, &histogram), extremes)
             }
             (None, Birth::Before) => None,
         };
@@ -110,7 +110,7 @@ impl Sum {
     fn between(
         (before, rtt_before): (&Totals, &ExponentialHistogram),
         (now, rtt_now): (&Totals, &ExponentialHistogram),
-        exact: Exact,
+        extremes: Extremes,
     ) -> Option<Self> {
         let both = |now: Option<u64>, before: Option<u64>| match (now, before) {
             (Some(now), Some(before)) => now.checked_sub(before).map(Some),
@@ -122,7 +122,7 @@ impl Sum {
             lost_forward: both(now.lost_forward, before.lost_forward)?,
             lost_reverse: both(now.lost_reverse, before.lost_reverse)?,
             rtt: rtt_now.since(rtt_before)?,
-            exact,
+            extremes,
             jitter_seconds: now.jitter_seconds,
         })
     }
@@ -135,7 +135,7 @@ impl Sum {
         self.lost_forward = both(self.lost_forward, more.lost_forward);
         self.lost_reverse = both(self.lost_reverse, more.lost_reverse);
         self.rtt.merge(&more.rtt);
-        self.exact = self.exact.and(more.exact);
+        self.extremes = self.extremes.and(more.extremes);
         // That of the window which ended last.
         self.jitter_seconds = more.jitter_seconds;
     }
@@ -159,7 +159,7 @@ impl Sum {
         if self.answered == 0 || self.rtt.count() == 0 {
             return None;
         }
-        let Exact { sum, min, max } = self.exact;
+        let (Extremes { min, max }, sum) = (self.extremes, self.rtt.sum());
         let (min_ns, max_ns) = (nanoseconds(min)?, nanoseconds(max)?);
         let mut quantiles_ns = [0; QUANTILES.len()];
         for (quantile_ns, q) in quantiles_ns.iter_mut().zip(QUANTILES) {

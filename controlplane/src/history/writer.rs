@@ -102,6 +102,7 @@ impl Writer {
                     say_set_aside(&config.path, aside);
                 }
                 self.history.note(|status| (status.is_open, status.failure) = (true, None));
+                self.plane.own().set(&catalogue::HISTORY_UP, &[], 1.0);
                 Some(store)
             }
             Err(error) => {

@@ -80,7 +80,7 @@ impl ControlPlane {
             (roster, from, totals)
         });
         let aggregate = drain.aggregate_mut();
-        let mut copy = |id| aggregate.take(id).map(|(histogram, exact)| (histogram.clone(), exact));
+        let mut copy = |id| aggregate.take(id).map(|(histogram, extremes)| (histogram.clone(), extremes));
         let readings = totals.into_iter().map(|totals| {
             let totals = totals?;
             Some(Reading { rtt: totals.rtt.and_then(&mut copy), totals })

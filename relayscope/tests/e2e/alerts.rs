@@ -1,7 +1,7 @@
 //! Each alert by its real cause, as the relay itself shows it.
 
 mod alertmanager;
-mod peer;
+pub(crate) mod peer;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

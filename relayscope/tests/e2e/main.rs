@@ -16,6 +16,7 @@ mod fleet;
 mod formats;
 mod hang;
 mod health;
+mod history;
 mod hostile;
 mod mesh;
 mod namespaces;
@@ -280,6 +281,9 @@ fn main() {
     add("a_demo_shows_three_relays_and_a_link_that_is_cut_and_mended", None, demo::three_relays);
     add("a_demo_ends_as_it_is_told_and_names_a_port_that_is_taken", None, demo::ends_as_it_is_told);
 
+    add("history_is_kept_answered_and_goes_on_after_a_stop_and_a_kill", None, history::kept_and_answered);
+    add("history_waits_while_the_disk_is_full_and_is_written_then", Some(Peer::Mounts), history::full_disk);
+    add("history_that_cannot_be_kept_stops_nothing_and_says_so_once", None, history::what_cannot_be_kept);
     add("healthz_tells_who_hangs_and_since_when", Some(Peer::Ptrace), health::clocks_tell_who_hangs);
     add("the_gauges_of_the_mesh_follow_its_members", None, health::gauges_follow_the_members);
     add("the_gauges_of_the_mesh_are_right_across_restarts", None, health::gauges_survive_restarts);

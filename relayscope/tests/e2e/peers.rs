@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::packaging::machine;
-use crate::{hang, namespaces};
+use crate::{hang, history, namespaces};
 
 /// A program that is not ours, or an ability of the host.
 #[derive(Clone, Copy)]
@@ -19,6 +19,8 @@ pub(crate) enum Peer {
     Lintian,
     Man,
     Mandoc,
+    /// A disk of a test's own.
+    Mounts,
     Openssl,
     Prometheus,
     Promtool,
@@ -59,6 +61,7 @@ impl Peer {
             Self::Machine => machine::missing().or_else(|| Self::CargoDeb.missing()),
             Self::Crun => self.missing_program().or_else(machine::missing),
             Self::Lintian => Self::CargoDeb.missing().or_else(|| self.missing_program()),
+            Self::Mounts => history::missing_mounts(),
             Self::Namespaces => namespaces::missing_namespaces(),
             Self::Netem => namespaces::missing_netem(),
             program => program.missing_program(),
@@ -83,7 +86,7 @@ impl Peer {
             Self::Crun => "crun".into(),
             Self::Fish => "fish".into(),
             Self::Lintian => "lintian".into(),
-            Self::Machine => "unshare".into(),
+            Self::Machine | Self::Mounts => "unshare".into(),
             Self::Man => "man".into(),
             Self::Mandoc => "mandoc".into(),
             Self::Openssl => "openssl".into(),

@@ -44,7 +44,7 @@ fn fill_root(root: &Path) {
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::copy(file, place).unwrap();
     }
-    for directory in ["usr/bin", "proc", "run/relayscope", "dev", "etc/relayscope"] {
+    for directory in ["usr/bin", "proc", "run/relayscope", "dev", "etc/relayscope", "var/lib/relayscope"] {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
     fs::copy(binary, root.join("usr/bin/relayscope")).unwrap();
@@ -98,7 +98,7 @@ fn start(profile: &Value, ip: IpAddr, configuration: &str) -> Container {
             "user": { "uid": USER, "gid": USER },
             "cwd": "/",
             "args": ["/usr/bin/relayscope", "run", "--config", "/etc/relayscope/relayscope.toml"],
-            "env": ["PATH=/usr/bin"],
+            "env": ["PATH=/usr/bin", "STATE_DIRECTORY=/var/lib/relayscope"],
             "noNewPrivileges": true,
             "capabilities": { "bounding": [], "effective": [], "permitted": [] },
             "rlimits": [{ "type": "RLIMIT_MEMLOCK", "soft": 8 << 20, "hard": 8 << 20 }],
@@ -111,6 +111,10 @@ fn start(profile: &Value, ip: IpAddr, configuration: &str) -> Container {
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"] },
             {
                 "destination": "/run/relayscope", "type": "tmpfs", "source": "tmpfs",
+                "options": ["nosuid", "nodev", "mode=1777"],
+            },
+            {
+                "destination": "/var/lib/relayscope", "type": "tmpfs", "source": "tmpfs",
                 "options": ["nosuid", "nodev", "mode=1777"],
             },
         ],
@@ -173,6 +177,8 @@ pub(crate) fn profile_is_enough() {
         let said = container.exec(&["probe", &tcp, "-c", "5", "-i", "100ms"]);
         assert!(said.contains("5 sent"), "{said}");
         check_restrictions(&container);
+        relay.wait_sample("relay_history_written_events_total{kind=\"started\"}", 1.0);
+        assert_eq!(relay.sample("relay_history_up"), Some(1.0));
 
         reloads_when_told(&container, &configuration(ip, runtime));
         run(&mut container.crun(&["kill", "relay", "TERM"]));
@@ -228,7 +234,7 @@ fn instructions() -> Vec<(String, String)> {
 
 /// What the image starts is a command line that the binary takes, and what is copied is there to be copied.
 pub(crate) fn containerfile_starts_what_there_is() {
-    const WORDS: [&str; 11] = [
+    const WORDS: [&str; 13] = [
         "ARG",
         "FROM",
         "WORKDIR",
@@ -240,6 +246,8 @@ pub(crate) fn containerfile_starts_what_there_is() {
         "ENTRYPOINT",
         "CMD",
         "LABEL",
+        "ENV",
+        "VOLUME",
     ];
     let instructions = instructions();
     for (word, rest) in &instructions {

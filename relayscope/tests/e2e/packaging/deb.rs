@@ -123,6 +123,20 @@ pub(crate) fn starts_with_systemd_and_is_purged() {
         assert!(status.lines().any(|line| line == expected), "{expected}: {status}");
     }
 
+    machine.wait_line(METRICS, "relay_history_up 1");
+    let history =
+        machine.run(&["stat", "-c", "%U %a", "/var/lib/relayscope", "/var/lib/relayscope/history.db"]);
+    assert_eq!(history, "relayscope 750\nrelayscope 600\n");
+    let said = machine.run(&[
+        "relayscope",
+        "history",
+        "export",
+        "--events",
+        "--path",
+        "/var/lib/relayscope/history.db",
+    ]);
+    assert!(said.contains(",started,"), "{said}");
+
     machine.run(&["systemctl", "reload", UNITS[0]]);
     wait_for("the reload to be told", || {
         machine.run(&["journalctl", "-q", "-u", UNITS[0]]).contains("reloaded: 1 targets").then_some(())

@@ -25,7 +25,12 @@ fn pages() -> (TempDir, Vec<PathBuf>) {
     assert!(status.success(), "{stderr}");
     let pages: Vec<PathBuf> = said.lines().map(PathBuf::from).collect();
     let names: Vec<_> = pages.iter().map(|page| page.file_name().unwrap().to_str().unwrap()).collect();
-    let commands = commands().into_iter().map(|command| format!("relayscope-{command}.1"));
+    let of_command = |command: &String| match command.as_str() {
+        // It has a command of its own.
+        "history" => vec!["relayscope-history.1".to_owned(), "relayscope-history-export.1".to_owned()],
+        command => vec![format!("relayscope-{command}.1")],
+    };
+    let commands = commands().iter().flat_map(of_command).collect::<Vec<_>>();
     let expected: Vec<_> = std::iter::once("relayscope.1".to_owned()).chain(commands).collect();
     assert_eq!(names, expected);
     (directory, pages)

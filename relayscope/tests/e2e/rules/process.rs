@@ -16,6 +16,7 @@ pub(super) const FIRE: &[(&str, &str)] = &[
     ("RelayRestarting", "warning"),
     ("RelayFileDescriptorsScarce", "warning"),
     ("RelaySeriesRefused", "warning"),
+    ("RelayHistoryNotWritten", "warning"),
 ];
 
 /// The least with which a relay of one shard starts.
@@ -53,7 +54,9 @@ pub(crate) fn fire() {
     );
     let crowded = crowded(loopback());
     let capped_config = directory.path().join("capped.toml");
-    std::fs::write(&capped_config, "[exposition]\nseries_max = 10\n").unwrap();
+    // With more series than it shows, and a history that there is no place for.
+    let text = "[exposition]\nseries_max = 10\n[history]\npath = \"/dev/null/history.db\"\n";
+    std::fs::write(&capped_config, text).unwrap();
     let capped = Relay::start(loopback(), &["--config", capped_config.to_str().unwrap()]);
     let prometheus =
         PrometheusServer::start(&[relay.http, well.http, crowded.http, capped.http], &shortened());
@@ -63,7 +66,11 @@ pub(crate) fn fire() {
             .wait_alert(&[("alertname", alert), ("severity", severity), ("instance", &instance)], fires);
     };
 
-    let others = [("RelayFileDescriptorsScarce", crowded.http), ("RelaySeriesRefused", capped.http)];
+    let others = [
+        ("RelayFileDescriptorsScarce", crowded.http),
+        ("RelaySeriesRefused", capped.http),
+        ("RelayHistoryNotWritten", capped.http),
+    ];
     let others = others.map(|(alert, relay)| (alert, relay.to_string()));
     for (alert, relay) in &others {
         let wanted = [("alertname", *alert), ("severity", "warning"), ("instance", relay)];
