@@ -1,4 +1,4 @@
 &[
-    Asset { path: "/assets/page-BCnmYaur.js", octets: include_bytes!("assets/page-BCnmYaur.js") },
-    Asset { path: "/assets/page-C1QE03hg.css", octets: include_bytes!("assets/page-C1QE03hg.css") },
+    Asset { path: "/assets/page-C7-EMqsn.css", octets: include_bytes!("assets/page-C7-EMqsn.css") },
+    Asset { path: "/assets/page-IcGfKVX8.js", octets: include_bytes!("assets/page-IcGfKVX8.js") },
 ]

@@ -6,22 +6,25 @@ import type { Place } from "./place.ts";
 import type { TargetView } from "./target.ts";
 import { RANGES } from "./time.ts";
 
-export function wireKeys(place: Place, overview: Overview, target: TargetView): void {
+/** `draw` draws at once: what is typed next is for what a key leads to. */
+export function wireKeys(place: Place, overview: Overview, target: TargetView, draw: () => void): void {
   const help = byId<HTMLDialogElement>("help");
   const inMesh = (): boolean => place.view.target === null;
   const toMesh = (): void => {
-    if (!inMesh()) place.go({ target: null, family: null });
+    if (inMesh()) return;
+    place.go({ target: null, family: null });
+    draw();
   };
   const filter = byId<HTMLInputElement>("filter");
   const keys: Readonly<Record<string, () => void>> = {
     "?": () => help.showModal(),
     "/": () => {
       toMesh();
-      requestAnimationFrame(() => filter.focus());
+      filter.focus();
     },
     g: () => {
       toMesh();
-      requestAnimationFrame(() => overview.focus());
+      overview.focus();
     },
     r: () => place.adjust({ figure: "rtt" }),
     l: () => place.adjust({ figure: "loss" }),

@@ -11,13 +11,14 @@ import { wireKeys } from "./keys.ts";
 import { Overview } from "./overview.ts";
 import { drawAlerts, drawLately, drawShards, Losses, sorted } from "./panels.ts";
 import { Place } from "./place.ts";
+import { merged } from "./series.ts";
 import type { Spot } from "./spots.ts";
 import { TargetView } from "./target.ts";
 import { formatView, ofTarget } from "./view.ts";
 
 /** Before the page was opened: seconds, and as many. */
 const BEFORE = 86_400;
-const BEFORE_MAX = 20;
+const BEFORE_MAX = 200;
 
 let before: readonly Happened[] = [];
 let looks = "";
@@ -68,7 +69,7 @@ function drawAll(): void {
     if (own && !isMarked) performance.mark("mesh");
     isMarked ||= own !== undefined;
     drawAlerts(feed.alerts, moment);
-    drawLately([...before, ...feed.happened], moment);
+    drawLately(merged(before, feed.happened), moment);
     drawShards(feed.shards, losses, fresh, now);
   }
   target.draw();
@@ -92,6 +93,9 @@ async function askBefore(): Promise<void> {
   draw();
 }
 
+for (const button of document.querySelectorAll<HTMLButtonElement>("[data-jump]")) {
+  button.addEventListener("click", () => byId(button.dataset["jump"] ?? "main").scrollIntoView());
+}
 for (const link of document.querySelectorAll<HTMLAnchorElement>("[data-skip], [data-home]")) {
   link.addEventListener("click", (event) => {
     event.preventDefault();
@@ -99,7 +103,7 @@ for (const link of document.querySelectorAll<HTMLAnchorElement>("[data-skip], [d
     else place.go({ target: null, family: null, filter: "" });
   });
 }
-wireKeys(place, overview, target);
+wireKeys(place, overview, target, drawAll);
 wireCustom(place, () => feed.now());
 void askBefore();
 // Ages grow though nothing comes.

@@ -17,6 +17,10 @@ export interface Moment {
 const ENDED_MAX = 8;
 /** As many of the things that happened. */
 const LATELY_MAX = 12;
+/** What comes within as long of the one before is of the same kind the same event: seconds. */
+const CROWD_PAUSE = 2;
+/** As many are not counted: there may be more than are known here. */
+const MANY = 100;
 /** What a ring lost is news for as long: seconds. */
 const LOST_IS_NEWS = 60;
 
@@ -106,11 +110,32 @@ export function putHappened(item: HTMLElement, event: Happened, { now, utc }: Mo
   setText(part(item, "said"), event.summary);
 }
 
-/** The newest first. */
+/** The same that happened to many, one after the other. */
+export interface Crowd {
+  readonly first: Happened;
+  readonly more: number;
+}
+
+/** The newest first; what came as one is one. */
+export function crowds(happened: readonly Happened[]): Crowd[] {
+  const found: { first: Happened; more: number }[] = [];
+  let before: Happened | null = null;
+  for (const event of happened.toReversed()) {
+    const last = found.at(-1);
+    if (last && before && event.kind === before.kind && before.at - event.at <= CROWD_PAUSE) last.more += 1;
+    else found.push({ first: event, more: 0 });
+    before = event;
+  }
+  return found;
+}
+
 export function drawLately(happened: readonly Happened[], moment: Moment): void {
-  const latest = happened.slice(-LATELY_MAX).reverse();
+  const latest = crowds(happened).slice(0, LATELY_MAX);
   setHidden(byId("lately"), latest.length === 0);
-  fill(byId("lately-list"), latest, makeHappened, (item, event) => putHappened(item, event, moment));
+  fill(byId("lately-list"), latest, makeHappened, (item, { first, more }) => {
+    putHappened(item, first, moment);
+    if (more > 0) setText(part(item, "said"), `${first.summary}, and ${more >= MANY ? "many" : more} more`);
+  });
 }
 
 /** Tells what a ring lost in the last minute from what it lost ever. */

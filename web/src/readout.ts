@@ -19,7 +19,6 @@ export function drawReadout(history: History | null, series: Series, at: number 
   setText(byId("read-time"), time === null ? "–" : shortTime(time, now, utc));
   setText(byId("read-step"), history ? `${at === null ? "newest " : ""}${spanInWords(history.step)}` : "");
   setText(byId("read-p50"), read("rtt_p50") === null ? "–" : `${ms("rtt_p50")} ms`);
-  setText(byId("read-mean"), read("rtt_mean") === null ? "–" : `${ms("rtt_mean")} ms`);
   setText(byId("read-p99"), read("rtt_p99") === null ? "–" : `${ms("rtt_p99")} ms`);
   setText(byId("read-inner"), range("rtt_p25", "rtt_p75"));
   setText(byId("read-middle"), range("rtt_p05", "rtt_p95"));

@@ -141,13 +141,25 @@ export function joined(history: History, tail: History, from: number): History {
   return { ...tail, from: history.from, points };
 }
 
-/** Two lists as one, the newest last, without what is in both. */
+/** What is told live and what is recorded are looked at by different hands: seconds apart at most. */
+const SAME_WITHIN = 2.5;
+
+/** What is kept and what was told live, the newest last, each thing once. */
+export function merged(kept: readonly Happened[], live: readonly Happened[]): Happened[] {
+  const isSame = (a: Happened, b: Happened): boolean =>
+    a.kind === b.kind && a.target === b.target && a.alertname === b.alertname && Math.abs(a.at - b.at) <= SAME_WITHIN;
+  const all = [...kept];
+  for (const event of live) {
+    if (!all.some((one) => isSame(one, event))) all.push(event);
+  }
+  return all.sort((a, b) => a.at - b.at);
+}
+
+/** Of a target, or of the relay itself, within a range. */
 export function eventsOf(kept: readonly Happened[], live: readonly Happened[], target: string, from: number, to: number): Happened[] {
-  const key = (event: Happened): string => `${event.at.toFixed(3)} ${event.kind} ${event.target ?? ""} ${event.alertname ?? ""}`;
   const isOf = (event: Happened): boolean =>
-    (event.target === target || event.target === null) && event.at >= from && event.at <= to;
-  const all = new Map([...kept, ...live].filter(isOf).map((event) => [key(event), event]));
-  return [...all.values()].sort((a, b) => a.at - b.at);
+    (event.target === target || (event.target === null && event.alertname === null)) && event.at >= from && event.at <= to;
+  return merged(kept.filter(isOf), live.filter(isOf));
 }
 
 /** The step that a moment falls into; null where there is none. */

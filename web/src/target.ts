@@ -218,8 +218,8 @@ export class TargetView {
       } else {
         this.#refused = null;
         const whole = loaded && begin > from ? joined(loaded.history, history.value, from) : history.value;
-        const kept = loaded ? loaded.events : [];
-        const happened = events.ok ? eventsOf(kept, events.value.events, target, from, to) : kept;
+        const kept = loaded?.events ?? [];
+        const happened = events.ok ? [...kept.filter(({ at }) => at >= from && at < begin), ...events.value.events] : kept;
         this.#loaded = { key, history: whole, series: series(whole), events: happened, at: now };
       }
     } catch {

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import type { Alert } from "../src/feed.ts";
-import { Losses, sinceWhen, sorted } from "../src/panels.ts";
+import type { Happened } from "../src/history.ts";
+import { crowds, Losses, sinceWhen, sorted } from "../src/panels.ts";
 
 const alert = (name: string, severity: string, since: string, resolved: string | null = null): Alert => ({
   state: resolved ? "resolved" : "firing",
@@ -44,4 +45,18 @@ test("what a ring lost ever is no news, what it lost within a minute is", () => 
   assert.equal(losses.note(0, 130, 1111), 0);
   assert.equal(losses.note(0, 4, 1112), 0, "a data plane that began anew");
   assert.equal(losses.note(0, null, 1113), null);
+});
+
+test("what happens to many at once is one entry, the newest first", () => {
+  const event = (at: number, kind: Happened["kind"], target: string): Happened => ({ at, kind, target, alertname: null, severity: null, summary: target });
+  const found = crowds([event(1, "peer_up", "a"), event(10, "peer_down", "b"), event(11, "peer_down", "c"), event(12.5, "peer_down", "d"), event(12.6, "peer_up", "e")]);
+  assert.deepEqual(
+    found.map(({ first, more }) => [first.target, more]),
+    [
+      ["e", 0],
+      ["d", 2],
+      ["a", 0],
+    ],
+  );
+  assert.deepEqual(crowds([]), []);
 });

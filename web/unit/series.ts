@@ -89,7 +89,7 @@ const event = (at: number, kind: Happened["kind"], target: string | null): Happe
 
 test("events of both lists are one list without doubles, of the target or of the relay, in their order", () => {
   const kept = [event(1010, "peer_down", "b"), event(1005, "peer_down", "c"), event(900, "peer_up", "b")];
-  const live = [event(1010, "peer_down", "b"), event(1020, "peer_up", "b"), event(1001, "started", null)];
+  const live = [event(1011.9, "peer_down", "b"), event(1020, "peer_up", "b"), event(1001, "started", null)];
   assert.deepEqual(
     eventsOf(kept, live, "b", 1000, 1100).map(({ at, kind }) => [at, kind]),
     [

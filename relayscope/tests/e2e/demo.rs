@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::relay::{Process, get, loopback, relayscope, run, wait_for};
 
-struct Demo {
-    process: Process,
-    relays: BTreeMap<String, SocketAddr>,
+pub(crate) struct Demo {
+    pub(crate) process: Process,
+    pub(crate) relays: BTreeMap<String, SocketAddr>,
 }
 
 impl Demo {
-    fn start(ip: IpAddr) -> Self {
+    pub(crate) fn start(ip: IpAddr) -> Self {
         let mut command = relayscope();
         let process = Process::start(command.args(["demo", "--listen", &SocketAddr::new(ip, 0).to_string()]));
         let mut relays = BTreeMap::new();

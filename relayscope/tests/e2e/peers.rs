@@ -10,6 +10,8 @@ use crate::{hang, history, namespaces};
 #[derive(Clone, Copy)]
 pub(crate) enum Peer {
     Bash,
+    /// Node with what leads a browser, and the browser.
+    Browser,
     CargoDeb,
     Cc,
     /// Runs a container, as root.
@@ -58,6 +60,7 @@ impl Peer {
                 let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
                 (!is_root).then(|| "not root; run as root".to_owned())
             }
+            Self::Browser => missing_browser(),
             Self::Machine => machine::missing().or_else(|| Self::CargoDeb.missing()),
             Self::Crun => self.missing_program().or_else(machine::missing),
             Self::Lintian => Self::CargoDeb.missing().or_else(|| self.missing_program()),
@@ -81,6 +84,7 @@ impl Peer {
     pub(crate) fn program(self) -> PathBuf {
         match self {
             Self::Bash => "bash".into(),
+            Self::Browser => "node".into(),
             Self::CargoDeb => peers_dir().join("bin/cargo-deb"),
             Self::Cc => "cc".into(),
             Self::Crun => "crun".into(),
@@ -108,6 +112,20 @@ impl Peer {
             Self::Netem => "tc".into(),
         }
     }
+}
+
+fn missing_browser() -> Option<String> {
+    let leader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/node_modules/playwright-core");
+    let missing = if !on_path(Path::new("node")) {
+        "node"
+    } else if !on_path(Path::new("chromium")) {
+        "chromium"
+    } else if !leader.is_dir() {
+        "playwright-core in web/node_modules"
+    } else {
+        return None;
+    };
+    Some(format!("{missing} is not installed; scripts/test installs it"))
 }
 
 /// Where `scripts/test` puts peers that are not Debian packages.
