@@ -51,3 +51,45 @@ impl Interrupt {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Retention, Store};
+    use super::*;
+    use crate::clock::Now;
+
+    /// Counts for some minutes.
+    fn endless(reader: &Reader) -> rusqlite::Result<u64> {
+        let numbers = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 1000000000)";
+        reader.connection.query_row(&format!("{numbers} SELECT count(*) FROM n"), [], |row| row.get(0))
+    }
+
+    #[test]
+    fn an_answer_is_given_up_in_the_making_and_the_next_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.db");
+        drop(Store::open(&path, Retention::default(), Now::sample()).unwrap());
+        let reader = Reader::open(&path).unwrap();
+        let interrupt = Interrupt::default();
+        let (begun, begins) = std::sync::mpsc::channel();
+        let made = std::thread::scope(|scope| {
+            let from_another_thread = interrupt.clone();
+            scope.spawn(move || {
+                begins.recv().unwrap();
+                // Until it has: what is given up before it began is not seen.
+                for _ in 0..1000 {
+                    from_another_thread.give_up();
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+            interrupt.unless_given_up(&reader, |reader| {
+                begun.send(()).unwrap();
+                endless(reader)
+            })
+        });
+        let code = made.unwrap().unwrap_err().sqlite_error_code();
+        assert_eq!(code, Some(rusqlite::ErrorCode::OperationInterrupted));
+        assert!(interrupt.unless_given_up(&reader, Reader::targets).is_none(), "nobody waits for it");
+        assert_eq!(Interrupt::default().unless_given_up(&reader, Reader::targets).unwrap().unwrap(), []);
+    }
+}

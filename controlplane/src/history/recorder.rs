@@ -51,6 +51,8 @@ pub(crate) struct Recorder {
     last: Option<Last>,
     /// The reading that goes on.
     current: Option<Current>,
+    /// The first reading of what is read now.
+    of_source_since: u64,
     /// Intervals of targets that are gone and were too many to wait for their end.
     forgotten: u64,
     /// Readings that were too late for the interval they were due at.
@@ -108,6 +110,9 @@ impl Recorder {
             }
             _ => Birth::Before,
         };
+        if self.last.is_none_or(|last| last.source != source) {
+            self.of_source_since = number;
+        }
         let mut current =
             Current { number, at: now, source, end_ns, birth, tiers: Vec::new(), batches: Vec::new() };
         for tier in Tier::ALL {
@@ -137,6 +142,10 @@ impl Recorder {
         let track = tracks[index].get_or_insert_with(|| {
             Track::new(TargetKey { name: name.to_owned(), family: family.to_owned() })
         });
+        if !track.was_read_since(self.of_source_since) {
+            // What it had counted was another's.
+            track.forget_counts();
+        }
         track.read(*number, reading, *birth, tiers);
     }
 
@@ -148,7 +157,9 @@ impl Recorder {
         }
         let Current { number, at, source, .. } = current;
         self.last = Some(Last { number, at, source, is_whole });
-        self.forget_gone(number);
+        if is_whole {
+            self.forget_gone(number);
+        }
         current.batches
     }
 

@@ -16,7 +16,7 @@ use super::peers::PeerStates;
 use super::queue::Queue;
 use super::recorder::Recorder;
 use super::tier::Tier;
-use super::writer::Writer;
+use super::writer::{Pauses, Writer};
 use crate::ControlPlane;
 use crate::alerts::{AlertEvents, EVENTS_MAX};
 use crate::clock::Now;
@@ -70,6 +70,10 @@ pub(crate) struct Status {
 }
 
 impl History {
+    pub(super) fn new(config: HistoryConfig) -> Arc<Self> {
+        Arc::new(Self { config, queue: Queue::default(), status: Mutex::default() })
+    }
+
     pub(crate) fn config(&self) -> &HistoryConfig {
         &self.config
     }
@@ -135,7 +139,7 @@ impl ControlPlane {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn spawn_history(&self, config: HistoryConfig) -> Result<HistoryThread, HistoryError> {
-        let history = Arc::new(History { config, queue: Queue::default(), status: Mutex::default() });
+        let history = History::new(config);
         self.history_slot().set(Arc::clone(&history)).map_err(|_| HistoryError::Running)?;
         self.show_history();
         Ok(HistoryThread::spawn(self.clone(), history)?)
@@ -192,7 +196,7 @@ impl HistoryThread {
         let alerts = plane.subscribe_alerts("history").ok();
         let (stop, stopped) = channel();
         let (written, writing) = channel();
-        let writer = Writer::new(plane.clone(), Arc::clone(&history));
+        let writer = Writer::new(plane.clone(), Arc::clone(&history), Pauses::default());
         let sign = Sign { plane: plane.clone(), what: "writes" };
         std::thread::Builder::new().name("relayscope-write".to_owned()).spawn(move || {
             let (_sign, _written) = (sign, written);
@@ -285,7 +289,7 @@ impl Recording {
     fn look(&mut self, now: Now) {
         let Self { plane, history, recorder, peers, alerts } = self;
         if recorder.due_in(now).is_zero() {
-            let batches = plane.record_history(recorder, now);
+            let batches = plane.record_history(recorder, Now::sample);
             let dropped = history.queue.push(batches, now);
             history.dropped(plane, history.reason(), dropped);
             history.dropped(plane, GONE, usize::try_from(recorder.take_forgotten()).unwrap_or(usize::MAX));

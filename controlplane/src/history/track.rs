@@ -94,6 +94,16 @@ impl Track {
         self.last.as_ref().is_some_and(|last| last.number == number)
     }
 
+    /// Whether that reading had it, or a later one.
+    pub(super) fn was_read_since(&self, number: u64) -> bool {
+        self.last.as_ref().is_some_and(|last| last.number >= number)
+    }
+
+    /// What it says next is of somebody else, as far as counts go.
+    pub(super) fn forget_counts(&mut self) {
+        self.last = None;
+    }
+
     /// Whether nothing of it is to be told any more.
     pub(super) fn is_told(&self) -> bool {
         self.open.iter().all(Option::is_none)

@@ -16,16 +16,31 @@ use super::thread::History;
 use crate::ControlPlane;
 use crate::clock::Now;
 
-/// After a write that failed it is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(10);
-/// After the database could not be opened.
-const REOPEN_PAUSE: Duration = Duration::from_secs(60);
-/// While nothing is to be written, retention is seen to this often.
-const TIDY_PAUSE: Duration = Duration::from_secs(60);
+/// How long it rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pauses {
+    /// After a write that failed.
+    pub(super) retry: Duration,
+    /// After the database could not be opened.
+    pub(super) reopen: Duration,
+    /// From one look at retention to the next, while nothing is to be written.
+    pub(super) tidy: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            retry: Duration::from_secs(10),
+            reopen: Duration::from_secs(60),
+            tidy: Duration::from_secs(60),
+        }
+    }
+}
 
 pub(super) struct Writer {
     plane: ControlPlane,
     history: Arc<History>,
+    pauses: Pauses,
     /// What was said last of opening, writing and tidying, as far as it stands.
     not_opened: Option<&'static str>,
     not_written: Option<&'static str>,
@@ -47,8 +62,8 @@ enum Failed {
 }
 
 impl Writer {
-    pub(super) fn new(plane: ControlPlane, history: Arc<History>) -> Self {
-        Self { plane, history, not_opened: None, not_written: None, not_tidied: None, tidied: None }
+    pub(super) fn new(plane: ControlPlane, history: Arc<History>, pauses: Pauses) -> Self {
+        Self { plane, history, pauses, not_opened: None, not_written: None, not_tidied: None, tidied: None }
     }
 
     /// Until the queue is closed and all of it is written, or cannot be.
@@ -58,7 +73,7 @@ impl Writer {
         let mut kept: Option<Store> = None;
         loop {
             let Some(mut store) = kept.take().or_else(|| self.open()) else {
-                if queue.rest(REOPEN_PAUSE) {
+                if queue.rest(self.pauses.reopen) {
                     return;
                 }
                 continue;
@@ -77,7 +92,7 @@ impl Writer {
                     self.set_aside();
                 }
             }
-            if rests && queue.rest(RETRY_PAUSE) {
+            if rests && queue.rest(self.pauses.retry) {
                 return;
             }
         }
@@ -111,7 +126,8 @@ impl Writer {
                 let text = error.to_string();
                 if self.not_opened.replace(reason) != Some(reason) {
                     tracing::warn!(
-                        "history is not kept, which is tried again every {REOPEN_PAUSE:?}: {text}"
+                        "history is not kept, which is tried again every {:?}: {text}",
+                        self.pauses.reopen
                     );
                 }
                 self.history.note(|status| {
@@ -149,7 +165,8 @@ impl Writer {
                 let reason = error.reason();
                 if self.not_written.replace(reason) != Some(reason) {
                     tracing::warn!(
-                        "history is not written, which is tried again every {RETRY_PAUSE:?}; what is recorded waits: {error}"
+                        "history is not written, which is tried again every {:?}; what is recorded waits: {error}",
+                        self.pauses.retry
                     );
                 }
                 let failed = self.note_failure(&error);
@@ -190,7 +207,7 @@ impl Writer {
         let now = Now::sample();
         let since = self.tidied.map(|tidied| now.since(tidied.monotonic_ns));
         if let Some(rest) =
-            since.and_then(|since| TIDY_PAUSE.checked_sub(since)).filter(|rest| !rest.is_zero())
+            since.and_then(|since| self.pauses.tidy.checked_sub(since)).filter(|rest| !rest.is_zero())
         {
             self.history.queue().wait_for_work(rest);
             return Ok(());
@@ -211,7 +228,8 @@ impl Writer {
                 let reason = error.reason();
                 if self.not_tidied.replace(reason) != Some(reason) {
                     tracing::warn!(
-                        "history is not tidied, which is tried again every {TIDY_PAUSE:?}; it may take more room than it is to: {error}"
+                        "history is not tidied, which is tried again every {:?}; it may take more room than it is to: {error}",
+                        self.pauses.tidy
                     );
                 }
                 self.tidied = Some(now);
@@ -262,3 +280,6 @@ fn say_set_aside(path: &Path, aside: &Path) {
         aside.display()
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What history is made of, read in portions: no drain waits for all of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use relayscope_bridge::ShardId;
 
@@ -13,6 +14,9 @@ use crate::source::Attached;
 /// Targets read before the drain may go on: their cells and a copy of each histogram, a tenth of a millisecond as a
 /// rule.
 const TARGETS_PER_READ: usize = 256;
+/// A reading that takes longer, as when a drain hangs meanwhile, is of no one moment: what was not read by then is left
+/// out of it.
+const READ_MAX: Duration = Duration::from_secs(2);
 /// Targets looked at before the series are let go for a moment. It takes a cell of each.
 const TARGETS_PER_LOOK: usize = 1024;
 
@@ -22,20 +26,30 @@ struct Portion {
     /// Where in it.
     from: usize,
     readings: Vec<Option<Reading>>,
+    /// When it was read.
+    at: Now,
 }
 
 impl ControlPlane {
-    /// Reads all targets once. What there is to be told of the intervals that end with it. O(targets), of which the
-    /// drain waits for a portion at a time.
-    pub(crate) fn record_history(&self, recorder: &mut Recorder, now: Now) -> Vec<Batch> {
+    /// Reads all targets once, at the time that `clock` tells then: it may have waited for a drain. What there is to be told
+    /// of the intervals that end with it. O(targets), of which the drain waits for a portion at a time.
+    pub(crate) fn record_history(&self, recorder: &mut Recorder, clock: impl Fn() -> Now) -> Vec<Batch> {
         let attached = self.attached();
         attached.look();
-        recorder.begin(attached.attachment().map(|attachment| attachment.info()), now);
+        let mut began: Option<Now> = None;
         let mut passed: Option<(Arc<Roster>, usize)> = None;
         let is_whole = loop {
             let last = passed.as_ref().map(|(roster, at)| roster.entry(*at).key());
-            let Some(portion) = self.read_portion(&attached, last, now) else { break false };
-            let Portion { roster, from, readings } = portion;
+            let portion = self.read_portion(&attached, last, &clock);
+            if began.is_none() {
+                let at = portion.as_ref().map_or_else(&clock, |portion| portion.at);
+                recorder.begin(attached.attachment().map(|attachment| attachment.info()), at);
+                began = Some(at);
+            }
+            let Some(Portion { roster, from, readings, at }) = portion else { break false };
+            if began.is_some_and(|began| at.since(began.monotonic_ns) > READ_MAX) {
+                break false;
+            }
             // Of a damaged segment they may be any numbers.
             if !attached.is_sound() {
                 break false;
@@ -58,12 +72,13 @@ impl ControlPlane {
         &self,
         attached: &Arc<Attached>,
         passed: Option<(&str, Option<&str>)>,
-        now: Now,
+        clock: impl Fn() -> Now,
     ) -> Option<Portion> {
         let mut drain = lock(&self.0.drain);
         if !Arc::ptr_eq(&self.attached(), attached) {
             return None;
         }
+        let now = clock();
         // Cells are of now, and so is what comes of the rings.
         drain.catch_up(now);
         let is_silent = |shard: ShardId| attached.clocks.is_silent(shard, now);
@@ -86,7 +101,7 @@ impl ControlPlane {
             Some(Reading { rtt: totals.rtt.and_then(&mut copy), totals })
         });
         let readings = readings.collect();
-        Some(Portion { roster, from, readings })
+        Some(Portion { roster, from, readings, at: now })
     }
 
     /// Tells `states` which peers answer now. O(targets).

@@ -5,7 +5,7 @@ use relayscope_bridge::catalogue::{
 };
 use relayscope_bridge::{
     CounterCell, GaugeCell, Hub, HubConfig, MetricId, MetricSample, MetricValue, Publisher, SeriesRegistry,
-    ShardId, hub,
+    ShardId, create, hub,
 };
 
 use super::super::interval::{QUANTILES, RttSummary};
@@ -18,7 +18,8 @@ const EPOCH: u64 = 1_800_000_000;
 
 /// Milliseconds after [`EPOCH`].
 fn at(ms: u64) -> Now {
-    Now { monotonic_ns: (5_000_000 + ms) * 1_000_000, unix_ns: (EPOCH * 1000 + ms) * 1_000_000 }
+    // Later than any host was booted before, and than the data planes of these tests began.
+    Now { monotonic_ns: (100_000_000_000 + ms) * 1_000_000, unix_ns: (EPOCH * 1000 + ms) * 1_000_000 }
 }
 
 /// As [`at`], by a wall clock that is so far ahead.
@@ -90,7 +91,7 @@ impl Bed {
 
     fn record(&mut self, now: Now) -> Vec<Batch> {
         self.publisher.beat(now.monotonic_ns);
-        self.plane.record_history(&mut self.recorder, now)
+        self.plane.record_history(&mut self.recorder, || now)
     }
 
     /// Records at the end of each of `tens`, and gives what was told.
@@ -342,10 +343,10 @@ fn a_silent_shard_leaves_a_gap_and_what_it_last_said_of_jitter_is_not_told() {
     bed.answer(&mut b, 1_000);
     b.jitter.set(0.002);
     // It beats no more.
-    let batches = bed.plane.record_history(&mut bed.recorder, at(10_000));
+    let batches = bed.plane.record_history(&mut bed.recorder, || at(10_000));
     assert_eq!(told(&batches), [("10s", 0, vec![(1, 0)])]);
     assert_eq!(batches[0].intervals[0].1.jitter_ns, None, "nobody knows");
-    assert_eq!(bed.plane.record_history(&mut bed.recorder, at(20_000)), []);
+    assert_eq!(bed.plane.record_history(&mut bed.recorder, || at(20_000)), []);
 }
 
 #[test]
@@ -411,6 +412,87 @@ fn gone_targets_are_bounded_and_what_is_not_told_of_them_is_counted() {
     assert_eq!(read(&mut recorder, 0..GONE_MAX + 10, 10)[0].intervals.len(), GONE_MAX + 10);
     assert_eq!(read(&mut recorder, 0..0, 20), []);
     assert_eq!((recorder.tracks.len(), recorder.take_forgotten()), (GONE_MAX, 10));
+}
+
+/// Names of so many targets that it takes three portions.
+const MANY: usize = 600;
+
+#[test]
+fn many_targets_are_read_in_portions_each_once() {
+    let mut bed = Bed::new();
+    let mut many: Vec<_> = (0..MANY).map(|number| bed.probe(&format!("{number:04}"))).collect();
+    bed.record(at(0));
+    for (number, target) in many.iter_mut().enumerate() {
+        target.lost.add(number as u64 + 1);
+    }
+    let batches = bed.record(at(10_000));
+    let expected: Vec<_> = (1..=MANY as u64).map(|lost| (0, lost)).collect();
+    assert_eq!(told(&batches), [("10s", 0, expected)]);
+}
+
+#[test]
+fn a_reading_that_hung_half_way_is_a_gap_of_what_was_not_read() {
+    let mut bed = Bed::new();
+    let mut many: Vec<_> = (0..MANY).map(|number| bed.probe(&format!("{number:04}"))).collect();
+    bed.record(at(0));
+    many.iter_mut().for_each(|target| target.lost.add(1));
+    // The first portion is read on time, and the second when the drain is let go of.
+    let looks = std::cell::Cell::new(0);
+    let clock = || {
+        looks.set(looks.get() + 1);
+        if looks.get() == 1 { at(10_000) } else { at(25_000) }
+    };
+    let batches = bed.plane.record_history(&mut bed.recorder, clock);
+    assert_eq!(told(&batches), [("10s", 0, vec![(0, 1); 256])]);
+    many.iter_mut().for_each(|target| target.lost.add(2));
+    let batches = bed.record(at(30_000));
+    assert_eq!(
+        told(&batches),
+        [],
+        "from 10 s to 30 s is no interval, and the others have their gap until now"
+    );
+    many.iter_mut().for_each(|target| target.lost.add(3));
+    let batches = bed.record(at(40_000));
+    assert_eq!(told(&batches), [("10s", 30, vec![(0, 3); MANY])]);
+    let batches = bed.record(at(60_000));
+    let minute: Vec<_> = (0..MANY).map(|number| (0, if number < 256 { 6 } else { 3 })).collect();
+    assert_eq!(told(&batches), [("1m", 0, minute)]);
+}
+
+#[test]
+fn a_data_plane_that_began_since_counts_from_zero_and_one_of_before_from_what_it_says() {
+    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let segment = directory.path().join("segment");
+    let config = ControlPlaneConfig::default();
+    let (plane, mut recorder) = (ControlPlane::watch(segment.clone(), config).unwrap(), Recorder::default());
+    let make = |lost| {
+        let hub = create(&segment, HubConfig::default()).unwrap();
+        let info = ["b", "192.0.2.7:8620", "ipv4", "stamp", "default"];
+        let counter = |family| hub.registry.counter(SHARD, family, &["b", "ipv4"]).unwrap();
+        let cells = (counter(&PROBE_SENT), counter(&PROBE_RECEIVED), counter(&PROBE_LOST));
+        let info = hub.registry.gauge(SHARD, &TARGET_INFO, &info).unwrap();
+        let (sent, received, mut of_lost) = cells;
+        of_lost.add(lost);
+        (hub, (sent, received, of_lost, info))
+    };
+    let ten = |now: Now| now.unix_ns / 10_000_000_000 * 10;
+    let later = |now: Now, seconds: u64| {
+        let unix_ns = (ten(now) + seconds) * 1_000_000_000;
+        Now { monotonic_ns: now.monotonic_ns + unix_ns - now.unix_ns, unix_ns }
+    };
+    // It was there before the control plane was.
+    let first = make(5);
+    plane.tick();
+    let now = Now::sample();
+    assert_eq!(plane.record_history(&mut recorder, || now), []);
+    first.1.2.get();
+    drop(first);
+    // Another has its place, and began later.
+    let _second = make(7);
+    plane.tick();
+    let batches = plane.record_history(&mut recorder, || later(now, 10));
+    let lost: Vec<_> = batches[0].intervals.iter().map(|(_, interval)| interval.lost).collect();
+    assert_eq!(lost, [7]);
 }
 
 proptest! {
