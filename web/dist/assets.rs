@@ -1,4 +1,4 @@
 &[
-    Asset { path: "/assets/page-C7-EMqsn.css", octets: include_bytes!("assets/page-C7-EMqsn.css") },
-    Asset { path: "/assets/page-IcGfKVX8.js", octets: include_bytes!("assets/page-IcGfKVX8.js") },
+    Asset { path: "/assets/page-D1j6amkL.js", octets: include_bytes!("assets/page-D1j6amkL.js") },
+    Asset { path: "/assets/page-DDSIKLWN.css", octets: include_bytes!("assets/page-DDSIKLWN.css") },
 ]

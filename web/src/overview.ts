@@ -19,6 +19,13 @@ export interface OverviewState {
   readonly href: (spot: Spot) => string | null;
 }
 
+/** Where a spot stands. */
+interface Position {
+  readonly spot: Spot;
+  readonly line: number;
+  readonly at: number;
+}
+
 interface Section {
   readonly root: HTMLElement;
   readonly title: HTMLElement;
@@ -32,6 +39,7 @@ export class Overview {
   readonly #scroller = make("div", { class: "scroller" }, this.#matrix.root);
   readonly #sections: Section[] = [];
   #layout: Layout | null = null;
+  readonly #positions = new Map<string, Position>();
   #laidBy = "";
   #laidAt = 0;
   #active: string | null = null;
@@ -107,6 +115,10 @@ export class Overview {
 
   #lay(layout: Layout): void {
     this.#layout = layout;
+    this.#positions.clear();
+    layout.lines.forEach((line, index) => {
+      line.spots.forEach((spot, at) => spot && this.#positions.set(spot.key, { spot, line: index, at }));
+    });
     const isMatrix = layout.kind === "matrix";
     setHidden(this.#scroller, !isMatrix);
     const walls = isMatrix ? [] : layout.lines;
@@ -132,7 +144,7 @@ export class Overview {
   }
 
   #drawEmpty({ relays, view }: OverviewState): void {
-    const [any, shown] = [relays.some((relay) => relay.rows.length > 0), this.#all().length > 0];
+    const [any, shown] = [relays.some((relay) => relay.rows.length > 0), this.#positions.size > 0];
     setHidden(byId("no-targets"), relays.length === 0 || any);
     setHidden(byId("no-match"), !any || shown);
     setText(byId("no-match-filter"), view.filter);
@@ -140,16 +152,15 @@ export class Overview {
 
   // The keyboard: one cell of all can be reached by Tab, the arrows go on from there.
 
-  #all(): { spot: Spot; line: number; at: number }[] {
-    return (this.#layout?.lines ?? []).flatMap((line, index) =>
-      line.spots.flatMap((spot, at) => (spot ? [{ spot, line: index, at }] : [])),
-    );
+  #first(): Position | null {
+    for (const position of this.#positions.values()) return position;
+    return null;
   }
 
   #spotOf(target: EventTarget | null): Spot | null {
     const link = target instanceof Element ? target.closest("a.cell") : null;
     const key = link?.getAttribute("data-key");
-    return key ? (this.#all().find(({ spot }) => spot.key === key)?.spot ?? null) : null;
+    return key ? (this.#positions.get(key)?.spot ?? null) : null;
   }
 
   #setActive(key: string): void {
@@ -159,8 +170,7 @@ export class Overview {
 
   /** Sees to it that Tab leads to the active cell, or to the first where that is gone. */
   #keepStop(): void {
-    const all = this.#all();
-    const found = all.find(({ spot }) => spot.key === this.#active) ?? all[0];
+    const found = this.#positions.get(this.#active ?? "") ?? this.#first();
     const cell = found ? this.#cell(found.line, found.at) : null;
     if (this.#activeCell !== cell) this.#activeCell?.link.setAttribute("tabindex", "-1");
     this.#activeCell = cell;
@@ -175,8 +185,7 @@ export class Overview {
 
   #key(event: KeyboardEvent): void {
     if (event.altKey || event.metaKey || !this.#layout) return;
-    const all = this.#all();
-    const from = all.find(({ spot }) => spot.key === this.#active);
+    const from = this.#positions.get(this.#active ?? "");
     if (!from) return;
     const to = this.#layout.kind === "matrix" ? this.#inMatrix(event, from) : this.#inWall(event, from);
     if (!to) return;

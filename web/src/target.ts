@@ -112,7 +112,7 @@ export class TargetView {
   #drawHead(row: Row | null, now: number): void {
     const { view, utc } = this.#place;
     setText(byId("target-name"), view.target ?? "");
-    setAttribute(byId("back"), "href", formatView({ ...view, target: null, family: null, range: { from: "-1h", to: "now" } }));
+    setAttribute(byId("back"), "href", formatView({ ...view, target: null, family: null }));
     const known = this.#feed.relays.length > 0;
     setHidden(byId("target-unknown"), !known || row !== null);
     setHidden(byId("target-now"), row === null);

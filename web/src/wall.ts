@@ -46,8 +46,11 @@ export class Wall {
 
   /** Lays the rows anew: the width may have changed. */
   measure(): void {
+    // What is not shown has no width; it keeps its rows, and the one with the focus.
+    const width = this.root.clientWidth;
+    if (width === 0) return;
     const unit = parseFloat(getComputedStyle(document.documentElement).fontSize);
-    const columns = Math.max(1, Math.floor(this.root.clientWidth / (CELL_WIDTH * unit)));
+    const columns = Math.max(1, Math.floor(width / (CELL_WIDTH * unit)));
     this.#height = ROW_HEIGHT * unit;
     if (columns !== this.#columns) {
       this.#columns = columns;

@@ -49,7 +49,8 @@ const text = async (locator) => (await locator.innerText()).replace(/\s+/g, " ")
 const json = async (path) => (await fetch(new URL(path, relays.b))).json();
 
 const browser = await launch();
-const { page, faults } = await open(browser, relays.b, DESK);
+// By name: on a busy host any link may be the worst.
+const { page, faults } = await open(browser, `${relays.b}#sort=name`, DESK);
 const cell = (relay, target) => page.locator(`a.cell[data-key="${relay}\\a ${target}\\a ipv4"]`);
 
 await check("the mesh is a matrix of who looks at whom, with figures", async () => {
@@ -106,7 +107,7 @@ await check("dark is dark, by the system and by its switch", async () => {
   await until("the system's light", async () => (await brightness()) > 200);
   await page.keyboard.press("d");
   await until("the switch's dark", async () => (await brightness()) < 60);
-  assert.match(page.url(), /#theme=dark$/);
+  assert.match(page.url(), /theme=dark$/);
   await shot(page, "mesh-dark");
   await page.getByRole("button", { name: "Dark" }).click();
   await until("the switch's light", async () => (await brightness()) > 200);
@@ -212,7 +213,8 @@ await check("a target's plots have points, and the outage is a gap of loss betwe
   const steps = await until("history of before, in and after the outage", async () => {
     const { points } = await json("/api/v1/history?target=c");
     const kinds = points.time.map((_, at) => (points.lost[at] > 0 && points.answered[at] === 0 ? "lost" : points.answered[at] > 0 ? "answered" : ""));
-    return /answered.*lost.*answered/.test(kinds.join(" ")) && points;
+    // Two in a row are a line.
+    return /answered.*lost.*answered/.test(kinds.join(" ")) && /answered answered/.test(kinds.join(" ")) && points;
   });
   const lostAt = steps.time.find((_, at) => steps.lost[at] > 0 && steps.answered[at] === 0);
   // From the newest step back to the outage, as who has no pointer does.
@@ -236,7 +238,7 @@ await check("a target's plots have points, and the outage is a gap of loss betwe
   for (const kind of ["peer_down", "peer_up"]) await page.locator(`#events-list .${kind}`).first().waitFor();
   const drawn = await page.evaluate(colours);
   assert.ok(drawn.ink > 20, `the median line has ${drawn.ink} pixels`);
-  assert.ok(drawn.lossMany > 50, `loss has ${drawn.lossMany} pixels`);
+  assert.ok(drawn.lossMany > 200, `loss has ${drawn.lossMany} pixels`);
 });
 
 /** How many pixels of the RTT plot are of the median line, and of loss. */

@@ -279,7 +279,8 @@ fn main() {
     add("top_ends_with_its_terminal", Some(Peer::Tmux), top::terminal_is_gone);
     add("top_without_a_terminal_names_what_to_use_instead", None, top::no_terminal);
 
-    add("the_page_shows_a_demo_in_a_browser", Some(Peer::Browser), page::in_a_browser);
+    add("the_page_shows_a_demo_in_a_browser", Some(Peer::Browser), page::of_a_demo);
+    add("the_page_shows_a_thousand_targets_in_a_browser", Some(Peer::Browser), page::of_a_thousand_targets);
     add("a_demo_shows_three_relays_and_a_link_that_is_cut_and_mended", None, demo::three_relays);
     add("a_demo_ends_as_it_is_told_and_names_a_port_that_is_taken", None, demo::ends_as_it_is_told);
 

@@ -1,5 +1,6 @@
-//! The page in a browser, led through a live demo by `web/tests/page.mjs`.
+//! The page in a browser, led through it by the programs of `web/tests`. Each counts its checks in its last line.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -7,32 +8,64 @@ use nix::sys::signal::Signal;
 
 use crate::demo::Demo;
 use crate::peers::Peer;
-use crate::relay::{Process, loopback};
+use crate::relay::{Process, Relay, loopback};
 
-/// Its checks, all of which have to be made.
-const SUMMARY: &str = "17 checks, 0 failed";
+/// More than any window shows.
+const TARGETS: usize = 1000;
 
 fn project(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-pub(crate) fn in_a_browser() {
-    let mut demo = Demo::start(loopback());
+fn browser(program: &str) -> Command {
     let mut command = Command::new(Peer::Browser.program());
-    command.arg(project("web/tests/page.mjs")).arg(project("target/screenshots"));
-    command.args(demo.relays.iter().map(|(name, at)| format!("{name}=http://{at}/")));
-    let mut browser = Process::start(&mut command);
-    let summary = loop {
+    command.arg(project("web/tests").join(program));
+    command
+}
+
+/// Runs a program to its end, and asserts that it made all its checks and found nothing. `ask` is told what it wants.
+fn assert_found(command: &mut Command, summary: &str, mut ask: impl FnMut(&str)) {
+    let mut browser = Process::start(command);
+    loop {
         let line = browser.line("what the browser found", |line| Some(line.to_owned()));
         println!("{line}");
-        match line.strip_prefix("> ") {
-            Some("!STOP") => demo.process.signal(Signal::SIGSTOP),
-            Some("!CONT") => demo.process.signal(Signal::SIGCONT),
-            Some(command) => demo.process.write_line(command),
-            None if line.contains(" checks, ") => break line,
-            None => {}
+        if let Some(wanted) = line.strip_prefix("> ") {
+            ask(wanted);
+        } else if line.contains(" checks, ") {
+            assert_eq!(line, summary);
+            break;
         }
-    };
-    assert_eq!(summary, SUMMARY);
+    }
     assert!(browser.wait().success());
+}
+
+pub(crate) fn of_a_demo() {
+    let mut demo = Demo::start(loopback());
+    let mut command = browser("page.mjs");
+    command.arg(project("target/screenshots"));
+    command.args(demo.relays.iter().map(|(name, at)| format!("{name}=http://{at}/")));
+    assert_found(&mut command, "17 checks, 0 failed", |wanted| match wanted {
+        "!STOP" => demo.process.signal(Signal::SIGSTOP),
+        "!CONT" => demo.process.signal(Signal::SIGCONT),
+        line => demo.process.write_line(line),
+    });
+}
+
+pub(crate) fn of_a_thousand_targets() {
+    let (directory, ip) = (tempfile::tempdir().unwrap(), loopback());
+    let history = directory.path().join("history.db");
+    let mut config = format!(
+        "targets_max = {TARGETS}\n[history]\npath = {:?}\n[reflector]\nlisten = [\"{ip}:8620\"]\n",
+        history.display()
+    );
+    for target in 0..TARGETS {
+        // Writing to a string does not fail.
+        write!(config, "[[target]]\nname = \"t{target:04}\"\naddress = \"{ip}:8620\"\n").unwrap();
+    }
+    let file = directory.path().join("relayscope.toml");
+    std::fs::write(&file, config).unwrap();
+    let relay = Relay::start(ip, &["--config", &file.display().to_string()]);
+    let mut command = browser("wall.mjs");
+    command.args([&format!("http://{}/", relay.http), &TARGETS.to_string()]);
+    assert_found(&mut command, "7 checks, 0 failed", |wanted| panic!("nobody can {wanted}"));
 }
