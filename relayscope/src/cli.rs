@@ -194,6 +194,10 @@ pub(crate) struct DemoArgs {
     /// Serve the first relay here, the others on the next two ports; with port 0 each on any that is free.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9862", value_parser = parse_listen)]
     pub(crate) listen: SocketAddr,
+    /// Keep the history of each relay in this directory, and add to what is there [default: one of its own, which is
+    /// removed at the end].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) history: Option<PathBuf>,
 }
 
 /// What `probe` takes.

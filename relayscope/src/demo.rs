@@ -40,16 +40,17 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let cores = cores()?;
     log_to_stderr();
     let supervisor = Supervisor::new()?;
-    // Of what there was nothing is kept.
-    let state = tempfile::tempdir().map_err(Failure::host)?;
+    // Removed at the end, where nobody wants it.
+    let own = tempfile::tempdir().map_err(Failure::host)?;
+    let state = args.history.as_deref().unwrap_or(own.path());
 
     // All that can be refused, before anything runs. Whom they probe is known once all listen.
-    let alone = configs(&served, state.path(), |_| String::new())?;
+    let alone = configs(&served, state, |_| String::new())?;
     let listeners = alone.iter().map(|config| listen(&config.reflector, 1)).collect::<Result<Vec<_>, _>>()?;
     let servers = alone.iter().map(Server::bind).collect::<Result<Vec<_>, _>>()?;
     let links = Links::start(&NAMES, &reflecting(&listeners), IMPAIRED)?;
     let others = |name: &str| targets_of(&links, name) + &relays_beside(&servers, name);
-    let configs = configs(&served, state.path(), others)?;
+    let configs = configs(&served, state, others)?;
     let runtime = runtime::choose(configs[0].runtime, NAMES.len()).map_err(Failure::host)?;
 
     let mut relays = Vec::new();

@@ -6,18 +6,21 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::relay::{Process, get, loopback, relayscope, run, wait_for};
 
 pub(crate) struct Demo {
     pub(crate) process: Process,
+    temporary: TempDir,
     pub(crate) relays: BTreeMap<String, SocketAddr>,
 }
 
 impl Demo {
     pub(crate) fn start(ip: IpAddr) -> Self {
-        let mut command = relayscope();
-        let process = Process::start(command.args(["demo", "--listen", &SocketAddr::new(ip, 0).to_string()]));
+        let (mut command, temporary) = (relayscope(), tempfile::tempdir().unwrap());
+        command.args(["demo", "--listen", &SocketAddr::new(ip, 0).to_string()]);
+        let process = Process::start(command.env("TMPDIR", temporary.path()));
         let mut relays = BTreeMap::new();
         while relays.len() < 3 {
             let (name, at) = process.line("a relay and its URL", |line| {
@@ -27,7 +30,7 @@ impl Demo {
             });
             relays.insert(name, at);
         }
-        Self { process, relays }
+        Self { process, temporary, relays }
     }
 
     fn json(&self, relay: &str, path: &str) -> Value {
@@ -97,8 +100,11 @@ pub(crate) fn three_relays() {
     demo.wait_state("c", "b", "up");
     demo.wait_alert("b", "c", "resolved");
 
+    let left = |of: &Demo| std::fs::read_dir(of.temporary.path()).unwrap().count();
+    assert_eq!(left(&demo), 1, "its history");
     demo.process.signal(Signal::SIGTERM);
     assert!(demo.process.wait().success());
+    assert_eq!(left(&demo), 0, "nothing is left behind");
 }
 
 pub(crate) fn ends_as_it_is_told() {
