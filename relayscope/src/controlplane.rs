@@ -131,7 +131,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// With all else that a control plane cannot do without: what it would be refused later is refused now.
     pub(crate) fn bind(config: &Config) -> Result<Self, Failure> {
+        config.relays.asked()?;
         let http = http(config)?;
         let listener = listen(config.listen)?;
         let at = listener.local_addr().unwrap_or(config.listen);

@@ -18,6 +18,10 @@ pub(crate) fn bad_input() {
     let file = directory.path().join("bad.toml");
     std::fs::write(&file, "[probe]\ntimeout = \"-1s\"\n").unwrap();
     let file = file.to_str().unwrap();
+    let relays = directory.path().join("relays.toml");
+    let relay = "[[relay]]\nname = \"b\"\nurl = \"http://b\"\nuser = \"alice\"\npassword_file = \"none\"\n";
+    std::fs::write(&relays, relay).unwrap();
+    let relays = relays.to_str().unwrap();
     for (arguments, expected) in [
         (&["--frobnicate"][..], "unexpected argument '--frobnicate' found; see --help"),
         (&["run", "--listen", "nowhere"], "'nowhere' is no address; expected IP:PORT such as 127.0.0.1:9862"),
@@ -33,6 +37,9 @@ pub(crate) fn bad_input() {
             &["check-config", file],
             "bad.toml: probe.timeout: \"-1s\" is invalid; expected a time from 1ms to 1m",
         ),
+        (&["check-config", relays], "relay 'b': password_file: cannot read "),
+        (&["run", "--config", relays], "relay 'b': password_file: cannot read "),
+        (&["controlplane", "--config", relays], "relay 'b': password_file: cannot read "),
         (&["probe", "127.0.0.1", "-c", "0"], "invalid value '0' for '-c <N>'"),
         (&["probe", "127.0.0.1", "-i", "soon"], "expected a time from 1ms to 1h, such as 200ms"),
         (&["tap", "-n", "0"], "invalid value '0' for '-n <COUNT>'"),
