@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Figures that follow are zigzag varints. A column of which no interval has a figure is left out. Each takes the cheaper
-//! of the two predictions and the best k, found by counting.
+//! of the two predictions and the best k, found by counting. Deflating it saves next to nothing, and varints deflated are
+//! larger wherever there is noise: see `benches/README.md`.
 //!
 //! What is read is hostile: it decodes to intervals that could be, or is refused, within the memory of one hour.
 

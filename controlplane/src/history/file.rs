@@ -1,7 +1,9 @@
 //! The files of a database: made for their owner alone, locked by the one who writes, set aside when damaged.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -88,4 +90,28 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// A path as SQLite's URI of a file that nobody writes.
+pub(super) fn uri_of_what_never_changes(path: &Path) -> OsString {
+    let mut uri = b"file:".to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => uri.push(*byte),
+            _ => uri.extend(format!("%{byte:02x}").bytes()),
+        }
+    }
+    uri.extend(b"?immutable=1");
+    OsString::from_vec(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_in_a_uri() {
+        let uri = uri_of_what_never_changes(Path::new("/a b/what?#100%.db"));
+        assert_eq!(uri, "file:/a%20b/what%3f%23100%25.db?immutable=1");
+    }
 }

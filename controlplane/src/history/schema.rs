@@ -7,9 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::error::{OpenError, StoreError, StoreErrorKind};
+use super::file;
 use crate::clock::Now;
 
 /// What `PRAGMA application_id` says of a history: `rlsh`.
@@ -19,7 +20,7 @@ pub(super) const APPLICATION_ID: i64 = 0x726C_7368;
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
 /// Bytes in a page of a new file. Measured, see `benches/README.md`.
-const PAGE_BYTES: u32 = 8192;
+const PAGE_BYTES: u32 = 4096;
 /// Memory that a connection keeps pages in.
 pub(super) const CACHE_BYTES: u32 = 8 << 20;
 /// Pages in the log before what is in it is written to where it belongs: some 4 MiB.
@@ -77,10 +78,8 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
     if !path.exists() {
         return Err(OpenError::Missing { path: path.to_owned() });
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = connect_to_read(path)?;
     let fail = |error| StoreError::sqlite(path, "opening it to read", error);
-    let connection = Connection::open_with_flags(path, flags).map_err(fail)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
     let is_new = identify(&connection, path, MIGRATIONS)?;
     let version = version(&connection).map_err(fail)?;
     if is_new || version < MIGRATIONS.len() as i64 {
@@ -92,6 +91,26 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
     }
     harden(&connection).map_err(fail)?;
     Ok(connection)
+}
+
+/// Readers and the writer meet in a file beside the database. Where that cannot be made, as on a copy that is mounted read-only, and
+/// there is no log either, nobody writes: it is read as what never changes.
+fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let fail = |error| StoreError::sqlite(path, "opening it to read", error);
+    let connection = Connection::open_with_flags(path, flags).map_err(fail)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
+    match version(&connection) {
+        Err(error)
+            if error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+                && !file::beside(path, "-wal").exists() =>
+        {
+            let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(file::uri_of_what_never_changes(path), flags).map_err(fail)
+        }
+        // What else is wrong is told by whoever asks next.
+        _ => Ok(connection),
+    }
 }
 
 /// Whether there is nothing in the file yet. Refuses what is not ours or is newer than we are.
@@ -187,7 +206,7 @@ fn check(connection: &mut Connection) -> Result<(), Unsound> {
     match found {
         Ok(said) if said == "ok" => Ok(()),
         Ok(said) => Err(Unsound::Found(StoreErrorKind::Damaged, said)),
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) => Ok(()),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -137,6 +137,12 @@ pub(crate) fn read_only() {
     disk.remount(MsFlags::MS_RDONLY);
     let error = Store::open(&path, Retention::default(), at(T0)).unwrap_err();
     assert_eq!(error.reason(), "read_only", "{error}");
+    // It can be read where it lies, as a copy in an archive can.
+    let reader = Store::reader(&path).unwrap();
+    let found =
+        reader.intervals(&targets()[0], Tier::TenSeconds, 0..u64::MAX, Duration::from_secs(10)).unwrap();
+    assert_eq!(found, [(T0, interval(T0))]);
+    drop(reader);
     disk.remount(MsFlags::empty());
     let mut store = Store::open(&path, Retention::default(), at(T0)).unwrap();
     append(&mut store, T0 + 10).unwrap();

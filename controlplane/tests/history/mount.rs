@@ -37,7 +37,7 @@ impl SmallDisk {
     }
 
     pub(crate) fn history(&self) -> PathBuf {
-        self.path().join("state/history.db")
+        self.path().join("state of it?/history.db")
     }
 
     /// A process that another test begins has our files open until it is another program: so it is tried again.

@@ -226,7 +226,7 @@ fn statistics_say_what_is_there() {
     let bytes = house.count("SELECT sum(length(intervals)) FROM chunk") as u64;
     let minutes = TierStatistics { chunks: 2, intervals: 120, bytes, rows: 30, oldest: Some(T0) };
     assert_eq!(statistics.tiers, [TierStatistics::default(), minutes, TierStatistics::default()]);
-    assert_eq!((statistics.targets, statistics.events, statistics.page_bytes), (2, 1, 8192));
+    assert_eq!((statistics.targets, statistics.events, statistics.page_bytes), (2, 1, 4096));
     assert!(statistics.log_bytes > 0 && statistics.pages > 5, "{statistics:?}");
     assert!(statistics.cache.unwrap().misses > 0, "{statistics:?}");
     let again = reader.statistics().unwrap();
