@@ -234,3 +234,31 @@ fn statistics_say_what_is_there() {
     assert!(again.cache.unwrap().hits > statistics.cache.unwrap().hits);
     assert_eq!(store.statistics().unwrap().tiers, statistics.tiers);
 }
+
+#[test]
+fn a_chunk_and_a_row_that_changed_on_the_disk_are_gaps_that_are_counted() {
+    let house = House::new();
+    let mut store = house.open();
+    let (a, b) = (target("a"), target("b"));
+    for minute in 0..120 {
+        append(&mut store, Tier::Minute, T0 + minute * 60, &[(&a, lost(1)), (&b, lost(2))]);
+    }
+    tidy(&mut store, T0 + HOUR + 200);
+    let broken = rusqlite::Connection::open(&house.path).unwrap();
+    let changed = "UPDATE chunk SET intervals = substr(intervals, 1, length(intervals) - 1) WHERE key = (SELECT min(key) FROM chunk); \
+                   UPDATE head SET records = x'0105' WHERE key = (SELECT min(key) FROM head)";
+    broken.execute_batch(changed).unwrap();
+    let minutes = |name| {
+        let query =
+            HistoryQuery { step_seconds: Some(60), ..HistoryQuery::new(target(name), T0, T0 + 2 * HOUR) };
+        let points = house.reader().history(&query).unwrap();
+        (points.damaged, points.intervals.iter().flatten().count())
+    };
+    assert_eq!(minutes("a"), (2, 59));
+    assert_eq!(minutes("b"), (1, 119));
+    // What comes late is kept, what cannot be read is not, and it is said.
+    append(&mut store, Tier::Minute, T0, &[(&a, lost(3))]);
+    assert_eq!(tidy(&mut store, T0 + 2 * HOUR + 200).damaged, 2);
+    assert_eq!(minutes("a"), (0, 60));
+    assert_eq!(read(&house.reader(), "a", Tier::Minute)[0], (T0, lost(3)));
+}
