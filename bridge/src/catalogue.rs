@@ -342,7 +342,7 @@ families! {
     HISTORY_BYTES = "history_database_bytes", Gauge, Bytes, [],
         "The history's database and its log on disk.";
     HISTORY_WRITE_DURATION = "history_write_duration_seconds", Histogram, Seconds, [],
-        "Time to write what was recorded at once for one resolution to the history.";
+        "Time of one write to the history: of what was recorded at once for one resolution, or of events.";
     HTTP_REQUESTS = "http_requests_total", Counter, None, ["route", "code"],
         "HTTP requests answered.";
     HTTP_CONNECTIONS_REFUSED = "http_connections_refused_total", Counter, None, ["reason"],

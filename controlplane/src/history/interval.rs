@@ -10,11 +10,12 @@ pub struct Interval {
     pub answered: u64,
     /// Probes lost. Loss is `lost / (answered + lost)`; an interval in which no probe settled has none.
     pub lost: u64,
-    /// Of the lost those that vanished on the way there, where the reflector's count tells.
+    /// Of the lost those that vanished on the way there, where the reflector's count tells. It does some probes later: they
+    /// may be of the interval before, and so be more than `lost`.
     pub lost_forward: Option<u64>,
-    /// Of the lost those that vanished on the way back.
+    /// Of the lost those that vanished on the way back, told alike.
     pub lost_reverse: Option<u64>,
-    /// Absent where no probe was answered.
+    /// Absent where no probe was answered, or the samples of all that were are overwritten.
     pub rtt: Option<RttSummary>,
     /// Jitter (IPDV) over the window of probes that ended with the interval: nanoseconds.
     pub jitter_ns: Option<u64>,
@@ -27,11 +28,11 @@ pub struct RttSummary {
     pub count: u64,
     /// Of all of them: nanoseconds.
     pub sum_ns: u64,
-    /// The least.
+    /// The least, exactly.
     pub min_ns: u64,
-    /// The greatest.
+    /// The greatest, exactly.
     pub max_ns: u64,
-    /// By [`QUANTILES`].
+    /// By [`QUANTILES`], of a histogram of all of them: within 1.1 % as a rule.
     pub quantiles_ns: [u64; QUANTILES.len()],
 }
 

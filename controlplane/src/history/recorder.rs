@@ -28,8 +28,8 @@ use crate::clock::Now;
 const SECOND_NS: u64 = 1_000_000_000;
 /// A reading that is at most as late, and a clock that was set by at most as much, is as good as none.
 const LATE_MAX_NS: u64 = 2 * SECOND_NS;
-/// Targets that are gone and of which something is still to be told.
-const GONE_MAX: usize = 4096;
+/// Targets that are gone and of which something is still to be told: as many as a data plane has, which may go at once.
+const GONE_MAX: usize = 1 << 16;
 const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 
 /// Intervals of one tier that begin at the same time.

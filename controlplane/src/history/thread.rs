@@ -34,6 +34,9 @@ const RATE: &str = "rate";
 /// Why intervals of targets that are not there any more are dropped.
 const GONE: &str = "gone";
 
+/// Why intervals of targets are dropped that the database has no room for.
+pub(super) const TARGETS: &str = "targets_max";
+
 /// History cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
@@ -169,7 +172,7 @@ impl ControlPlane {
             own.add(&catalogue::HISTORY_DROPPED, &[reason], 0);
             own.add(&catalogue::HISTORY_EVENTS_DROPPED, &[reason], 0);
         }
-        for reason in [SLOW, GONE] {
+        for reason in [SLOW, GONE, TARGETS] {
             own.add(&catalogue::HISTORY_DROPPED, &[reason], 0);
         }
         for reason in [SLOW, RATE] {

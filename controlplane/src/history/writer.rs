@@ -12,7 +12,7 @@ use super::event::Event;
 use super::interval::{Interval, TargetKey};
 use super::queue::{Next, Queued};
 use super::store::Store;
-use super::thread::History;
+use super::thread::{History, TARGETS};
 use crate::ControlPlane;
 use crate::clock::Now;
 
@@ -153,6 +153,7 @@ impl Writer {
                     tracing::info!("history is written again; {dropped} intervals were dropped so far");
                 }
                 let now = Now::sample();
+                self.plane.own().observe(&catalogue::HISTORY_WRITE_DURATION, now.since(began.monotonic_ns));
                 self.plane.own().set(&catalogue::HISTORY_LAST_WRITE, &[], now.unix_seconds());
                 self.history.note(|status| {
                     status.failure = None;
@@ -186,9 +187,8 @@ impl Writer {
         let took = Now::sample().since(began.monotonic_ns);
         self.plane.note_history_write(*was_held_up, began.since(at.monotonic_ns), took);
         let own = self.plane.own();
-        own.observe(&catalogue::HISTORY_WRITE_DURATION, took);
         own.add(&catalogue::HISTORY_WRITTEN, &[batch.tier.as_str()], appended.written as u64);
-        self.history.dropped(&self.plane, "targets_max", appended.refused);
+        self.history.dropped(&self.plane, TARGETS, appended.refused);
         self.history.note(|status| status.intervals_written += appended.written as u64);
         Ok(())
     }

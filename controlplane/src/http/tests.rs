@@ -11,7 +11,8 @@ use relayscope_bridge::{Hub, HubConfig, hub};
 use tower::ServiceExt;
 
 use super::{Limits, ServerThread, router};
-use crate::{ControlPlane, ControlPlaneConfig};
+use crate::history::{HistoryConfig, Interval, Retention, Store, TargetKey, Tier};
+use crate::{ControlPlane, ControlPlaneConfig, Now};
 
 fn plane(config: ControlPlaneConfig) -> ControlPlane {
     let Hub { collector, .. } = hub(HubConfig::default()).unwrap();
@@ -121,6 +122,61 @@ async fn where_history_is_off_its_routes_say_how_to_turn_it_on() {
     for route in ["/api/v1/history?target=b", "/api/v1/events", "/api/perf/sqlite"] {
         assert_eq!(get(&router, route).await, (StatusCode::NOT_FOUND, line.clone()));
     }
+}
+
+#[tokio::test]
+async fn what_is_asked_of_history_wrongly_is_answered_with_what_would_be_right() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, retention) = (directory.path().join("history.db"), Retention::default());
+    let mut store = Store::open(&path, retention, Now::sample()).unwrap();
+    let key = TargetKey { name: "b".to_owned(), family: "ipv4".to_owned() };
+    let interval = Interval { lost: 3, ..Interval::default() };
+    assert_eq!(store.append(Tier::TenSeconds, 1_796_000_010, &[(&key, interval)]).unwrap().written, 1);
+    drop(store);
+    let plane = plane(ControlPlaneConfig::default());
+    let thread = plane.spawn_history(HistoryConfig { path: path.clone(), retention }).unwrap();
+    let router = router(plane, &Limits::default());
+    let range = "from=1796000000&to=1796000030";
+    for (asked, status, begins) in [
+        ("history", 400, "no target is given; expected target=NAME"),
+        ("history?target=c", 404, "no history of target \"c\""),
+        ("history?target=b&family=ipv6", 404, "no history of target \"b\" by \"ipv6\"; expected ipv4"),
+        ("history?target=b&from=1h", 400, "from: \"1h\" is no time; expected "),
+        ("history?target=b&to=never", 400, "to: \"never\" is no time; expected "),
+        ("history?target=b&step=0", 400, "step: \"0\" is no step; expected "),
+        ("history?target=b&from=now&to=-1h", 400, "from "),
+        (
+            "history?target=b&from=1796000000&to=1796050000&step=10s",
+            400,
+            "5000 steps of 10 s are too many; expected at most 4096",
+        ),
+        ("history?target=b&limit=7", 400, "parameter \"limit\" is not known to /api/v1/history"),
+        ("events?limit=0", 400, "limit \"0\" is invalid; expected 1..=10000"),
+        ("events?limit=10001", 400, "limit \"10001\" is invalid"),
+    ] {
+        let (is, said) = get(&router, &format!("/api/v1/{asked}")).await;
+        assert!(is.as_u16() == status && said.starts_with(begins), "{asked}: {is} {said}");
+    }
+    let (status, said) = get(&router, &format!("/api/v1/history?target=b&{range}")).await;
+    assert_eq!(status, StatusCode::OK);
+    for part in [
+        "\"time\":[1796000000,1796000010,1796000020]",
+        "\"lost\":[null,3,null]",
+        "\"rtt_p50\":[null,null,null]",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    thread.stop();
+
+    // Of a database that is gone.
+    std::fs::remove_file(path).unwrap();
+    let (status, said) = get(&router, &format!("/api/v1/history?target=b&{range}")).await;
+    assert!(
+        status == StatusCode::SERVICE_UNAVAILABLE && said.starts_with("history cannot be read: "),
+        "{said}"
+    );
+    let (status, said) = get(&router, "/api/perf/sqlite").await;
+    assert!(status == StatusCode::OK && said.contains("\"database\":null"), "{said}");
 }
 
 #[tokio::test]

@@ -168,6 +168,13 @@ pub(crate) fn kept_and_answered() {
     assert!(csv.starts_with("start_unix_seconds,length_seconds,target,family,answered,lost,"), "{csv}");
     assert!(csv.lines().skip(1).all(|row| row.contains(",10,peer,ipv4,")), "{csv}");
     assert!(bed.export(&["--events"]).contains(",peer_down,peer,,,peer does not answer\n"));
+    // Nobody reads any more: no word of it.
+    let mut export = relayscope();
+    export.args(["history", "export", "--config"]).arg(bed.config());
+    let mut unread = export.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(unread.stdout.take());
+    let output = unread.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 
 fn time(step: &[(String, Value)]) -> usize {
