@@ -177,7 +177,7 @@ impl Source {
             reflector: self.reflector()?,
             alerting: self.alerting(args)?,
             exposition: self.exposition()?,
-            history: self.history()?,
+            history: self.history(self.listen(args)?.port())?,
             relays: self.relays()?,
             targets: Vec::new(),
             groups,

@@ -89,6 +89,7 @@ impl History {
     pub(crate) fn start(plane: &ControlPlane, config: &Config) -> Result<Self, Failure> {
         let place = config.history.config().unwrap_or_else(|why| {
             tracing::warn!("history is off: {why}");
+            plane.note_no_history(why.to_string());
             None
         });
         let thread =

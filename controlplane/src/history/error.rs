@@ -8,6 +8,8 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
+use super::thread::LOCKED;
+
 /// Less room than this is none: a page of the file and one of each of its companions.
 const ROOM_BYTES_MIN: u64 = 256 * 1024;
 
@@ -141,6 +143,12 @@ pub enum OpenError {
         /// The application it says it is of.
         found: i64,
     },
+    /// Something else than a database. Who named it mistook it: it is not ours to move.
+    #[error("{} is no database; expected a history or no file: move it away, or choose another path", path.display())]
+    NoDatabase {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is no such file, and a reader makes none.
     #[error("{} does not exist", path.display())]
     Missing {
@@ -153,12 +161,13 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// As in labels: `locked`, `newer`, `foreign`, `missing`, or a reason of [`StoreErrorKind::reason`].
+    /// As in labels: `locked`, `newer`, `foreign`, `no_database`, `missing`, or a reason of [`StoreErrorKind::reason`].
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Locked { .. } => "locked",
+            Self::Locked { .. } => LOCKED,
             Self::Newer { .. } => "newer",
             Self::Foreign { .. } => "foreign",
+            Self::NoDatabase { .. } => "no_database",
             Self::Missing { .. } => "missing",
             Self::Store(error) => error.reason(),
         }

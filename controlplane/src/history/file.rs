@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -55,6 +55,21 @@ pub(super) fn make(path: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(StoreError::io(path, "making it", error)),
     }
+}
+
+/// How every SQLite database begins.
+const HEADER: &[u8] = b"SQLite format 3\0";
+
+/// Whether a file begins as a database does, is empty, or is not there.
+pub(super) fn may_be_database(path: &Path) -> Result<bool, StoreError> {
+    let fail = |error| StoreError::io(path, "reading what it is", error);
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        opened => opened.map_err(fail)?,
+    };
+    let mut begin = Vec::with_capacity(HEADER.len());
+    file.take(HEADER.len() as u64).read_to_end(&mut begin).map_err(fail)?;
+    Ok(begin.is_empty() || begin == HEADER)
 }
 
 /// Moves a database and its companions to `NAME.damaged-<unix seconds>`. The database goes last: a crash on the way leaves one to

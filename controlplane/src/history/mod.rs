@@ -58,5 +58,5 @@ pub use relayscope_sqlite_status::CacheUse;
 pub(crate) use interrupt::Interrupt;
 pub(crate) use peers::PeerStates;
 pub(crate) use recorder::{Batch, Recorder};
-pub(crate) use thread::History;
+pub(crate) use thread::{History, LOCKED};
 pub(crate) use track::Reading;

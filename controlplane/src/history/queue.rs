@@ -68,18 +68,18 @@ impl Queue {
     /// Lets them wait, and returns how many intervals that wait for longest had to make room.
     pub(super) fn push(&self, batches: Vec<Batch>, now: Now) -> usize {
         let mut waiting = self.lock();
+        let more: usize = batches.iter().map(|batch| batch.intervals.len()).sum();
         let mut dropped = 0;
+        while waiting.intervals + more > INTERVALS_MAX {
+            let Some(oldest) = waiting.batches.pop_front() else { break };
+            waiting.intervals -= oldest.batch.intervals.len();
+            dropped += oldest.batch.intervals.len();
+        }
         for batch in batches {
-            let more = batch.intervals.len();
-            while waiting.intervals + more > INTERVALS_MAX {
-                let Some(oldest) = waiting.batches.pop_front() else { break };
-                waiting.intervals -= oldest.batch.intervals.len();
-                dropped += oldest.batch.intervals.len();
-            }
             let was_held_up = waiting.in_hand.is_some() || !waiting.batches.is_empty();
-            waiting.intervals += more;
             waiting.batches.push_back(Queued { batch, at: now, was_held_up });
         }
+        waiting.intervals += more;
         drop(waiting);
         self.changed.notify_one();
         dropped
@@ -97,6 +97,13 @@ impl Queue {
         drop(waiting);
         self.changed.notify_one();
         dropped
+    }
+
+    /// Drops all intervals that wait, and returns how many.
+    pub(super) fn drop_intervals(&self) -> usize {
+        let mut waiting = self.lock();
+        waiting.batches.clear();
+        std::mem::take(&mut waiting.intervals)
     }
 
     /// Takes what is to be written next, the intervals first; [`written`](Self::written) or
@@ -235,6 +242,17 @@ mod tests {
         );
         queue.written();
         assert_eq!(next_start(&queue), Some(40));
+    }
+
+    #[test]
+    fn what_one_reading_brought_makes_no_room_for_itself() {
+        let queue = Queue::default();
+        queue.push(vec![batch(10, 7)], at(1));
+        let of_three_tiers = [20, 0, 0].map(|start| batch(start, INTERVALS_MAX / 2));
+        assert_eq!(queue.push(of_three_tiers.into(), at(2)), 7);
+        assert_eq!(next_start(&queue), Some(20));
+        assert_eq!(queue.drop_intervals(), 2 * (INTERVALS_MAX / 2));
+        assert_eq!((next_start(&queue), queue.drop_intervals()), (None, 0));
     }
 
     #[test]

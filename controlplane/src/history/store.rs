@@ -90,8 +90,8 @@ pub struct Appended {
 impl Store {
     /// Opens the database at `path`, or begins one; its directory is made where there is none. An older one is brought up to date.
     ///
-    /// A file that is no database, or a damaged one, is moved to `NAME.damaged-<unix seconds>`, never deleted, and a
-    /// new one is begun: [`set_aside`](Self::set_aside) tells.
+    /// A damaged database is moved to `NAME.damaged-<unix seconds>`, never deleted, and a new one is begun:
+    /// [`set_aside`](Self::set_aside) tells. A file of any other kind is refused and left as it is.
     ///
     /// # Errors
     ///
@@ -106,6 +106,9 @@ impl Store {
         now: Now,
         migrations: &[&str],
     ) -> Result<Self, OpenError> {
+        if !file::may_be_database(path)? {
+            return Err(OpenError::NoDatabase { path: path.to_owned() });
+        }
         let lock = Lock::take(path)?;
         file::make(path)?;
         let mut set_aside = None;

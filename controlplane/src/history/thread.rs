@@ -33,9 +33,10 @@ const SLOW: &str = "slow";
 const RATE: &str = "rate";
 /// Why intervals of targets that are not there any more are dropped.
 const GONE: &str = "gone";
-
 /// Why intervals of targets are dropped that the database has no room for.
-pub(super) const TARGETS: &str = "targets_max";
+pub(super) const TARGETS_MAX: &str = "targets_max";
+/// Why intervals are dropped while another process writes the database.
+pub(crate) const LOCKED: &str = "locked";
 
 /// History cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +173,7 @@ impl ControlPlane {
             own.add(&catalogue::HISTORY_DROPPED, &[reason], 0);
             own.add(&catalogue::HISTORY_EVENTS_DROPPED, &[reason], 0);
         }
-        for reason in [SLOW, GONE, TARGETS] {
+        for reason in [SLOW, GONE, TARGETS_MAX, LOCKED] {
             own.add(&catalogue::HISTORY_DROPPED, &[reason], 0);
         }
         for reason in [SLOW, RATE] {

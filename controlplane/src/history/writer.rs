@@ -7,12 +7,13 @@ use std::time::Duration;
 use relayscope_bridge::catalogue;
 use relayscope_sqlite_status::cache_use;
 
-use super::error::{StoreError, StoreErrorKind};
+use super::error::{OpenError, StoreError, StoreErrorKind};
 use super::event::Event;
+use super::file;
 use super::interval::{Interval, TargetKey};
 use super::queue::{Next, Queued};
 use super::store::Store;
-use super::thread::{History, TARGETS};
+use super::thread::{History, TARGETS_MAX};
 use crate::ControlPlane;
 use crate::clock::Now;
 
@@ -134,6 +135,11 @@ impl Writer {
                     status.errors += 1;
                     (status.is_open, status.failure) = (false, Some((reason, text)));
                 });
+                if matches!(error, OpenError::Locked { .. }) {
+                    // Of this time it has the intervals of another relay: ours would go over them.
+                    let dropped = self.history.queue().drop_intervals();
+                    self.history.dropped(&self.plane, reason, dropped);
+                }
                 None
             }
         }
@@ -188,7 +194,7 @@ impl Writer {
         self.plane.note_history_write(*was_held_up, began.since(at.monotonic_ns), took);
         let own = self.plane.own();
         own.add(&catalogue::HISTORY_WRITTEN, &[batch.tier.as_str()], appended.written as u64);
-        self.history.dropped(&self.plane, TARGETS, appended.refused);
+        self.history.dropped(&self.plane, TARGETS_MAX, appended.refused);
         self.history.note(|status| status.intervals_written += appended.written as u64);
         Ok(())
     }
@@ -264,11 +270,8 @@ impl Writer {
         let cache = cache_use(&store.connection);
         self.history.note(|status| status.cache = cache);
         let path = &self.history.config().path;
-        let mut log = path.clone().into_os_string();
-        log.push("-wal");
-        let length = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.len()).ok();
-        let Some(bytes) = length(path) else { return };
-        let bytes = bytes + length(Path::new(&log)).unwrap_or(0);
+        let Ok(of_file) = std::fs::metadata(path) else { return };
+        let bytes = of_file.len() + file::log_bytes(path);
         self.plane.own().set(&catalogue::HISTORY_BYTES, &[], bytes as f64);
     }
 }

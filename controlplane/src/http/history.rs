@@ -23,10 +23,11 @@ use serde::{Deserialize, Serialize};
 
 use super::renderer::Renderer;
 use super::{App, JSON, TEXT, json, reply, to_json};
+use crate::ControlPlane;
 use crate::clock::Now;
 use crate::history::{
-    CacheUse, EVENTS_ANSWERED_MAX, Event, Happened, History, HistoryQuery, Interrupt, Interval, OpenError,
-    Points, QUANTILES, QueryError, Reader, RttSummary, Statistics, StoreError, TargetKey, Tier,
+    CacheUse, EVENTS_ANSWERED_MAX, Event, Happened, History, HistoryQuery, Interrupt, Interval, LOCKED,
+    OpenError, Points, QUANTILES, QueryError, Reader, RttSummary, Statistics, StoreError, TargetKey, Tier,
     TierStatistics, parse_moment, parse_step,
 };
 
@@ -259,7 +260,10 @@ impl PointsView {
 }
 
 async fn history(State(app): State<App>, Query(asked): Query<HistoryParameters>) -> Response {
-    let Some(history) = app.plane.history() else { return off() };
+    let history = match kept(&app.plane) {
+        Ok(history) => history,
+        Err(refused) => return refused.answer(),
+    };
     let now_unix_ms = Now::sample().unix_ns / 1_000_000;
     let read = || -> Result<_, Refused> {
         let target = asked
@@ -349,7 +353,10 @@ impl EventView {
 }
 
 async fn events(State(app): State<App>, Query(asked): Query<EventsParameters>) -> Response {
-    let Some(history) = app.plane.history() else { return off() };
+    let history = match kept(&app.plane) {
+        Ok(history) => history,
+        Err(refused) => return refused.answer(),
+    };
     let now_unix_ms = Now::sample().unix_ns / 1_000_000;
     let read = || -> Result<_, Refused> {
         // What happens in this millisecond is before now.
@@ -505,7 +512,7 @@ impl WriterView {
 }
 
 async fn sqlite(State(app): State<App>) -> Response {
-    let Some(history) = app.plane.history() else { return off() };
+    let Some(history) = app.plane.history() else { return off(&app.plane).answer() };
     let path = &history.config().path;
     let (database, reader, reason) = match app.archive.ask(path, |reader| Ok(reader.statistics()?)).await {
         Ok(Ok(read)) => {
@@ -519,6 +526,19 @@ async fn sqlite(State(app): State<App>) -> Response {
     json(StatusCode::OK, &SqliteView { path, reason, database, reader, writer })
 }
 
-fn off() -> Response {
-    reply(StatusCode::NOT_FOUND, TEXT, "history is off; set enabled = true in [history]\n")
+/// The history that is this relay's own. What lies at its path is another's while that one writes it.
+fn kept(plane: &ControlPlane) -> Result<&Arc<History>, Refused> {
+    let history = plane.history().ok_or_else(|| off(plane))?;
+    match history.status().failure {
+        Some((LOCKED, why)) => {
+            let line = format!("no history of this relay: {why}; give it a path of its own in [history]");
+            Err(Refused::Unreadable(line))
+        }
+        _ => Ok(history),
+    }
+}
+
+fn off(plane: &ControlPlane) -> Refused {
+    let why = plane.no_history().unwrap_or("set enabled = true in [history]");
+    Refused::Unknown(format!("history is off; {why}"))
 }

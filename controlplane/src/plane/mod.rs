@@ -71,6 +71,8 @@ struct Inner {
     watch: OnceLock<Mutex<Watch>>,
     /// What is kept on disk, where anything is.
     history: OnceLock<Arc<History>>,
+    /// Why there is none, where it was wanted.
+    no_history: OnceLock<String>,
     relays: Relays,
 }
 
@@ -126,6 +128,7 @@ impl ControlPlane {
             reloads: OnceLock::new(),
             watch: OnceLock::new(),
             history: OnceLock::new(),
+            no_history: OnceLock::new(),
             relays: Relays::default(),
             config,
         }))
@@ -326,6 +329,18 @@ impl ControlPlane {
 
     pub(crate) fn watch_slot(&self) -> &OnceLock<Mutex<Watch>> {
         &self.0.watch
+    }
+
+    /// Says wherever history is asked for `why` there is none, where it was wanted and could not be had.
+    pub fn note_no_history(&self, why: String) {
+        self.0.own.set(&relayscope_bridge::catalogue::HISTORY_UP, &[], 0.0);
+        if let Err(why) = self.0.no_history.set(why) {
+            tracing::error!("why there is no history was said already; now it is: {why}");
+        }
+    }
+
+    pub(crate) fn no_history(&self) -> Option<&str> {
+        self.0.no_history.get().map(String::as_str)
     }
 
     pub(crate) fn history_slot(&self) -> &OnceLock<Arc<History>> {

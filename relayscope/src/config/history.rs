@@ -10,9 +10,13 @@ use serde::Deserialize;
 use super::document::{path_text, quoted, time_text, writeln};
 use super::{HOUR, Source};
 use crate::failure::Failure;
+use crate::target::HTTP_PORT;
 
-/// Of the database, where no path is given.
-const FILE_NAME: &str = "history.db";
+/// Of the database, where no path is given, of a relay that serves HTTP at `port`. Relays of one user have one each.
+fn file_name(port: u16) -> String {
+    if port == HTTP_PORT { "history.db".to_owned() } else { format!("history-{port}.db") }
+}
+
 /// Of its directory in a place that many share.
 const DIRECTORY: &str = "relayscope";
 const RETENTION_MAX: Duration = Duration::from_secs(10 * 31_557_600);
@@ -32,14 +36,8 @@ pub(super) struct HistorySection {
     retention_1m: Option<String>,
     retention_10m: Option<String>,
     retention_events: Option<String>,
-    size_max: Option<Size>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Bytes(i64),
-    Text(String),
+    /// A number or a text; what it is else is told as any other wrong value.
+    size_max: Option<toml::Value>,
 }
 
 /// Where history is kept, and how much of it.
@@ -48,6 +46,8 @@ pub(crate) struct History {
     pub(crate) enabled: bool,
     /// `None` for the state directory.
     pub(crate) path: Option<PathBuf>,
+    /// Where the relay serves HTTP.
+    pub(crate) port: u16,
     pub(crate) retention: Retention,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct History {
 pub(crate) struct NoPlace;
 
 impl Source {
-    pub(super) fn history(&self) -> Result<History, Failure> {
+    pub(super) fn history(&self, port: u16) -> Result<History, Failure> {
         let section = &self.file.history;
         let default = Retention::default();
         let [tens, minutes, ten_minutes] = default.tiers;
@@ -71,6 +71,7 @@ impl Source {
         Ok(History {
             enabled: section.enabled.unwrap_or(true),
             path: given.map(|path| self.place(path)),
+            port,
             retention: Retention {
                 tiers: [
                     time("retention_10s", &section.retention_10s, tens)?,
@@ -86,10 +87,11 @@ impl Source {
         })
     }
 
-    fn history_size(&self, size: &Size) -> Result<u64, Failure> {
+    fn history_size(&self, size: &toml::Value) -> Result<u64, Failure> {
         let (bytes, given) = match size {
-            Size::Bytes(bytes) => (u64::try_from(*bytes).ok(), bytes.to_string()),
-            Size::Text(text) => (parse_size(text), format!("{text:?}")),
+            toml::Value::Integer(bytes) => (u64::try_from(*bytes).ok(), bytes.to_string()),
+            toml::Value::String(text) => (parse_size(text), format!("{text:?}")),
+            other => (None, other.to_string()),
         };
         bytes.filter(|bytes| (SIZE_MIN..=SIZE_MAX).contains(bytes)).ok_or_else(|| {
             let right =
@@ -129,7 +131,9 @@ impl History {
     pub(crate) fn place(&self) -> Result<PathBuf, NoPlace> {
         match &self.path {
             Some(path) => Ok(path.clone()),
-            None => Ok(state_directory(|name| std::env::var_os(name)).ok_or(NoPlace)?.join(FILE_NAME)),
+            None => {
+                Ok(state_directory(|name| std::env::var_os(name)).ok_or(NoPlace)?.join(file_name(self.port)))
+            }
         }
     }
 
@@ -147,8 +151,8 @@ impl History {
 [history]
 # Whether it is kept. Default true.
 enabled = {enabled}
-# The database, made where it is missing. Default \"\": history.db in the service's StateDirectory, or in
-# $XDG_STATE_HOME/relayscope, or in ~/.local/state/relayscope.
+# The database, made where it is missing. Default \"\": history.db, or history-PORT.db where listen has another port than
+# {http_port}, in the service's StateDirectory, or in $XDG_STATE_HOME/relayscope, or in ~/.local/state/relayscope.
 path = {path}
 # For how long what is kept of every 10 s, of every minute and of every ten minutes stays: 1h to 10years each.
 # Default {of_tens}, {of_minutes} and {of_ten_minutes}.
@@ -161,6 +165,7 @@ retention_events = {events}
 # before its time: {least} to {most}. Default {of_size}.
 size_max = {size}",
                 enabled = self.enabled,
+                http_port = HTTP_PORT,
                 path = path_text(self.path.as_deref()),
                 events = quoted(&days_text(events)),
                 of_events = days_text(default.events),

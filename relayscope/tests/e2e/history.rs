@@ -309,6 +309,11 @@ pub(crate) fn what_cannot_be_kept() {
         assert_eq!(relay.sample("relay_history_up"), Some(0.0));
         wait_for("it to be said", || (said(&log, why) > 0).then_some(()));
         assert_eq!(said(&log, "history is not kept"), 1, "{log:?}");
+        let (status, line) = plain(&relay, "/api/v1/events");
+        assert_eq!(status, 503, "{line}");
+        let expected =
+            if reason == "locked" { "no history of this relay: " } else { "history cannot be read: " };
+        assert!(line.starts_with(expected), "{line}");
         relay.process.signal(Signal::SIGTERM);
         assert!(relay.process.wait().success());
     }

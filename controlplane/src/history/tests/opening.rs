@@ -39,16 +39,31 @@ fn a_reader_of_nothing_makes_nothing() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_set_aside_with_what_lies_beside_it() {
+fn a_file_that_is_no_database_is_left_alone() {
     let house = House::new();
     drop(house.open());
-    fs::write(&house.path, "not a database at all, but long enough to have a header of one: ".repeat(40))
-        .unwrap();
+    let text = "[history]\npath = \"this.toml\"\n";
+    fs::write(&house.path, text).unwrap();
+    let error = Store::open(&house.path, Retention::default(), at(T0)).unwrap_err();
+    assert_eq!(error.reason(), "no_database");
+    let expected = "is no database; expected a history or no file: move it away, or choose another path";
+    assert_eq!(error.to_string(), format!("{} {expected}", house.path.display()));
+    assert_eq!(fs::read_to_string(&house.path).unwrap(), text);
+    fs::write(&house.path, "").unwrap();
+    assert_eq!(house.open().set_aside(), None, "one that is empty becomes a history");
+}
+
+#[test]
+fn what_lies_beside_a_damaged_database_goes_along_and_a_new_one_works() {
+    let house = House::new();
+    drop(house.open());
+    let damaged = format!("SQLite format 3\0{}", "and nothing of a database after that: ".repeat(40));
+    fs::write(&house.path, &damaged).unwrap();
     fs::write(file::beside(&house.path, "-wal"), "a log").unwrap();
     let mut store = house.open();
     let aside = PathBuf::from(format!("{}.damaged-{T0}", house.path.display()));
     assert_eq!(store.set_aside(), Some(aside.as_path()));
-    assert!(fs::read_to_string(&aside).unwrap().starts_with("not a database"));
+    assert_eq!(fs::read_to_string(&aside).unwrap(), damaged);
     assert_eq!(fs::read_to_string(file::beside(&aside, "-wal")).unwrap(), "a log");
     append(&mut store, Tier::Minute, T0, &[(&target("a"), lost(1))]);
     drop(store);
@@ -75,9 +90,10 @@ fn a_malformed_database_is_set_aside() {
     assert_eq!(fs::read(&aside).unwrap(), bytes);
     drop(store);
     // A second one within the same second does not go over the first.
-    fs::write(&house.path, "again").unwrap();
-    let again = house.open().set_aside().unwrap().to_owned();
-    assert_eq!((again == aside, fs::read_to_string(again).unwrap()), (false, "again".to_owned()));
+    let again = "SQLite format 3\0again";
+    fs::write(&house.path, again).unwrap();
+    let second = house.open().set_aside().unwrap().to_owned();
+    assert_eq!((second == aside, fs::read_to_string(second).unwrap()), (false, again.to_owned()));
 }
 
 #[test]
