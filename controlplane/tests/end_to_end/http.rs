@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use relayscope_bridge::catalogue::{PROBE_FAMILY_UP, PROBE_RTT_SECONDS, PROBE_SENT, PROBE_UP, TARGET_INFO};
+use relayscope_bridge::catalogue::{GROUP_INFO, PROBE_FAMILY_UP, PROBE_RTT_SECONDS, PROBE_UP, TARGET_INFO};
 use relayscope_bridge::{
     GaugeCell, Hub, HubConfig, MetricSample, MetricValue, Publisher, SeriesRegistry, ShardId, hub,
 };
@@ -252,9 +252,10 @@ fn await_served(address: SocketAddr) {
 /// A plane whose body is 20 MB: more than the sockets of a connection buffer.
 fn plane_with_a_large_body() -> ControlPlane {
     let (_publisher, registry, plane) = empty_plane();
-    let name = "x".repeat(1000);
-    for n in 0..20_000 {
-        registry.counter(SHARD, &PROBE_SENT, &[&format!("{name}{n}"), "ipv4"]).unwrap();
+    let long = "x".repeat(1000);
+    for n in 0..3000 {
+        let values = [&format!("{long}{n}"), &long, &long, &long, &long, &long, &long];
+        registry.gauge(SHARD, &GROUP_INFO, &values.map(String::as_str)).unwrap().set(1.0);
     }
     plane.tick();
     plane
