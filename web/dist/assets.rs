@@ -1,4 +1,4 @@
 &[
-    Asset { path: "/assets/page-D1j6amkL.js", octets: include_bytes!("assets/page-D1j6amkL.js") },
-    Asset { path: "/assets/page-DDSIKLWN.css", octets: include_bytes!("assets/page-DDSIKLWN.css") },
+    Asset { path: "/assets/page-BJ274uP2.css", octets: include_bytes!("assets/page-BJ274uP2.css") },
+    Asset { path: "/assets/page-cYxzzZbE.js", octets: include_bytes!("assets/page-cYxzzZbE.js") },
 ]

@@ -1,6 +1,12 @@
 /** Wires the live stream, the address and the parts of the page. */
 
-import "./style.css";
+import "./style/page.css";
+import "./style/head.css";
+import "./style/overview.css";
+import "./style/cells.css";
+import "./style/side.css";
+import "./style/target.css";
+import "./style/media.css";
 
 import { wireCustom } from "./custom.ts";
 import { byId, perFrame, setHidden } from "./dom.ts";

@@ -14,7 +14,7 @@ export interface Moment {
 }
 
 /** As many of those that ended are shown. */
-const ENDED_MAX = 8;
+const ENDED_MAX = 5;
 /** As many of the things that happened. */
 const LATELY_MAX = 12;
 /** What comes within as long of the one before is of the same kind the same event: seconds. */

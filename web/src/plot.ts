@@ -34,6 +34,7 @@ const HEIGHT: Readonly<Record<Figure, number>> = { rtt: 280, loss: 130, jitter: 
 const AXIS_WIDTH = 58;
 /** Fewer pixels are a click, not a stretch. */
 const DRAG_MIN = 6;
+const JUDGED_LENGTH = 12;
 const EVENT_COLOUR: Readonly<Record<Kind, keyof Palette>> = {
   peer_up: "good",
   peer_down: "down",
@@ -107,7 +108,7 @@ export class Plots {
     const options: uPlot.Options = {
       width: host.clientWidth || 600,
       height: HEIGHT[figure],
-      padding: [figure === "rtt" ? 18 : 8, 12, 0, 0],
+      padding: [figure === "rtt" ? 18 : 8, 26, 0, 0],
       legend: { show: false },
       tzDate: (at) => (this.#options.utc() ? uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : new Date(at * 1000)),
       scales: { x: { time: true, auto: false }, y: { range: () => this.#range(figure) } },
@@ -278,9 +279,11 @@ export class Plots {
       const x = Math.round(plot.valToPos(at, "x", true)) + 0.5;
       ctx.strokeStyle = ctx.fillStyle = this.#palette[EVENT_COLOUR[kind] ?? "idle"];
       ctx.globalAlpha = 0.7;
+      // What is judged stands at the edge, what was so stands through.
+      const isJudged = kind === "alert_firing" || kind === "alert_resolved";
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
-      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.lineTo(x, bbox.top + (isJudged ? JUDGED_LENGTH * devicePixelRatio : bbox.height));
       ctx.stroke();
       ctx.globalAlpha = 1;
       if (figure === "rtt") ctx.fillText(KIND[kind]?.mark ?? "·", x, bbox.top - 4 * devicePixelRatio);

@@ -192,8 +192,9 @@ export class TargetView {
       this.#asking = null;
     }
     const pause = Math.max(REFRESH_MIN, loaded?.history.step ?? 0);
-    const last = loaded?.at ?? (this.#refused?.key === key ? this.#refused.at : -Infinity);
-    const isDue = Number.isFinite(last) ? isLive(range) && now - last >= pause : true;
+    const last = Math.max(loaded?.at ?? -Infinity, this.#refused?.key === key ? this.#refused.at : -Infinity);
+    const isOver = loaded !== null && !isLive(range);
+    const isDue = !isOver && now - last >= pause;
     if (isDue) void this.#ask({ key, target, family: of, range, loaded, now });
   }
 
@@ -206,24 +207,26 @@ export class TargetView {
     const step = loaded?.history.step ?? null;
     const known = loaded ? knownUntil(loaded.history) : null;
     const begin = loaded && step && known !== null ? Math.max(from, known - AGAIN * step) : from;
-    try {
-      const [history, events] = await Promise.all([
-        askHistory({ target, family, from: begin, to, step }, abort.signal),
-        askEvents({ target, from: begin, to, limit: EVENTS_MAX }, abort.signal),
-      ]);
-      this.#asking = null;
-      if (!history.ok) {
-        this.#refused = { key, why: history.why, at: now };
-        if (this.#loaded?.key !== key) this.#loaded = null;
-      } else {
-        this.#refused = null;
-        const whole = loaded && begin > from ? joined(loaded.history, history.value, from) : history.value;
-        const kept = loaded?.events ?? [];
-        const happened = events.ok ? [...kept.filter(({ at }) => at >= from && at < begin), ...events.value.events] : kept;
-        this.#loaded = { key, history: whole, series: series(whole), events: happened, at: now };
-      }
-    } catch {
-      return; // Given up: something else is looked at.
+    const answers = await Promise.all([
+      askHistory({ target, family, from: begin, to, step }, abort.signal),
+      askEvents({ target, from: begin, to, limit: EVENTS_MAX }, abort.signal),
+    ]).catch(() => null);
+    // Something else is looked at by now.
+    if (answers === null || this.#asking?.abort !== abort) return;
+    this.#asking = null;
+    const [history, events] = answers;
+    if (!history.ok) {
+      this.#refused = { key, why: history.why, at: now };
+      if (this.#loaded?.key !== key) this.#loaded = null;
+    } else if (loaded && step !== history.value.step) {
+      // So far back there are longer steps only: all of it anew.
+      this.#loaded = null;
+    } else {
+      this.#refused = null;
+      const whole = loaded && begin > from ? joined(loaded.history, history.value, from) : history.value;
+      const kept = loaded?.events ?? [];
+      const happened = events.ok ? [...kept.filter(({ at }) => at >= from && at < begin), ...events.value.events] : kept;
+      this.#loaded = { key, history: whole, series: series(whole), events: happened, at: now };
     }
     this.#redraw();
   }
