@@ -148,9 +148,13 @@ impl Server {
 
     /// Where it serves, a line each.
     pub(crate) fn announcement(&self) -> String {
-        let (scheme, at) = (self.scheme(), self.at);
-        let line = |(what, path)| format!("{what:8} {scheme}://{at}/{path}\n");
-        [("metrics", "metrics"), ("mesh", "mesh"), ("health", "healthz")].map(line).concat()
+        let line = |(what, path)| format!("{what:8} {}{path}\n", self.page());
+        [("page", ""), ("metrics", "metrics"), ("mesh", "mesh"), ("health", "healthz")].map(line).concat()
+    }
+
+    /// The URL to look at.
+    pub(crate) fn page(&self) -> String {
+        format!("{}://{}/", self.scheme(), self.at)
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     log_to_stderr();
     let supervisor = Supervisor::new()?;
     // Removed at the end, where nobody wants it.
-    let own = tempfile::tempdir().map_err(Failure::host)?;
+    let own = tempfile::Builder::new().prefix("relayscope-demo-").tempdir().map_err(Failure::host)?;
     let state = args.history.as_deref().unwrap_or(own.path());
 
     // All that can be refused, before anything runs. Whom they probe is known once all listen.
@@ -162,8 +162,10 @@ fn reflecting(listeners: &[Vec<Listeners>]) -> Vec<SocketAddr> {
 fn announcement(servers: &[Server], links: &Links) -> String {
     let mut text = format!("a demo of three relays that probe each other every {INTERVAL}\n");
     for (name, server) in NAMES.iter().zip(servers) {
-        text += &format!("relay {name}  {}://{}/\n", server.scheme(), server.at);
+        text += &format!("relay {name}  {}\n", server.page());
     }
+    let [one, other] = IMPAIRED;
+    text += &format!("most happens between {one} and {other}: look at the page of either\n");
     text + &links.announcement()
 }
 

@@ -82,6 +82,8 @@ impl Supervisor {
                 servers.spawn(serve(listener, plane, http, shutdown));
             }
             let why = tokio::select! {
+                // Whoever asks would find nobody: better an end that is seen.
+                Some(Err(panicked)) = servers.join_next() => Err(format!("HTTP is not served any more: {panicked}")),
                 _ = terminate.recv() => Ok("SIGTERM: draining"),
                 _ = interrupt.recv() => Ok("SIGINT: draining"),
                 shard = death(alive) => Err(format!("shard {shard} died: stopping")),

@@ -41,6 +41,8 @@ const losses = new Losses();
 
 function take(news: News): void {
   if (news === "relays" || news === "values") target.note();
+  // At the begin of each stream: what happened while there was none was told to nobody.
+  if (news === "relays") void askBefore();
   draw();
 }
 
@@ -111,7 +113,6 @@ for (const link of document.querySelectorAll<HTMLAnchorElement>("[data-skip], [d
 }
 wireKeys(place, overview, target, drawAll);
 wireCustom(place, () => feed.now());
-void askBefore();
 // Ages grow though nothing comes.
 setInterval(draw, 1000);
 draw();

@@ -76,6 +76,7 @@ export class Overview {
     const by = asked + (sort === "worst" && state.fresh ? fingerprint(state.relays) : "");
     const isForced = !this.#laidBy.startsWith(asked) || this.#layout === null || !this.#isOf(state.relays);
     const isSettled = performance.now() - this.#laidAt > ORDER_STANDS && !this.#root.matches(":focus-within, :hover");
+    const hadFocus = this.#root.contains(document.activeElement);
     if (isForced || (by !== this.#laidBy && isSettled)) {
       this.#laidBy = by;
       this.#laidAt = performance.now();
@@ -95,6 +96,8 @@ export class Overview {
       });
     }
     this.#keepStop();
+    // The focus goes where its target went, not with the place that another took.
+    if (hadFocus && this.#active !== null && document.activeElement?.getAttribute("data-key") !== this.#active) this.focus();
     setText(byId("summary"), summary(state));
     this.#drawEmpty(state);
   }

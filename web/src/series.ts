@@ -147,12 +147,19 @@ const SAME_WITHIN = 2.5;
 /** What is kept and what was told live, the newest last, each thing once. */
 export function merged(kept: readonly Happened[], live: readonly Happened[]): Happened[] {
   const isSame = (a: Happened, b: Happened): boolean =>
-    a.kind === b.kind && a.target === b.target && a.alertname === b.alertname && Math.abs(a.at - b.at) <= SAME_WITHIN;
-  const all = [...kept];
-  for (const event of live) {
-    if (!all.some((one) => isSame(one, event))) all.push(event);
-  }
-  return all.sort((a, b) => a.at - b.at);
+    a.kind === b.kind &&
+    a.target === b.target &&
+    a.alertname === b.alertname &&
+    a.severity === b.severity &&
+    Math.abs(a.at - b.at) <= SAME_WITHIN;
+  // One that is kept stands for one that was told: what happened twice did.
+  const unmatched = [...kept];
+  const told = live.filter((event) => {
+    const at = unmatched.findIndex((one) => isSame(one, event));
+    if (at >= 0) unmatched.splice(at, 1);
+    return at < 0;
+  });
+  return [...kept, ...told].sort((a, b) => a.at - b.at);
 }
 
 /** Of a target, or of the relay itself, within a range. */

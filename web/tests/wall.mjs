@@ -2,7 +2,7 @@
 //
 //   node tests/wall.mjs URL TARGETS
 //
-// The targets are `t0000` and on. Ends with 0 where all checks pass; the last line counts them.
+// The targets are `t0000` and on, and one more with the longest name there may be. Ends with 0 where all checks pass; the last line counts them.
 
 import assert from "node:assert/strict";
 
@@ -10,6 +10,8 @@ import { launch, open, PATIENCE } from "./browser.mjs";
 
 const [url, given] = process.argv.slice(2);
 const targets = Number(given);
+const all = targets + 1;
+const LONG = `t0500${"x".repeat(123)}`;
 const name = (at) => `t${String(at).padStart(4, "0")}`;
 
 let passed = 0;
@@ -32,7 +34,7 @@ for (const deadline = Date.now() + PATIENCE; !(await fetch(new URL(`/api/v1/hist
 }
 const browser = await launch();
 const { page, faults } = await open(browser, `${url}#sort=name`, { viewport: { width: 1280, height: 800 } });
-await page.locator("#summary", { hasText: `${targets} of ${targets} up` }).waitFor();
+await page.locator("#summary", { hasText: `${all} of ${all} up` }).waitFor();
 
 const focused = () => page.evaluate(() => document.activeElement.querySelector(".name")?.textContent ?? "");
 const columns = Number(await page.locator(".wall").getAttribute("aria-colcount"));
@@ -48,7 +50,7 @@ const isSeen = () => page.evaluate(() => {
 await check("only what is seen is drawn", async () => {
   const drawn = await page.locator("a.cell").count();
   assert.ok(drawn >= columns * 10 && drawn <= columns * 30, `${drawn} cells in ${columns} columns`);
-  assert.equal(await page.locator(".wall").getAttribute("aria-rowcount"), String(Math.ceil(targets / columns)));
+  assert.equal(await page.locator(".wall").getAttribute("aria-rowcount"), String(Math.ceil(all / columns)));
 });
 
 await check("keys lead from end to end, and what has the focus is seen", async () => {
@@ -102,9 +104,20 @@ await check("another width is other columns", async () => {
 
 await check("paper has all of them", async () => {
   await page.evaluate(() => dispatchEvent(new Event("beforeprint")));
-  assert.equal(await page.locator("a.cell[data-key]").count(), targets);
+  assert.equal(await page.locator("a.cell[data-key]").count(), all);
   await page.evaluate(() => dispatchEvent(new Event("afterprint")));
   assert.ok((await page.locator("a.cell[data-key]").count()) < targets / 2);
+});
+
+await check("a long name is wrapped or cut, and nothing is wider than a phone", async () => {
+  const wide = () => page.evaluate(() => document.documentElement.scrollWidth);
+  await page.locator("#filter").fill(LONG);
+  await page.locator("a.cell[data-key]").nth(1).waitFor({ state: "detached" });
+  assert.ok((await wide()) <= 360, `${await wide()} pixels`);
+  await page.locator("a.cell[data-key]").click();
+  await page.locator("#target-name", { hasText: LONG }).waitFor();
+  await page.locator("#events-list", { hasText: LONG }).waitFor();
+  assert.ok((await wide()) <= 360, `${await wide()} pixels`);
 });
 
 await check("nothing was refused, thrown or asked of anybody else", async () => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import type { Happened, History, Points } from "../src/history.ts";
-import { ceiling, directions, eventsOf, joined, knownUntil, series, stepAt, stretches, Tail } from "../src/series.ts";
+import { ceiling, directions, eventsOf, joined, knownUntil, merged, series, stepAt, stretches, Tail } from "../src/series.ts";
 
 type Step = { answered: number | null; lost: number | null; forward?: number | null; reverse?: number | null; rtt?: number | null };
 
@@ -119,4 +119,13 @@ test("the tail keeps the newest alone", () => {
   assert.deepEqual([tail.at.length, tail.at[0], tail.at.at(-1)], [600, 101, 700]);
   assert.deepEqual(tail.since(698), { at: [699, 700], rtt: [699, 700] });
   assert.deepEqual(tail.since(700), { at: [], rtt: [] });
+});
+
+test("an alert that got worse within a second is two events, and each that is kept stands for one that was told", () => {
+  const alert = (at: number, severity: string): Happened => ({ at, kind: "alert_firing", target: "b", alertname: "A", severity, summary: "" });
+  const told = [alert(100, "warning"), alert(101, "critical")];
+  assert.deepEqual(merged([], told), told);
+  assert.deepEqual(merged([alert(99.8, "warning")], told), [alert(99.8, "warning"), alert(101, "critical")]);
+  const flaps = [event(100, "peer_down", "b"), event(101, "peer_up", "b"), event(102, "peer_down", "b")];
+  assert.deepEqual(merged([flaps[0]!], flaps), flaps, "down twice is down twice");
 });

@@ -55,17 +55,19 @@ pub(crate) fn of_a_thousand_targets() {
     let (directory, ip) = (tempfile::tempdir().unwrap(), loopback());
     let history = directory.path().join("history.db");
     let mut config = format!(
-        "targets_max = {TARGETS}\n[history]\npath = {:?}\n[reflector]\nlisten = [\"{ip}:8620\"]\n",
+        "targets_max = {}\n[history]\npath = {:?}\n[reflector]\nlisten = [\"{ip}:8620\"]\n",
+        TARGETS + 1,
         history.display()
     );
-    for target in 0..TARGETS {
+    let longest = format!("t0500{}", "x".repeat(123));
+    for name in (0..TARGETS).map(|target| format!("t{target:04}")).chain([longest]) {
         // Writing to a string does not fail.
-        write!(config, "[[target]]\nname = \"t{target:04}\"\naddress = \"{ip}:8620\"\n").unwrap();
+        write!(config, "[[target]]\nname = \"{name}\"\naddress = \"{ip}:8620\"\n").unwrap();
     }
     let file = directory.path().join("relayscope.toml");
     std::fs::write(&file, config).unwrap();
     let relay = Relay::start(ip, &["--config", &file.display().to_string()]);
     let mut command = browser("wall.mjs");
     command.args([&format!("http://{}/", relay.http), &TARGETS.to_string()]);
-    assert_found(&mut command, "7 checks, 0 failed", |wanted| panic!("nobody can {wanted}"));
+    assert_found(&mut command, "8 checks, 0 failed", |wanted| panic!("nobody can {wanted}"));
 }
