@@ -8,7 +8,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
-use super::thread::LOCKED;
+use super::recording::LOCKED;
 
 /// Less room than this is none: a page of the file and one of each of its companions.
 const ROOM_BYTES_MIN: u64 = 256 * 1024;

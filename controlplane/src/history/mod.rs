@@ -6,6 +6,10 @@
 //! What is appended goes to the end of a table of small rows, the head. When an hour is over, [`Store::tidy`] folds it into
 //! compressed chunks, one for each target and tier, that lie by target: a plot reads neighbours. [`Reader`]s take both.
 //! Times are kept [within a thousandth](RttSummary).
+//!
+//! `recording/` is what leads there from the planes; the rest is the database: what one interval is in octets (`bits`, `scale`,
+//! `record`, `chunk`, `head`, `key`), the file (`schema`, `file`, `store`, `fold`, `tidy`, `retention`, `statistics`), and
+//! reading it (`reader`, `query`, `downsample`, `interrupt`, `moment`).
 
 mod bits;
 mod chunk;
@@ -20,12 +24,10 @@ mod interrupt;
 mod interval;
 mod key;
 mod moment;
-mod peers;
 mod query;
-mod queue;
 mod reader;
 mod record;
-mod recorder;
+mod recording;
 mod retention;
 mod scale;
 mod schema;
@@ -33,11 +35,8 @@ mod statistics;
 mod store;
 #[cfg(test)]
 mod tests;
-mod thread;
 mod tidy;
 mod tier;
-mod track;
-mod writer;
 
 pub use config::HistoryConfig;
 pub use error::{OpenError, StoreError, StoreErrorKind};
@@ -46,17 +45,14 @@ pub use interval::{Interval, QUANTILES, RttSummary, TargetKey};
 pub use moment::{MomentError, StepError, parse_moment, parse_step};
 pub use query::{HistoryQuery, INTERVALS_MAX, POINTS_DEFAULT_MAX, POINTS_MAX, Points, QueryError};
 pub use reader::{EVENTS_ANSWERED_MAX, Happened, Reader};
+pub use recording::{HistoryError, HistoryThread};
 pub use retention::Retention;
 pub use statistics::{Statistics, TierStatistics};
 pub use store::{Appended, EVENT_TEXT_BYTES_MAX, Store, TARGETS_MAX};
-pub use thread::{HistoryError, HistoryThread};
 pub use tidy::{EVENTS_MAX, Tidied};
 pub use tier::Tier;
 
 pub use relayscope_sqlite_status::CacheUse;
 
 pub(crate) use interrupt::Interrupt;
-pub(crate) use peers::PeerStates;
-pub(crate) use recorder::{Batch, Recorder};
-pub(crate) use thread::{History, LOCKED};
-pub(crate) use track::Reading;
+pub(crate) use recording::{Batch, History, LOCKED, PeerStates, Reading, Recorder};

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use relayscope_bridge::segment::SegmentInfo;
 
-use super::interval::{Interval, TargetKey};
-use super::tier::Tier;
+use super::super::interval::{Interval, TargetKey};
+use super::super::tier::Tier;
 use super::track::{Birth, Reading, Track};
 use crate::clock::Now;
 

@@ -8,7 +8,7 @@ use relayscope_bridge::{
     ShardId, create, hub,
 };
 
-use super::super::interval::{QUANTILES, RttSummary};
+use super::super::super::interval::{QUANTILES, RttSummary};
 use super::*;
 use crate::{ControlPlane, ControlPlaneConfig};
 

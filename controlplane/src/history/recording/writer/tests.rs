@@ -4,12 +4,12 @@ use std::thread::JoinHandle;
 use relayscope_bridge::{Hub, HubConfig, hub};
 use tempfile::TempDir;
 
-use super::super::event::EventKind;
+use super::super::super::event::EventKind;
+use super::super::super::retention::Retention;
+use super::super::super::tier::Tier;
+use super::super::super::{HistoryConfig, HistoryQuery, Reader};
 use super::super::queue::INTERVALS_MAX;
 use super::super::recorder::Batch;
-use super::super::retention::Retention;
-use super::super::tier::Tier;
-use super::super::{HistoryConfig, HistoryQuery, Reader};
 use super::*;
 use crate::ControlPlaneConfig;
 

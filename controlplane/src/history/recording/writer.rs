@@ -7,12 +7,12 @@ use std::time::Duration;
 use relayscope_bridge::catalogue;
 use relayscope_sqlite_status::cache_use;
 
-use super::error::{OpenError, StoreError, StoreErrorKind};
-use super::event::Event;
-use super::file;
-use super::interval::{Interval, TargetKey};
+use super::super::error::{OpenError, StoreError, StoreErrorKind};
+use super::super::event::Event;
+use super::super::file;
+use super::super::interval::{Interval, TargetKey};
+use super::super::store::Store;
 use super::queue::{Next, Queued};
-use super::store::Store;
 use super::thread::{History, TARGETS_MAX};
 use crate::ControlPlane;
 use crate::clock::Now;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::event::Event;
+use super::super::event::Event;
 use super::recorder::Batch;
 use crate::clock::Now;
 
@@ -197,9 +197,9 @@ impl Queue {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::event::EventKind;
-    use super::super::interval::{Interval, TargetKey};
-    use super::super::tier::Tier;
+    use super::super::super::event::EventKind;
+    use super::super::super::interval::{Interval, TargetKey};
+    use super::super::super::tier::Tier;
     use super::*;
 
     fn at(seconds: u64) -> Now {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::interval::{Interval, QUANTILES, RttSummary, TargetKey};
-use super::tier::Tier;
+use super::super::interval::{Interval, QUANTILES, RttSummary, TargetKey};
+use super::super::tier::Tier;
 use crate::aggregate::Extremes;
 use crate::histogram::ExponentialHistogram;
 use crate::roster::Totals;

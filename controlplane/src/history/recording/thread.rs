@@ -9,13 +9,13 @@ use std::time::Duration;
 use relayscope_bridge::catalogue;
 use relayscope_sqlite_status::CacheUse;
 
-use super::config::HistoryConfig;
-use super::error::StoreErrorKind;
-use super::event::{Event, EventKind};
+use super::super::config::HistoryConfig;
+use super::super::error::StoreErrorKind;
+use super::super::event::{Event, EventKind};
+use super::super::tier::Tier;
 use super::peers::PeerStates;
 use super::queue::Queue;
 use super::recorder::Recorder;
-use super::tier::Tier;
 use super::writer::{Pauses, Writer};
 use crate::ControlPlane;
 use crate::alerts::{AlertEvents, EVENTS_MAX};

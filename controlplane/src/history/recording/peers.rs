@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::event::{Event, EventKind};
+use super::super::event::{Event, EventKind};
 use crate::clock::Now;
 
 /// A peer that is not there for as long is forgotten. A data plane that starts again names its targets one after the
