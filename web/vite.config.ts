@@ -38,6 +38,8 @@ export default defineConfig(({ mode }) =>
         },
       }
     : {
+        // Wherever the relay is reached, also behind a prefix of a proxy.
+        base: "./",
         build: {
           target: "es2023",
           modulePreload: { polyfill: false },

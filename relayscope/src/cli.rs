@@ -350,7 +350,7 @@ pub(crate) struct HistoryExportArgs {
     /// Before then, written alike [default: now].
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub(crate) to: Option<String>,
-    /// Which of the resolutions that are kept.
+    /// Which of the resolutions that are kept: the finer, the less far back.
     #[arg(long, value_enum, default_value_t = TierArg::TenSeconds)]
     pub(crate) tier: TierArg,
     /// In equal steps of this length instead, each of the coarsest resolution that fills it.

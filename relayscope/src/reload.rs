@@ -332,16 +332,27 @@ impl Reload {
             dns_ttl_max: self.started_with.dns_ttl_max,
             ..config.clone()
         };
-        let (now, before) = (comparable(config).to_toml(), comparable(&self.started_with).to_toml());
-        let changed = now.lines().zip(before.lines()).filter(|(now, before)| now != before);
-        let mut keys: Vec<_> =
-            changed.filter_map(|(line, _)| Some(line.split_once(" = ")?.0.to_owned())).collect();
+        let mut keys = changed_keys(&comparable(config).to_toml(), &comparable(&self.started_with).to_toml());
         // The same paths may hold other keys.
         if keys.is_empty() && config.reflector != self.started_with.reflector {
             keys.push("the reflector's key files".to_owned());
         }
         keys
     }
+}
+
+/// The keys that have another value now, of two documents with a line for each, with their sections.
+fn changed_keys(now: &str, before: &str) -> Vec<String> {
+    let (mut section, mut keys) = (String::new(), Vec::new());
+    for (now, before) in now.lines().zip(before.lines()) {
+        if let Some(name) = now.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = format!("{name}.");
+        }
+        if let Some((key, _)) = now.split_once(" = ").filter(|_| now != before) {
+            keys.push(format!("{section}{key}"));
+        }
+    }
+    keys
 }
 
 /// The pause after this one.
@@ -358,5 +369,12 @@ mod tests {
         let pauses = std::iter::successors(Some(RETRY_PAUSE_MIN), |pause| Some(longer(*pause)));
         let seconds: Vec<_> = pauses.take(8).map(|pause| pause.as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn a_key_that_changed_is_named_with_its_section() {
+        let before = "listen = 1\n\n# Where.\n[history]\npath = 1\n[web]\npath = 1\n";
+        let now = "listen = 2\n\n# Where.\n[history]\npath = 2\n[web]\npath = 1\n";
+        assert_eq!(changed_keys(now, before), ["listen", "history.path"]);
     }
 }

@@ -101,7 +101,7 @@ export class Feed {
   #open(): void {
     clearTimeout(this.#reopen);
     this.#source?.close();
-    const source = new EventSource("/api/v1/live");
+    const source = new EventSource("api/v1/live");
     this.#source = source;
     this.#heard = clocks();
     for (const name of EVENTS) {
@@ -165,7 +165,7 @@ export class Feed {
     const attempt = new AbortController();
     let reason: string | null;
     try {
-      const response = await fetch("/api/v1/live", { signal: attempt.signal, headers: { accept: "text/event-stream" } });
+      const response = await fetch("api/v1/live", { signal: attempt.signal, headers: { accept: "text/event-stream" } });
       reason = response.ok ? null : refusalInWords(response.status, await response.text());
     } catch {
       reason = refusalInWords(0, "");

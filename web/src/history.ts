@@ -64,12 +64,12 @@ export function askHistory(
   of: { target: string; family: Family | null; from: number; to: number; step: number | null },
   signal: AbortSignal,
 ): Promise<Answer<History>> {
-  return ask(`/api/v1/history?${query(of)}`, signal);
+  return ask(`api/v1/history?${query(of)}`, signal);
 }
 
 export function askEvents(
   of: { target: string | null; from: number; to: number; limit: number },
   signal: AbortSignal,
 ): Promise<Answer<Events>> {
-  return ask(`/api/v1/events?${query(of)}`, signal);
+  return ask(`api/v1/events?${query(of)}`, signal);
 }

@@ -236,9 +236,11 @@ await check("a target's plots have points, and the outage is a gap of loss betwe
   });
   assert.match(await read("inner"), /^[\d.]+ – [\d.]+ ms$/);
   for (const kind of ["peer_down", "peer_up"]) await page.locator(`#events-list .${kind}`).first().waitFor();
-  const drawn = await page.evaluate(colours);
-  assert.ok(drawn.ink > 20, `the median line has ${drawn.ink} pixels`);
-  assert.ok(drawn.lossMany > 200, `loss has ${drawn.lossMany} pixels`);
+  // A line takes two steps in a row, and the page asks for the newest when they are there.
+  await until("pixels of the median line and of loss", async () => {
+    const { ink, lossMany } = await page.evaluate(colours);
+    return ink > 20 && lossMany > 200;
+  });
 });
 
 /** How many pixels of the RTT plot are of the median line, and of loss. */
@@ -251,7 +253,10 @@ function colours() {
     probe.remove();
     return found;
   };
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  // Of a copy: who reads a canvas more than once is warned.
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
   const count = (colour) => {
     let found = 0;
     for (let at = 0; at < data.length; at += 4) {

@@ -404,7 +404,7 @@ fn range_of(from: Option<&str>, to: Option<&str>, now_unix_ms: u64) -> Result<Ra
 /// {"path":"/var/lib/relayscope/history.db","reason":null,
 ///  "database":{"page_bytes":4096,"pages":512,"pages_free":3,"file_bytes":2097152,"log_bytes":131072,"targets":2,
 ///   "events":7,"tiers":[{"tier":"10s","chunks":4,"intervals":1440,"bytes":31000,"rows":96,"oldest":1796000000}]},
-///  "reader":{"cache_bytes_max":2097152,"cache_hits":90,"cache_misses":10,"cache_hit_ratio":0.9},
+///  "reader":{"cache_bytes_max":8388608,"cache_hits":90,"cache_misses":10,"cache_hit_ratio":0.9},
 ///  "writer":{"open":true,"failure":null,"cache_hits":900,"cache_misses":100,"cache_hit_ratio":0.9,
 ///   "intervals_written":1440,"intervals_pending":0,"intervals_dropped":0,"events_written":7,"events_dropped":0,
 ///   "errors":0,"last_write_unix_seconds":1796000010.01}}
