@@ -246,7 +246,8 @@ pub(crate) fn trembling_rtt() {
             .unwrap();
     // A fifth below the threshold, where it would end, it never is.
     let alerting = format!(
-        "{}\nrtt_warning = \"30ms\"\nrtt_critical = \"10s\"\njitter_warning = \"10s\"\njitter_critical = \"10s\"",
+        "{}\nrtt_warning = \"30ms\"\nrtt_critical = \"10s\"\njitter_warning = \"10s\"\njitter_critical = \"10s\"\n\
+         loss_warning = 0.9\nloss_critical = 0.9",
         config(&alertmanager)
     );
     let bed = Bed::start(loopback(), &alerting, &[("b", path.address())]);
