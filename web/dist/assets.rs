@@ -1,4 +1,4 @@
 &[
-    Asset { path: "/assets/page-BO8zDoTo.css", octets: include_bytes!("assets/page-BO8zDoTo.css") },
-    Asset { path: "/assets/page-CrJBuerw.js", octets: include_bytes!("assets/page-CrJBuerw.js") },
+    Asset { path: "/assets/page-CyEDE-HZ.js", octets: include_bytes!("assets/page-CyEDE-HZ.js") },
+    Asset { path: "/assets/page-DoX5k1Ck.css", octets: include_bytes!("assets/page-DoX5k1Ck.css") },
 ]

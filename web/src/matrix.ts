@@ -31,7 +31,6 @@ export class Matrix {
   setLayout(layout: MatrixLayout): void {
     this.#layout = layout;
     this.root.style.setProperty("--columns", String(layout.columns.length));
-    this.root.classList.toggle("narrow", layout.columns.length > 12);
     const headers = [...this.#head.children].slice(1);
     for (const header of headers.slice(layout.columns.length)) header.remove();
     layout.columns.forEach((column, at) => {

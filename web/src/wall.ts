@@ -8,7 +8,7 @@ import type { Spot } from "./spots.ts";
 const CELL_WIDTH = 8.25;
 const ROW_HEIGHT = 3.5;
 /** Rows beyond the edges of what is seen that are there, too. */
-const MARGIN = 3;
+const MARGIN = 2;
 
 interface WallRow {
   readonly root: HTMLElement;

@@ -121,6 +121,9 @@ await check("times are local or in UTC", async () => {
   await page.keyboard.press("u");
 });
 
+// A relay that has just started has no history of anybody: that is a 404, which a browser says on its console.
+await until("history of a", async () => (await fetch(new URL("/api/v1/history?target=a", relays.b))).ok);
+
 await check("the keyboard alone leads through the mesh and into a target and back", async () => {
   const { page, faults, close } = await open(browser, relays.b, DESK);
   await page.locator("a.cell.down").first().waitFor();
@@ -220,7 +223,11 @@ await check("a target's plots have points, and the outage is a gap of loss betwe
   // From the newest step back to the outage, as who has no pointer does.
   await page.locator("#plots").focus();
   await page.keyboard.press("End");
-  const read = async (id) => page.locator(`#read-${id}`).innerText();
+  // Numbers are drawn with the frame after the key.
+  const read = async (id) => {
+    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
+    return page.locator(`#read-${id}`).innerText();
+  };
   await until("the cursor in the outage", async () => {
     if (/^100 %/.test(await read("loss"))) return true;
     await page.keyboard.press("ArrowLeft");

@@ -27,11 +27,14 @@ async function check(claim, hold) {
   }
 }
 
-// A relay that has just started has no history of anybody: that is a 404, which a browser says on its console.
-for (const deadline = Date.now() + PATIENCE; !(await fetch(new URL(`/api/v1/history?target=${name(0)}`, url))).ok; ) {
-  assert.ok(Date.now() < deadline, "no history came");
-  await new Promise((resolve) => setTimeout(resolve, 200));
+/** A relay that has just started has no history of anybody: that is a 404, which a browser says on its console. */
+async function hasHistory(target) {
+  for (const deadline = Date.now() + PATIENCE; !(await fetch(new URL(`/api/v1/history?target=${target}`, url))).ok; ) {
+    assert.ok(Date.now() < deadline, `no history of ${target} came`);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
 }
+
 const browser = await launch();
 const { page, faults } = await open(browser, `${url}#sort=name`, { viewport: { width: 1280, height: 800 } });
 await page.locator("#summary", { hasText: `${all} of ${all} up` }).waitFor();
@@ -75,6 +78,7 @@ await check("who comes back from a target is where they were", async () => {
   for (let down = 2; down <= 40; down += 1) await page.keyboard.press("ArrowDown");
   const was = await focused();
   assert.equal(was, name(40 * columns - 1));
+  await hasHistory(was);
   await page.keyboard.press("Enter");
   await page.locator("#target-name", { hasText: was }).waitFor();
   await page.keyboard.press("Escape");
@@ -111,6 +115,7 @@ await check("paper has all of them", async () => {
 
 await check("a long name is wrapped or cut, and nothing is wider than a phone", async () => {
   const wide = () => page.evaluate(() => document.documentElement.scrollWidth);
+  await hasHistory(LONG);
   await page.locator("#filter").fill(LONG);
   await page.locator("a.cell[data-key]").nth(1).waitFor({ state: "detached" });
   assert.ok((await wide()) <= 360, `${await wide()} pixels`);

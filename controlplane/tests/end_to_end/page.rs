@@ -17,8 +17,8 @@ fn page(address: SocketAddr) -> Reply {
 
 /// The paths of the files that the page loads.
 fn files(page: &str) -> Vec<String> {
-    let named = page.split('"').filter(|text| text.starts_with("/assets/"));
-    named.map(str::to_owned).collect()
+    let named = page.split('"').filter_map(|text| text.strip_prefix('.'));
+    named.filter(|path| path.starts_with("/assets/")).map(str::to_owned).collect()
 }
 
 #[test]
