@@ -126,6 +126,7 @@ test("an alert that got worse within a second is two events, and each that is ke
   const told = [alert(100, "warning"), alert(101, "critical")];
   assert.deepEqual(merged([], told), told);
   assert.deepEqual(merged([alert(99.8, "warning")], told), [alert(99.8, "warning"), alert(101, "critical")]);
+  assert.deepEqual(merged([alert(101, "critical")], told), told, "the one that is kept is the worse one");
   const flaps = [event(100, "peer_down", "b"), event(101, "peer_up", "b"), event(102, "peer_down", "b")];
   assert.deepEqual(merged([flaps[0]!], flaps), flaps, "down twice is down twice");
 });
