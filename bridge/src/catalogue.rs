@@ -273,6 +273,50 @@ families! {
         "High water of the ring just before a drain, over the last one to two minutes.";
     RECORDER_REFUSED = "recorder_refused_total", Counter, None, ["shard", "reason"],
         "What the metrics facade on a shard could not take: registrations, and observations of other threads.";
+    SESSIONS = "sessions", Gauge, None, ["shard"],
+        "Sessions of a relay's clients that are open now.";
+    ROOMS = "rooms", Gauge, None, ["shard"],
+        "Rooms of a relay that have a member now.";
+    RECEIVED_PACKETS = "received_packets_total", Counter, None, ["shard"],
+        "Packets of members that a relay accepted to forward.";
+    RECEIVED_BYTES = "received_bytes_total", Counter, Bytes, ["shard"],
+        "Octets of the packets that a relay accepted to forward, its header among them.";
+    SENT_PACKETS = "sent_packets_total", Counter, None, ["shard"],
+        "Copies of packets that a relay handed to the kernel, or to its web bridge, for a member.";
+    SENT_BYTES = "sent_bytes_total", Counter, Bytes, ["shard"],
+        "Octets of these copies.";
+    DROPPED_PACKETS = "dropped_packets_total", Counter, None, ["shard", "reason"],
+        "Packets, and copies of packets, that a relay did not forward or answer, by reason.";
+    AUTH_FAILURES = "auth_failures_total", Counter, None, ["reason"],
+        "Attempts to join a relay with a token or cookie that does not hold, by what is wrong with it.";
+    REFUSED_SESSIONS = "refused_sessions_total", Counter, None, ["reason"],
+        "Attempts to join a relay with a token that holds, for which there was no room, by what was full.";
+    ENDED_SESSIONS = "ended_sessions_total", Counter, None, ["reason"],
+        "Sessions of a relay that ended: left by the client, or idle for too long.";
+    HANDSHAKE_DURATION = "handshake_duration_seconds", Histogram, Seconds, [],
+        "Time from the cookie given to a relay's client to the session it joined with it.";
+    FORWARD_DURATION = "forward_duration_seconds", Histogram, Seconds, [],
+        "Time from a packet's arrival at a relay's socket to its last copy handed on.";
+    SESSIONS_WITHOUT_SERIES = "sessions_without_series", Gauge, None, ["shard"],
+        "Sessions of a relay that have no series of their own, as there were enough that do.";
+    SESSION_BUFFER = "session_buffer_packets", Gauge, None, ["session", "room"],
+        "Packets in the client's playout buffer, as it said in its last report.";
+    SESSION_LOSS = "session_loss_ratio", Gauge, Ratio, ["session", "room"],
+        "Packets of the client that did not reach the relay, between its last two reports, by their sequence numbers.";
+    SESSION_RTT = "session_rtt_seconds", Gauge, Seconds, ["session", "room"],
+        "Round-trip time between relay and client, less the client's own time, by its last report.";
+    SESSION_UNDERRUNS = "session_underruns_total", Counter, None, ["session", "room"],
+        "Times the client's playout buffer ran empty, as it reported.";
+    WEB_BRIDGE_CONNECTIONS = "web_bridge_connections", Gauge, None, [],
+        "Browsers that are members of a relay's rooms now.";
+    WEB_BRIDGE_FRAMES = "web_bridge_frames_total", Counter, None, ["direction"],
+        "Frames that went through the web bridge: in from browsers, out to them.";
+    WEB_BRIDGE_AUTH_FAILURES = "web_bridge_auth_failures_total", Counter, None, ["reason"],
+        "Browsers that were not let in, by what is wrong with their token.";
+    WEB_BRIDGE_DROPPED = "web_bridge_dropped_frames_total", Counter, None, ["reason"],
+        "Frames lost between browsers and the relay's rooms, by reason.";
+    WEB_BRIDGE_DURATION = "web_bridge_frame_duration_seconds", Histogram, Seconds, ["direction"],
+        "Time of a frame in the web bridge: in until the shard has forwarded it, out until it is the connection's.";
     DRAIN_REFUSED = "drain_refused_samples_total", Counter, Samples, ["reason"],
         "Samples drained and not folded: of no live series, of another kind than theirs, or no valid observation.";
     DATAPLANE_UP = "dataplane_up", Gauge, None, [],

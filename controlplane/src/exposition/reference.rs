@@ -22,9 +22,24 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Alerts", &["alert", "peer_"]),
     ("Shards and their data plane", &["shard_", "dataplane_", "runtime_"]),
     ("Rings and drains", &["ring_", "drain_", "recorder_"]),
+    ("Relays that embed it", RELAY),
     ("Scrapes and HTTP", &["scrape_", "exposition_", "http_", "web_"]),
     ("The process", &["config_", "build_", "process_"]),
     ("Everything else", &[""]),
+];
+
+const RELAY: &[&str] = &[
+    "session",
+    "rooms",
+    "received_",
+    "sent_",
+    "dropped_",
+    "auth_",
+    "refused_sessions_",
+    "ended_",
+    "handshake_",
+    "forward_",
+    "web_bridge_",
 ];
 
 fn group_of(family: &Family) -> &'static str {

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -18,6 +19,7 @@ use super::clock;
 use super::control::{ERROR_PAUSE, Ends, Executor, NotStarted, START_MAX, START_POLL, TURN_MAX};
 pub use super::control::{MountedShard, mount};
 use super::shard::ShardDriver;
+use super::udp::UdpPort;
 
 /// Enough for the one-octet peeks that wait for readiness; glommio's default pins 30 MiB.
 const IO_MEMORY_LEN: usize = 64 << 10;
@@ -118,7 +120,7 @@ impl MountedShard {
             .enumerate()
             .map(|(socket, wait)| {
                 let running = Rc::clone(&running);
-                glommio::spawn_local(async move { running.serve(socket, waitable(wait)).await })
+                glommio::spawn_local(async move { running.serve(socket, Readiness(waitable(wait))).await })
             })
             .collect();
         while !running.ends.is_asked_to_stop() {
@@ -139,20 +141,11 @@ struct Running {
 }
 
 impl Running {
-    /// Serves one of the waking sockets for as long as the shard runs. glommio cannot read control messages, so it
-    /// only tells that something is there.
-    async fn serve(&self, socket: usize, readable: UdpSocket) {
+    /// Serves one of the waking sockets for as long as the shard runs.
+    async fn serve(&self, socket: usize, readable: Readiness) {
         let mut turn_began = clock::monotonic();
         loop {
-            let mut first_octet = [0u8; 1];
-            let mut wait = pin!(readable.peek_from(&mut first_octet));
-            let mut waited = false;
-            let woken = poll_fn(|context| {
-                let woken = wait.as_mut().poll(context);
-                waited |= woken.is_pending();
-                woken
-            });
-            let woken = woken.await;
+            let (woken, waited) = readable.wait().await;
             if waited {
                 turn_began = clock::monotonic();
             }
@@ -168,6 +161,59 @@ impl Running {
                 turn_began = clock::monotonic();
             }
         }
+    }
+}
+
+/// Tells when a [`UdpPort`] has something to read. glommio cannot read control messages, so it only waits; what is
+/// there, [`UdpPort::read`] reads.
+///
+/// Under a flood neither the wait nor the read ever waits: whoever reads in a loop has to let everything else on
+/// its core have its turn, by a [`sleep`] of some microseconds now and then. To yield is not enough for glommio's
+/// timers.
+///
+/// ```
+/// use relayscope_dataplane::driver::{glommio::Readiness, udp::UdpPort};
+///
+/// let executor = glommio::LocalExecutorBuilder::default().io_memory(1 << 16).make()?;
+/// let octets = executor.run(async {
+///     let mut port = UdpPort::bind("127.0.0.1:0".parse()?)?;
+///     let readiness = Readiness::of(&port)?;
+///     std::net::UdpSocket::bind("127.0.0.1:0")?.send_to(b"packet", port.local_address())?;
+///     readiness.wait().await.0?;
+///     let mut octets = Vec::new();
+///     port.read(|_, _, datagram, _| octets.extend_from_slice(datagram.octets))?;
+///     Ok::<_, Box<dyn std::error::Error>>(octets)
+/// })?;
+/// assert_eq!(octets, b"packet");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Readiness(UdpSocket);
+
+impl Readiness {
+    /// Of a port that is read in this executor.
+    ///
+    /// # Errors
+    /// When this process is out of descriptors.
+    ///
+    /// # Panics
+    /// Outside of a glommio executor.
+    pub fn of(port: &UdpPort) -> io::Result<Self> {
+        Ok(Self(waitable(port.duplicate()?)))
+    }
+
+    /// Waits until there is something, or an error of an earlier send, and says whether it had to wait: if not,
+    /// nothing else on this core had its turn.
+    pub async fn wait(&self) -> (io::Result<()>, bool) {
+        let mut first_octet = [0u8; 1];
+        let mut wait = pin!(self.0.peek_from(&mut first_octet));
+        let mut waited = false;
+        let woken = poll_fn(|context| {
+            let woken = wait.as_mut().poll(context);
+            waited |= woken.is_pending();
+            woken
+        });
+        let woken = woken.await.map(drop).map_err(|error| io::Error::other(error.to_string()));
+        (woken, waited)
     }
 }
 
