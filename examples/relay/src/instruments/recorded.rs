@@ -1,0 +1,245 @@
+//! A shard's own series, written through relayscope's bridge: counters and gauges in cells, durations in the ring.
+
+use std::collections::VecDeque;
+
+use relayscope_bridge::catalogue as family;
+use relayscope_bridge::{
+    CounterCell, GaugeCell, MetricId, MetricSample, MetricValue, Publisher, SeriesError, SeriesRegistry,
+};
+use relayscope_dataplane::clock::Monotonic;
+
+use super::desk::{Grant, SessionSeries, ShardEnd, Wish};
+use super::{Dropped, Ended, Forwarded, Instruments, Opened};
+use crate::session::{Quality, Slot};
+use crate::wire::Refusal;
+
+/// What a shard records. Nothing here waits, locks or makes a system call.
+pub struct Recorded {
+    publisher: Publisher,
+    received_packets: CounterCell,
+    received_bytes: CounterCell,
+    sent_packets: CounterCell,
+    sent_bytes: CounterCell,
+    sessions: GaugeCell,
+    rooms: GaugeCell,
+    without_series: GaugeCell,
+    dropped: Vec<CounterCell>,
+    auth_failures: Vec<CounterCell>,
+    refused: Vec<CounterCell>,
+    ended: Vec<CounterCell>,
+    forward_duration: MetricId,
+    web_duration: MetricId,
+    handshake_duration: MetricId,
+    shown: Shown,
+}
+
+impl Recorded {
+    /// The series of the shard `publisher` belongs to. Those of at most `shown_max` sessions at once come and go at
+    /// the desk.
+    ///
+    /// # Errors
+    /// [`SeriesError`] when a table is full.
+    pub fn new(
+        publisher: Publisher,
+        registry: &SeriesRegistry,
+        desk: ShardEnd,
+        shown_max: usize,
+    ) -> Result<Self, SeriesError> {
+        let shard = publisher.shard();
+        let label = shard.0.to_string();
+        let counter = |family, values: &[&str]| registry.counter(shard, family, values);
+        let gauge = |family| registry.gauge(shard, family, &[&label]);
+        let of_shard = |family| counter(family, &[&label]);
+        let dropped = Dropped::ALL.iter().map(|reason| reason.label());
+        let refusals = || Refusal::ALL.into_iter();
+        let of_client = refusals().filter(|refusal| refusal.is_of_the_client());
+        let of_room = refusals().filter(|refusal| !refusal.is_of_the_client());
+        Ok(Self {
+            received_packets: of_shard(&family::RECEIVED_PACKETS)?,
+            received_bytes: of_shard(&family::RECEIVED_BYTES)?,
+            sent_packets: of_shard(&family::SENT_PACKETS)?,
+            sent_bytes: of_shard(&family::SENT_BYTES)?,
+            sessions: gauge(&family::SESSIONS)?,
+            rooms: gauge(&family::ROOMS)?,
+            without_series: gauge(&family::SESSIONS_WITHOUT_SERIES)?,
+            dropped: dropped
+                .map(|reason| counter(&family::DROPPED_PACKETS, &[&label, reason]))
+                .collect::<Result<_, _>>()?,
+            auth_failures: of_client
+                .map(|refusal| counter(&family::AUTH_FAILURES, &[refusal.label()]))
+                .collect::<Result<_, _>>()?,
+            refused: of_room
+                .map(|refusal| counter(&family::REFUSED_SESSIONS, &[refusal.label()]))
+                .collect::<Result<_, _>>()?,
+            ended: Ended::ALL
+                .iter()
+                .map(|how| counter(&family::ENDED_SESSIONS, &[how.label()]))
+                .collect::<Result<_, _>>()?,
+            forward_duration: registry.stream(shard, &family::FORWARD_DURATION, &[])?,
+            web_duration: registry.stream(shard, &family::WEB_BRIDGE_DURATION, &["in"])?,
+            handshake_duration: registry.stream(shard, &family::HANDSHAKE_DURATION, &[])?,
+            shown: Shown::new(desk, shown_max),
+            publisher,
+        })
+    }
+
+    fn observe(&mut self, metric_id: MetricId, at: Monotonic, seconds: f64) {
+        let value = MetricValue::Histogram(seconds);
+        self.publisher.record(MetricSample { metric_id, timestamp_ns: at.0, value });
+    }
+}
+
+impl Instruments for Recorded {
+    #[inline]
+    fn forwarded(&mut self, packet: &Forwarded, sent_at: impl FnOnce() -> Monotonic) {
+        let (octets, copies) = (packet.octets as u64, packet.copies as u64);
+        self.received_packets.add(1);
+        self.received_bytes.add(octets);
+        self.sent_packets.add(copies);
+        self.sent_bytes.add(copies * octets);
+        let sent_at = sent_at();
+        let family = if packet.from_web { self.web_duration } else { self.forward_duration };
+        self.observe(family, sent_at, sent_at.since(packet.arrived).as_secs_f64());
+    }
+
+    #[inline]
+    fn dropped(&mut self, reason: Dropped, packets: u64) {
+        self.dropped[reason as usize].add(packets);
+    }
+
+    fn refused(&mut self, refusal: Refusal) {
+        let is_of_kind = |other: &Refusal| other.is_of_the_client() == refusal.is_of_the_client();
+        let place = Refusal::ALL.iter().filter(|other| is_of_kind(other)).position(|other| *other == refusal);
+        let counters = if refusal.is_of_the_client() { &mut self.auth_failures } else { &mut self.refused };
+        if let Some(counter) = place.and_then(|place| counters.get_mut(place)) {
+            counter.add(1);
+        }
+    }
+
+    fn opened(&mut self, now: Monotonic, session: &Opened<'_>) {
+        if let Some(took) = session.took {
+            self.observe(self.handshake_duration, now, took.as_secs_f64());
+        }
+        self.shown.open(session);
+    }
+
+    fn reported(&mut self, slot: Slot, quality: &Quality) {
+        let Some(series) = self.shown.get_mut(slot) else { return };
+        series.buffer.set(quality.buffer_packets.into());
+        series.loss.set_or_clear(quality.loss);
+        series.rtt.set_or_clear(quality.rtt.map(|rtt| rtt.as_secs_f64()));
+        series.underruns.add(quality.underruns.into());
+    }
+
+    fn ended(&mut self, slot: Slot, how: Ended) {
+        self.ended[how as usize].add(1);
+        self.shown.close(slot);
+    }
+
+    fn population(&mut self, sessions: usize, rooms: usize) {
+        self.sessions.set(sessions as f64);
+        self.rooms.set(rooms as f64);
+        self.without_series.set(sessions.saturating_sub(self.shown.taken) as f64);
+    }
+
+    fn tick(&mut self, now: Monotonic) {
+        self.publisher.beat(now.0);
+        self.shown.poll(&mut self.publisher);
+    }
+}
+
+/// Sessions with series of their own.
+struct Shown {
+    desk: ShardEnd,
+    /// By slot.
+    places: Vec<Place>,
+    /// Places that are not free.
+    taken: usize,
+    most: usize,
+    /// Wishes ever made: tells the sessions of one slot apart.
+    wishes: u64,
+    /// On their way back, where the desk's queue was full. At most `most`: each of them was given out.
+    returning: VecDeque<Box<SessionSeries>>,
+}
+
+enum Place {
+    Free,
+    Asked { wish: u64 },
+    Given(Box<SessionSeries>),
+}
+
+impl Shown {
+    fn new(desk: ShardEnd, most: usize) -> Self {
+        Self { desk, places: Vec::new(), taken: 0, most, wishes: 0, returning: VecDeque::new() }
+    }
+
+    fn open(&mut self, session: &Opened<'_>) {
+        if self.taken + self.returning.len() >= self.most {
+            return;
+        }
+        self.wishes += 1;
+        let (name, room) = (session.name.into(), session.room.into());
+        let wish = Wish::Open { slot: session.slot, wish: self.wishes, name, room };
+        if self.desk.wishes.push(wish).is_err() {
+            return;
+        }
+        if self.places.len() <= session.slot.index() {
+            self.places.resize_with(session.slot.index() + 1, || Place::Free);
+        }
+        self.places[session.slot.index()] = Place::Asked { wish: self.wishes };
+        self.taken += 1;
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut SessionSeries> {
+        match self.places.get_mut(slot.index())? {
+            Place::Given(series) => Some(series),
+            Place::Free | Place::Asked { .. } => None,
+        }
+    }
+
+    fn close(&mut self, slot: Slot) {
+        let Some(place) = self.places.get_mut(slot.index()) else { return };
+        match std::mem::replace(place, Place::Free) {
+            Place::Free => return,
+            Place::Asked { .. } => {}
+            Place::Given(series) => self.give_back(series),
+        }
+        self.taken -= 1;
+    }
+
+    fn give_back(&mut self, series: Box<SessionSeries>) {
+        if let Err(rtrb::PushError::Full(Wish::Close(series))) = self.desk.wishes.push(Wish::Close(series)) {
+            self.returning.push_back(series);
+        }
+    }
+
+    /// Takes what the desk gave, at most all that fits its queue.
+    fn poll(&mut self, publisher: &mut Publisher) {
+        for _ in 0..self.returning.len() {
+            if let Some(series) = self.returning.pop_front() {
+                self.give_back(series);
+            }
+        }
+        while let Ok(grant) = self.desk.grants.pop() {
+            match grant {
+                Grant::Open { slot, wish, series } => self.take(slot, wish, series),
+                Grant::Retired(ticket) => publisher.acknowledge(ticket),
+            }
+        }
+    }
+
+    fn take(&mut self, slot: Slot, wish: u64, series: Option<Box<SessionSeries>>) {
+        let place = self.places.get_mut(slot.index());
+        let waits = place.filter(|place| matches!(place, Place::Asked { wish: asked } if *asked == wish));
+        match (waits, series) {
+            (Some(place), Some(series)) => *place = Place::Given(series),
+            (Some(place), None) => {
+                *place = Place::Free;
+                self.taken -= 1;
+            }
+            // The session ended meanwhile.
+            (None, Some(series)) => self.give_back(series),
+            (None, None) => {}
+        }
+    }
+}

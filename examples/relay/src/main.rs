@@ -1,0 +1,200 @@
+//! The reference relay's command line.
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
+use relayscope_dataplane::key::HmacKey;
+use relayscope_dataplane::placement::{available_cores, check_available, default_cores, parse_cores};
+use relayscope_example_relay::relay::Limits;
+use relayscope_example_relay::server::{Config, Server, secret};
+use relayscope_example_relay::token::{Claims, mint, to_text};
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// A thread-per-core UDP relay, instrumented by relayscope.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes a token, good for one session of one client in one room.
+    Token(TokenArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Where the first shard's socket is; those of the others follow, port by port.
+    #[arg(long, default_value = "127.0.0.1:7800")]
+    listen: SocketAddr,
+    /// Where metrics, health and the rest of the control plane are served.
+    #[arg(long, default_value = "127.0.0.1:9870")]
+    http: SocketAddr,
+    /// The cores shards run on, as 2-3 or 2,3; the last one by default.
+    #[arg(long)]
+    cores: Option<String>,
+    /// The key tokens are signed with, in hex or as octets; without it one is made for this run, with a token for a try.
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+    /// Where STAMP probes are answered.
+    #[arg(long, default_value = "127.0.0.1:8625")]
+    reflect: SocketAddr,
+    /// Another relay to probe by STAMP, as NAME=ADDRESS; this one itself, as `self`, where none is named.
+    #[arg(long)]
+    probe: Vec<String>,
+    /// Sessions of each shard that have series of their own.
+    #[arg(long, default_value_t = 64)]
+    shown_sessions: usize,
+    /// Sessions each shard has room for.
+    #[arg(long, default_value_t = 10_000)]
+    sessions: usize,
+    /// Packets a session may send per second.
+    #[arg(long, default_value_t = 1_000)]
+    packets_per_second: u32,
+    /// Handshake packets a source may send per second.
+    #[arg(long, default_value_t = 1_000)]
+    handshakes_per_second: u32,
+    /// After so long without a word a session ends.
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    idle: Duration,
+    /// Ends by itself after this time.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+}
+
+#[derive(Args)]
+struct TokenArgs {
+    /// The relay's key.
+    #[arg(long)]
+    key_file: PathBuf,
+    /// The room.
+    #[arg(long, default_value = "lobby")]
+    room: String,
+    /// Who joins.
+    #[arg(long)]
+    name: String,
+    /// For how long it can be joined with, at most 1h.
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Token(args)) => print_token(&args),
+        None => run(cli.run),
+    }
+}
+
+fn print_token(args: &TokenArgs) -> Result<(), Box<dyn Error>> {
+    println!("{}", make_token(&read_key(&args.key_file)?, &args.room, &args.name, args.ttl)?);
+    Ok(())
+}
+
+fn make_token(key: &HmacKey, room: &str, name: &str, ttl: Duration) -> Result<String, Box<dyn Error>> {
+    let expires_at = (SystemTime::now().duration_since(UNIX_EPOCH)? + ttl).as_secs();
+    let mut nonce = [0; 16];
+    SystemRandom::new().fill(&mut nonce).map_err(|_| "the kernel has no random octets")?;
+    Ok(to_text(&mint(key, &Claims { expires_at, nonce, room, name })?))
+}
+
+fn read_key(file: &Path) -> Result<HmacKey, Box<dyn Error>> {
+    let octets = std::fs::read(file).map_err(|error| format!("key file {}: {error}", file.display()))?;
+    Ok(HmacKey::from_file_octets(&octets).map_err(|error| format!("key file {}: {error}", file.display()))?)
+}
+
+fn run(args: RunArgs) -> Result<(), Box<dyn Error>> {
+    let available = available_cores();
+    let cores = match &args.cores {
+        Some(list) => parse_cores(list)?,
+        None => default_cores(&available),
+    };
+    check_available(&cores, &available)?;
+    // Before there is a thread: all inherit it.
+    let stopping: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    stopping.thread_block()?;
+    keep_off(&cores, &available)?;
+    let key = args.key_file.as_deref().map_or_else(|| Ok(secret()?), read_key)?;
+    let example = match args.key_file {
+        None => Some(make_token(&key, "lobby", "you", Duration::from_secs(3600))?),
+        Some(_) => None,
+    };
+    let limits = Limits {
+        sessions_max: args.sessions,
+        packets_per_second: args.packets_per_second,
+        handshakes_per_second: args.handshakes_per_second,
+        idle: args.idle,
+        ..Limits::default()
+    };
+    let server = Server::start(Config {
+        listen: args.listen,
+        http: args.http,
+        limits,
+        shown_max: args.shown_sessions,
+        reflect: Some(args.reflect),
+        probes: probes(&args.probe, args.reflect)?,
+        ..Config::new(cores, key)
+    })?;
+    for (shard, address) in server.addresses().iter().enumerate() {
+        println!("shard {shard} relays udp://{address}");
+    }
+    println!("metrics at http://{}/metrics", server.http_address());
+    if let Some(token) = example {
+        println!("no key file: this run's key is known to nobody; a token for the lobby:\n{token}");
+    }
+    wait_for_end(stopping, args.duration)?;
+    for (shard, account) in server.stop()? {
+        println!("ring {}: {account:?}", shard.0);
+    }
+    Ok(())
+}
+
+fn probes(wanted: &[String], own: SocketAddr) -> Result<Vec<(String, SocketAddr)>, Box<dyn Error>> {
+    if wanted.is_empty() {
+        return Ok(vec![("self".to_owned(), own)]);
+    }
+    let parse = |text: &String| {
+        let (name, address) =
+            text.split_once('=').ok_or_else(|| format!("probe {text:?}: expected NAME=ADDRESS"))?;
+        let address =
+            address.parse().map_err(|error| format!("probe {text:?}: {error}; expected NAME=IP:PORT"))?;
+        Ok((name.to_owned(), address))
+    };
+    wanted.iter().map(parse).collect()
+}
+
+/// Keeps this thread, and those it starts, off the shards' cores, where there are others.
+fn keep_off(cores: &[usize], available: &[usize]) -> nix::Result<()> {
+    let others: Vec<_> = available.iter().filter(|core| !cores.contains(core)).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    others.into_iter().try_for_each(|core| set.set(*core))?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+/// Waits for SIGTERM or SIGINT, or until the time is over.
+fn wait_for_end(stopping: SigSet, after: Option<Duration>) -> Result<(), Box<dyn Error>> {
+    let (tell, told) = channel();
+    let waiting = move || tell.send(stopping.wait());
+    std::thread::Builder::new().name("signals".to_owned()).spawn(waiting)?;
+    match after {
+        // Not told in time is what was asked for.
+        Some(after) => drop(told.recv_timeout(after)),
+        None => drop(told.recv()?),
+    }
+    Ok(())
+}
