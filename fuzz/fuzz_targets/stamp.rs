@@ -11,14 +11,29 @@
 
 use std::sync::Arc;
 
+use clock::{Monotonic, Realtime};
+use key::{HmacKey, Keys};
 use libfuzzer_sys::fuzz_target;
-use relayscope_dataplane::clock::{Monotonic, Realtime};
-use relayscope_dataplane::key::{HmacKey, Keys};
-use relayscope_dataplane::reflector::{Reflector, ReflectorConfig, Refusal, Request};
-use relayscope_dataplane::wire::stamp::{ErrorEstimate, ReflectorPacket, SenderPacket};
-use relayscope_dataplane::wire::stamp_auth::looks_authenticated;
-use relayscope_dataplane::wire::timestamp::{Format, Timestamp};
-use relayscope_dataplane::wire::tlv::{self, Protection};
+use reflector::{Reflector, ReflectorConfig, Refusal, Request};
+use wire::stamp::{ErrorEstimate, ReflectorPacket, SenderPacket};
+use wire::stamp_auth::looks_authenticated;
+use wire::timestamp::{Format, Timestamp};
+use wire::tlv::{self, Protection};
+
+// The reflector's own files, as they stand in the data plane, without the executors and the QUIC that it has besides: they
+// are built in seconds.
+#[path = "../../dataplane/src/clock.rs"]
+#[allow(dead_code)]
+mod clock;
+#[path = "../../dataplane/src/key.rs"]
+#[allow(dead_code)]
+mod key;
+#[path = "../../dataplane/src/reflector/mod.rs"]
+#[allow(dead_code)]
+mod reflector;
+#[path = "../../dataplane/src/wire/mod.rs"]
+#[allow(dead_code)]
+mod wire;
 
 const NOW: Realtime = Realtime(1_700_000_000_000_000_000);
 
