@@ -42,6 +42,8 @@
 
 pub mod catalogue;
 mod cell;
+#[cfg(not(loom))]
+mod clock;
 mod hub;
 #[cfg(all(feature = "metrics", not(loom)))]
 mod recorder;
@@ -54,6 +56,8 @@ pub mod sync;
 mod words;
 
 pub use cell::{CounterCell, GaugeCell};
+#[cfg(not(loom))]
+pub use clock::now_ns;
 pub use hub::{Collector, Heartbeat, Hub, HubConfig, HubError, Publisher, ShardReader, hub};
 #[cfg(not(loom))]
 pub use hub::{attach, create};

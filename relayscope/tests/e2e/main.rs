@@ -12,6 +12,7 @@ mod clock;
 mod dashboards;
 mod demo;
 mod discovery;
+mod embedding;
 mod fleet;
 mod formats;
 mod hang;
@@ -79,6 +80,19 @@ fn main() {
         formats::openmetrics_parses_strictly,
     );
     add("promtool_complains_of_the_two_ms_names_only", Some(Peer::Promtool), prometheus::promtool_is_content);
+    add(
+        "the_guide_for_authors_of_relays_is_executed_word_for_word",
+        Some(Peer::Curl),
+        embedding::is_executed,
+    );
+    add("each_program_of_that_guide_is_run_and_formatted", None, embedding::programs_are_run_and_formatted);
+    add(
+        "the_first_scraped_program_of_that_guide_has_twenty_lines",
+        None,
+        embedding::the_first_has_twenty_lines,
+    );
+    add("that_guide_quotes_the_benchmarks", None, embedding::figures_are_quoted);
+    add("what_is_printed_is_compared_with_what_that_guide_shows", None, embedding::comparison);
     add("the_dashboard_is_whole_and_asks_for_what_is_exposed", None, dashboards::is_whole);
     add("the_dashboard_has_the_thresholds_it_is_to_have", None, dashboards::thresholds);
     add("another_prefix_is_one_replacement_in_the_dashboard_and_the_rules", None, dashboards::another_prefix);

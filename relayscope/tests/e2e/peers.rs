@@ -16,6 +16,7 @@ pub(crate) enum Peer {
     Cc,
     /// Runs a container, as root.
     Crun,
+    Curl,
     Faketime,
     Fish,
     Lintian,
@@ -88,6 +89,7 @@ impl Peer {
             Self::CargoDeb => peers_dir().join("bin/cargo-deb"),
             Self::Cc => "cc".into(),
             Self::Crun => "crun".into(),
+            Self::Curl => "curl".into(),
             Self::Fish => "fish".into(),
             Self::Lintian => "lintian".into(),
             Self::Machine | Self::Mounts => "unshare".into(),
