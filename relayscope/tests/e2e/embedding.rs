@@ -28,6 +28,8 @@ use guide::{Block, is_as_shown};
 /// Programs may be built with libraries that nobody has built yet.
 const SESSION_MAX: Duration = Duration::from_secs(420);
 const PAUSE: Duration = Duration::from_millis(20);
+/// The guide's, and what lies beside it.
+const SEGMENT: [&str; 3] = ["/dev/shm/hello", "/dev/shm/hello.account", "/dev/shm/hello.crashed"];
 /// What a runner of tests tells them of their package, by how it begins. Build scripts look at it: with it they, and
 /// all that depends on them, would run again.
 const OWN: [&str; 4] = ["CARGO_BIN_", "CARGO_MANIFEST_", "CARGO_PKG_", "OUT_DIR"];
@@ -57,13 +59,23 @@ fn guide() -> Vec<Block> {
     guide::blocks(&fs::read_to_string(project().join("docs/embedding.md")).unwrap())
 }
 
-/// A clone as its reader has it, at a place that is always the same: what was built there is not built again.
+/// A clone as its reader has it, at a place that is always the same: what was built there is not built again. One at a
+/// time on a host, as the guide's ports and its segment are one.
 struct Desk {
     directory: PathBuf,
+    _lock: fs::File,
 }
 
 impl Desk {
     fn clear() -> Self {
+        let lock = fs::File::create(std::env::temp_dir().join("relayscope-guide.lock")).unwrap();
+        let deadline = Instant::now() + SESSION_MAX;
+        while lock.try_lock().is_err() {
+            assert!(Instant::now() < deadline, "another one is at it for {SESSION_MAX:?}");
+            std::thread::sleep(PAUSE);
+        }
+        // Of one that did not come to its end.
+        SEGMENT.iter().for_each(|left| drop(fs::remove_file(left)));
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("embedding");
         fs::remove_dir_all(&directory).ok();
         let clone = directory.join("relayscope");
@@ -76,7 +88,7 @@ impl Desk {
                 _ => symlink(path, clone.join(name)).unwrap(),
             }
         }
-        Self { directory }
+        Self { directory, _lock: lock }
     }
 
     fn at(&self, name: &str) -> PathBuf {
