@@ -13,6 +13,8 @@
 //!   relayscope's bridge; [`desk`](instruments::desk) gives out the series of sessions and takes them back.
 //! - [`dataplane`]: shards on glommio, each with its socket, its relay, and relayscope's probes.
 //! - [`server`]: both planes together.
+//!
+//! And from outside: [`load`] puts clients into rooms and knows where each packet is in the end.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -20,6 +22,7 @@ pub mod cookie;
 pub mod dataplane;
 pub mod frames;
 pub mod instruments;
+pub mod load;
 pub mod relay;
 pub mod room;
 pub mod server;

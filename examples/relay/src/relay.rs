@@ -78,7 +78,7 @@ pub struct Relay<I> {
 impl<I: Instruments> Relay<I> {
     /// The relay of shard `shard`; `ports` are those of all.
     pub fn new(shard: usize, ports: Arc<[u16]>, keys: Keys, limits: &Limits, instruments: I) -> Self {
-        let sessions = Sessions::new(limits.sessions_max, Arc::clone(&keys.secret));
+        let sessions = Sessions::new(shard, limits.sessions_max, Arc::clone(&keys.secret));
         Self {
             shard,
             ports,

@@ -166,19 +166,21 @@ impl Sequences {
 pub struct Sessions {
     slots: Vec<Option<Session>>,
     free: Vec<Slot>,
+    /// Whose sessions: no two shards give out the same number.
+    shard: usize,
     /// Ever opened.
     opened: u64,
     secret: Arc<HmacKey>,
 }
 
 impl Sessions {
-    /// Room for so many, all taken at once: at most [`SLOTS_MAX`].
-    pub fn new(sessions_max: usize, secret: Arc<HmacKey>) -> Self {
+    /// Room for so many on that shard, all taken at once: at most [`SLOTS_MAX`].
+    pub fn new(shard: usize, sessions_max: usize, secret: Arc<HmacKey>) -> Self {
         let most = sessions_max.min(SLOTS_MAX);
         let slots: Vec<_> = std::iter::repeat_with(|| None).take(most).collect();
         // At most 2^24.
         let free = (0..most as u32).rev().map(Slot).collect();
-        Self { slots, free, opened: 0, secret }
+        Self { slots, free, shard, opened: 0, secret }
     }
 
     /// How many are open.
@@ -206,7 +208,8 @@ impl Sessions {
     ) -> Option<(Slot, SessionId)> {
         let slot = self.free.pop()?;
         self.opened += 1;
-        let tag = self.secret.tag(&[b"session", &self.opened.to_be_bytes(), &slot.0.to_be_bytes()]);
+        let (shard, opened) = (self.shard.to_be_bytes(), self.opened.to_be_bytes());
+        let tag = self.secret.tag(&[b"session", &shard, &opened, &slot.0.to_be_bytes()]);
         let random = u64::from_be_bytes(tag[..8].try_into().unwrap_or_default());
         let id = SessionId(random >> SLOT_BITS << SLOT_BITS | u64::from(slot.0));
         let (heard_at, full_at) = (now, Monotonic(0));
@@ -260,7 +263,11 @@ mod tests {
     const COST: Duration = Duration::from_millis(10);
 
     fn sessions(most: usize) -> Sessions {
-        Sessions::new(most, Arc::new(HmacKey::new(&[1; 32]).unwrap()))
+        sessions_of(0, most)
+    }
+
+    fn sessions_of(shard: usize, most: usize) -> Sessions {
+        Sessions::new(shard, most, Arc::new(HmacKey::new(&[1; 32]).unwrap()))
     }
 
     fn open(sessions: &mut Sessions) -> Option<SessionId> {
@@ -278,6 +285,12 @@ mod tests {
         assert_eq!(first.slot(), second.slot());
         assert!(first != second && sessions.get(first).is_none() && sessions.get(second).is_some());
         assert!(sessions.get(SessionId(second.0 + 1)).is_none());
+    }
+
+    #[test]
+    fn shards_of_one_relay_give_out_different_numbers() {
+        let numbers = [0, 1].map(|shard| open(&mut sessions_of(shard, 1)).unwrap());
+        assert_ne!(numbers[0], numbers[1]);
     }
 
     #[test]
