@@ -77,7 +77,9 @@ pub struct Relay<I> {
 
 impl<I: Instruments> Relay<I> {
     /// The relay of shard `shard`; `ports` are those of all.
-    pub fn new(shard: usize, ports: Arc<[u16]>, keys: Keys, limits: &Limits, instruments: I) -> Self {
+    pub fn new(shard: usize, ports: Arc<[u16]>, keys: Keys, limits: &Limits, mut instruments: I) -> Self {
+        // Nobody is known to be there, which is not the same as nothing known.
+        instruments.population(0, 0);
         let sessions = Sessions::new(shard, limits.sessions_max, Arc::clone(&keys.secret));
         Self {
             shard,

@@ -29,9 +29,28 @@ fn dashboard() -> Value {
     serde_json::from_str(&std::fs::read_to_string(dashboards().join("relayscope.json")).unwrap()).unwrap()
 }
 
+/// Rows that a mesh of relays fills, and those of relays that embed relayscope, which are collapsed.
+const MESH_ROWS: [&str; 2] = ["Inter-relay mesh", "Pipeline"];
+const RELAY_ROWS: [&str; 3] = ["Relay health", "Call quality", "Web bridge"];
+
+/// Panels that are no rows, each with the title of its row: the row before it, or the collapsed one that holds it.
+fn panels_by_row(dashboard: &Value) -> Vec<(&str, &Value)> {
+    let (mut row, mut found) = ("", Vec::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        match panel["panels"].as_array() {
+            Some(inside) => {
+                row = text(panel, "title");
+                found.extend(inside.iter().map(|panel| (row, panel)));
+            }
+            None => found.push((row, panel)),
+        }
+    }
+    found
+}
+
 /// Panels that are no rows.
 fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
-    dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row")
+    panels_by_row(dashboard).into_iter().map(|(_, panel)| panel)
 }
 
 fn targets(panel: &Value) -> &[Value] {
@@ -69,15 +88,21 @@ pub(crate) fn is_whole() {
     assert_eq!(dashboard["id"], Value::Null, "an import gives it one");
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let names: Vec<_> = variables.iter().map(|variable| text(variable, "name")).collect();
-    assert_eq!(names, ["datasource", "instance", "target"]);
+    assert_eq!(names, ["datasource", "instance", "target", "room", "session"]);
     assert_eq!((text(&variables[0], "type"), text(&variables[0], "query")), ("datasource", "prometheus"));
     let source = json!({"type": "prometheus", "uid": "${datasource}"});
     variables[1..].iter().for_each(|variable| assert_eq!(variable["datasource"], source));
 
-    let all = dashboard["panels"].as_array().unwrap();
-    let rows: Vec<_> =
-        all.iter().filter(|panel| panel["type"] == "row").map(|row| text(row, "title")).collect();
-    assert_eq!(rows, ["Inter-relay mesh", "Pipeline"]);
+    let outer = dashboard["panels"].as_array().unwrap();
+    let (rows, collapsed): (Vec<_>, Vec<_>) = outer
+        .iter()
+        .filter(|panel| panel["type"] == "row")
+        .map(|row| (text(row, "title"), row["collapsed"].as_bool().unwrap()))
+        .unzip();
+    assert_eq!(rows, [&MESH_ROWS[..1], &RELAY_ROWS, &MESH_ROWS[1..]].concat());
+    assert_eq!(collapsed, [false, true, true, true, false]);
+    let inside = outer.iter().filter_map(|panel| panel["panels"].as_array());
+    let all: Vec<_> = inside.clone().flatten().chain(outer).collect();
     let ids: BTreeSet<_> = all.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
     assert_eq!(ids.len(), all.len(), "ids are unique");
     let titles: BTreeSet<_> = all.iter().map(|panel| text(panel, "title")).collect();
@@ -102,7 +127,8 @@ pub(crate) fn is_whole() {
             assert_eq!(unknown, None, "{title} asks for what nobody exposes");
         }
     }
-    overlap_nowhere(all);
+    // Who opens a row moves what is below.
+    inside.chain([outer]).for_each(|panels| overlap_nowhere(panels));
 }
 
 fn overlap_nowhere(panels: &[Value]) {
@@ -142,6 +168,25 @@ pub(crate) fn thresholds() {
             (rtt.into(), "s")
         );
     }
+    let session = |title: &str, expected: &[(Option<f64>, &str)], unit: &str| {
+        assert_eq!(steps(panel(title)), expected, "{title}");
+        assert_eq!(text(&panel(title)["fieldConfig"]["defaults"], "unit"), unit, "{title}");
+    };
+    let drawn = |title: &str| {
+        &panel(title)["fieldConfig"]["defaults"]["custom"]["thresholdsStyle"]["mode"] == "dashed"
+    };
+    for (title, worst) in
+        [("Loss by session", "Worst loss of a session"), ("RTT by session", "Worst RTT of a session")]
+    {
+        let (expected, unit) = if title.starts_with("Loss") { (&loss, "percentunit") } else { (&rtt, "s") };
+        session(title, expected, unit);
+        session(worst, expected, unit);
+        assert!(drawn(title), "{title}");
+    }
+    let buffer = [(None, "red"), (Some(1.0), "yellow"), (Some(2.0), "green")];
+    ["Buffer depth", "Least buffered"].iter().for_each(|title| session(title, &buffer, "none"));
+    session("Underruns", &[(None, "green"), (Some(0.2), "yellow"), (Some(1.0), "red")], "cps");
+    assert!(drawn("Buffer depth") && drawn("Underruns"));
     let states = &panel("Up and down")["fieldConfig"]["defaults"]["mappings"][0]["options"];
     assert_eq!((text(&states["0"], "color"), text(&states["1"], "color")), ("red", "green"));
     assert_eq!((text(&states["0"], "text"), text(&states["1"], "text")), ("down", "up"));
@@ -177,19 +222,26 @@ pub(crate) fn model_of_grafana() {
 }
 
 /// Values of the dashboard's variables, as one who looks chose them.
-struct Choice {
+pub(crate) struct Choice {
     instance: String,
     target: String,
+    room: String,
+    session: String,
 }
 
 impl Choice {
     /// "All": what the variables give for it.
-    fn all() -> Self {
-        Self { instance: ".*".to_owned(), target: ".*".to_owned() }
+    pub(crate) fn all() -> Self {
+        let all = || ".*".to_owned();
+        Self { instance: all(), target: all(), room: all(), session: all() }
     }
 
     fn some(instances: &[&str], targets: &[&str]) -> Self {
-        Self { instance: several(instances), target: several(targets) }
+        Self { instance: several(instances), target: several(targets), ..Self::all() }
+    }
+
+    pub(crate) fn sessions(instance: &str, room: &str, sessions: &[&str]) -> Self {
+        Self { room: room.to_owned(), session: several(sessions), ..Self::some(&[instance], &[]) }
     }
 
     /// As Grafana interpolates for Prometheus, scraped once a second. Of longest names first: one begins another.
@@ -200,6 +252,8 @@ impl Choice {
             .replace("$__range", "60s")
             .replace("$instance", &self.instance)
             .replace("$target", &self.target)
+            .replace("$room", &self.room)
+            .replace("$session", &self.session)
     }
 }
 
@@ -241,18 +295,39 @@ fn wait_recorded(prometheus: &PrometheusServer) {
     }
 }
 
-fn run_panels(prometheus: &PrometheusServer, choice: &Choice) {
+/// What a panel asks, and what comes of it.
+fn ask(prometheus: &PrometheusServer, target: &Value, expression: &str) -> Option<Vec<Value>> {
+    match target["instant"].as_bool().unwrap() {
+        true => prometheus.query(expression),
+        false => prometheus.range(expression),
+    }
+}
+
+fn run_panels(prometheus: &PrometheusServer, choice: &Choice, rows: &[&str]) {
     let dashboard = dashboard();
-    for panel in panels(&dashboard) {
+    for (_, panel) in panels_by_row(&dashboard).iter().filter(|(row, _)| rows.contains(row)) {
         for target in targets(panel) {
             let expression = choice.interpolate(text(target, "expr"));
             wait_for(format_args!("data of {}: {expression}", text(panel, "title")), || {
-                let answer = match target["instant"].as_bool().unwrap() {
-                    true => prometheus.query(&expression),
-                    false => prometheus.range(&expression),
-                };
-                answer.filter(|series| has_data(series))
+                ask(prometheus, target, &expression).filter(|series| has_data(series))
             });
+        }
+    }
+}
+
+/// All panels of a relay that embeds relayscope have data, but those of its web bridge.
+pub(crate) fn run_panels_of_relays(prometheus: &PrometheusServer, choice: &Choice) {
+    run_panels(prometheus, choice, &RELAY_ROWS[..2]);
+}
+
+/// Where there is no relay that embeds relayscope, what its rows ask is no error and has no answer.
+fn are_empty(prometheus: &PrometheusServer) {
+    let dashboard = dashboard();
+    for (_, panel) in panels_by_row(&dashboard).iter().filter(|(row, _)| RELAY_ROWS.contains(row)) {
+        for target in targets(panel) {
+            let expression = Choice::all().interpolate(text(target, "expr"));
+            let answer = ask(prometheus, target, &expression);
+            assert_eq!(answer, Some(Vec::new()), "{}: {expression}", text(panel, "title"));
         }
     }
 }
@@ -272,7 +347,7 @@ fn run_questions(prometheus: &PrometheusServer) {
 }
 
 /// `label_values(SELECTOR, LABEL)`, as the variables ask.
-fn variable_values(prometheus: &PrometheusServer, name: &str, choice: &Choice) -> Vec<String> {
+pub(crate) fn variable_values(prometheus: &PrometheusServer, name: &str, choice: &Choice) -> Vec<String> {
     let dashboard = dashboard();
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let variable = variables.iter().find(|variable| variable["name"] == name).unwrap();
@@ -330,14 +405,19 @@ pub(crate) fn every_panel_has_data() {
     });
 
     for prometheus in [&prometheus, &native] {
-        run_panels(prometheus, &Choice::all());
+        run_panels(prometheus, &Choice::all(), &MESH_ROWS);
         wait_recorded(prometheus);
+        are_empty(prometheus);
     }
     let buckets = native.query("relay_probe_rtt_seconds_bucket").unwrap();
     assert_eq!(buckets, Vec::<Value>::new(), "this one keeps native histograms alone");
     let a_name = a_relay.http.to_string();
-    run_panels(&prometheus, &Choice::some(&[&a_name], &["b"]));
-    run_panels(&prometheus, &Choice::some(&[&a_name, &b_relay.http.to_string()], &["lossy", "a"]));
+    run_panels(&prometheus, &Choice::some(&[&a_name], &["b"]), &MESH_ROWS);
+    run_panels(
+        &prometheus,
+        &Choice::some(&[&a_name, &b_relay.http.to_string()], &["lossy", "a"]),
+        &MESH_ROWS,
+    );
     shows_what_is_wrong(&prometheus, &a_name);
     run_questions(&prometheus);
 

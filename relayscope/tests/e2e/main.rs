@@ -13,6 +13,7 @@ mod dashboards;
 mod demo;
 mod discovery;
 mod embedding;
+mod example_relay;
 mod fleet;
 mod formats;
 mod hang;
@@ -48,6 +49,9 @@ use libtest_mimic::{Arguments, Trial};
 use peers::Peer;
 
 fn main() {
+    if let Some(address) = std::env::var_os(example_relay::SERVE) {
+        return example_relay::serve(&address);
+    }
     let mut arguments = Arguments::from_args();
     // Two relays, their peers and a Prometheus at a time are enough for two cores.
     arguments.test_threads.get_or_insert(2);
@@ -109,7 +113,7 @@ fn main() {
     add("the_rules_are_listed_in_the_readme", None, rules::are_listed);
     add("the_run_book_has_a_section_for_each_alert", None, rules::are_in_the_run_book);
     add("each_alert_has_unit_tests", None, rules::each_alert_has_unit_tests);
-    add("each_alert_is_provoked_by_one_of_the_next_four", None, rules::each_alert_is_provoked);
+    add("each_alert_is_provoked_by_one_of_the_next_five", None, rules::each_alert_is_provoked);
     add("peers_and_lists_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::mesh::fire);
     add("shards_rings_and_drains_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::pipeline::fire);
     add("relays_that_fail_fire_their_alerts", Some(Peer::Prometheus), rules::process::fire);
@@ -117,6 +121,11 @@ fn main() {
         "certificates_and_passwords_that_fail_fire_their_alerts",
         Some(Peer::Prometheus),
         rules::security::fire,
+    );
+    add(
+        "a_relay_under_load_fills_its_rows_and_causes_of_its_own_fire_their_alerts",
+        Some(Peer::Prometheus),
+        rules::relay::fire,
     );
     add(
         "promtool_is_content_with_the_rules_and_their_tests",

@@ -37,7 +37,7 @@ pub(super) const FIRE: &[(&str, &str)] = &[
 ];
 
 /// More than any socket holds.
-const FLOOD: usize = 50_000;
+pub(super) const FLOOD: usize = 50_000;
 /// As many as one holds, and how often: above one a second in 5 minutes.
 const TRICKLE: usize = 50;
 const TRICKLES: usize = 60;
@@ -111,13 +111,13 @@ impl Split {
 }
 
 /// Sends what is no STAMP packet.
-fn flood(to: SocketAddr, packets: usize) {
+pub(super) fn flood(to: SocketAddr, packets: usize) {
     let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
     (0..packets).for_each(|_| assert_eq!(socket.send_to(b"short", to).unwrap(), 5));
 }
 
 /// Stops a process for longer than a shard or a drain may take.
-fn pulse(process: u32) {
+pub(super) fn pulse(process: u32) {
     let process = Pid::from_raw(i32::try_from(process).unwrap());
     kill(process, Signal::SIGSTOP).unwrap();
     std::thread::sleep(Duration::from_millis(400));
