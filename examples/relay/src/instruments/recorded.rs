@@ -124,11 +124,16 @@ impl Instruments for Recorded {
     }
 
     fn reported(&mut self, slot: Slot, quality: &Quality) {
-        let Some(series) = self.shown.get_mut(slot) else { return };
-        series.buffer.set(quality.buffer_packets.into());
-        series.loss.set_or_clear(quality.loss);
-        series.rtt.set_or_clear(quality.rtt.map(|rtt| rtt.as_secs_f64()));
-        series.underruns.add(quality.underruns.into());
+        match self.shown.places.get_mut(slot.index()) {
+            Some(Place::Given(series)) => {
+                series.buffer.set(quality.buffer_packets.into());
+                series.loss.set_or_clear(quality.loss);
+                series.rtt.set_or_clear(quality.rtt.map(|rtt| rtt.as_secs_f64()));
+                series.underruns.add(quality.underruns.into());
+            }
+            Some(Place::Asked { underruns, .. }) => *underruns += u64::from(quality.underruns),
+            Some(Place::Free) | None => {}
+        }
     }
 
     fn ended(&mut self, slot: Slot, how: Ended) {
@@ -164,7 +169,11 @@ struct Shown {
 
 enum Place {
     Free,
-    Asked { wish: u64 },
+    /// What is counted meanwhile is not lost; what is only the last value is.
+    Asked {
+        wish: u64,
+        underruns: u64,
+    },
     Given(Box<SessionSeries>),
 }
 
@@ -186,15 +195,8 @@ impl Shown {
         if self.places.len() <= session.slot.index() {
             self.places.resize_with(session.slot.index() + 1, || Place::Free);
         }
-        self.places[session.slot.index()] = Place::Asked { wish: self.wishes };
+        self.places[session.slot.index()] = Place::Asked { wish: self.wishes, underruns: 0 };
         self.taken += 1;
-    }
-
-    fn get_mut(&mut self, slot: Slot) -> Option<&mut SessionSeries> {
-        match self.places.get_mut(slot.index())? {
-            Place::Given(series) => Some(series),
-            Place::Free | Place::Asked { .. } => None,
-        }
     }
 
     fn close(&mut self, slot: Slot) {
@@ -230,10 +232,16 @@ impl Shown {
 
     fn take(&mut self, slot: Slot, wish: u64, series: Option<Box<SessionSeries>>) {
         let place = self.places.get_mut(slot.index());
-        let waits = place.filter(|place| matches!(place, Place::Asked { wish: asked } if *asked == wish));
+        let waits = place.and_then(|place| match *place {
+            Place::Asked { wish: asked, underruns } if asked == wish => Some((place, underruns)),
+            _ => None,
+        });
         match (waits, series) {
-            (Some(place), Some(series)) => *place = Place::Given(series),
-            (Some(place), None) => {
+            (Some((place, underruns)), Some(mut series)) => {
+                series.underruns.add(underruns);
+                *place = Place::Given(series);
+            }
+            (Some((place, _)), None) => {
                 *place = Place::Free;
                 self.taken -= 1;
             }
@@ -241,5 +249,138 @@ impl Shown {
             (None, Some(series)) => self.give_back(series),
             (None, None) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relayscope_bridge::{Collector, Hub, HubConfig, hub};
+
+    use super::super::desk::Desk;
+    use super::*;
+
+    const NOW: Monotonic = Monotonic(1);
+
+    struct Setting {
+        recorded: Recorded,
+        desk: Desk,
+        collector: Collector,
+    }
+
+    fn setting(shown_max: usize, config: HubConfig) -> Setting {
+        let Hub { mut publishers, registry, collector, .. } = hub(config).unwrap();
+        let publisher = publishers.remove(0);
+        let mut desk = Desk::new(registry.clone());
+        let end = desk.end_for(publisher.shard());
+        let recorded = Recorded::new(publisher, &registry, end, shown_max).unwrap();
+        Setting { recorded, desk, collector }
+    }
+
+    impl Setting {
+        fn open(&mut self, slot: u32, name: &str) {
+            self.recorded.opened(NOW, &Opened { slot: Slot(slot), name, room: "lobby", took: None });
+        }
+
+        /// Lets shard and desk hear each other out.
+        fn settle(&mut self) {
+            for _ in 0..3 {
+                self.desk.poll();
+                self.recorded.tick(NOW);
+            }
+        }
+
+        fn report(&mut self, slot: u32, underruns: u32) {
+            let quality = Quality { buffer_packets: 3, underruns, loss: None, rtt: None };
+            self.recorded.reported(Slot(slot), &quality);
+        }
+
+        /// Sessions with series, by name, with their underruns.
+        fn shown(&self) -> Vec<(String, u64)> {
+            let mut shown: Vec<_> = self.collector.directory().read(|view| {
+                view.series()
+                    .filter(|series| series.family.name == family::SESSION_UNDERRUNS.name)
+                    .filter_map(|series| {
+                        Some((series.values.iter().next()?.to_owned(), view.counter(series.id)?))
+                    })
+                    .collect()
+            });
+            shown.sort();
+            shown
+        }
+    }
+
+    #[test]
+    fn a_session_has_series_while_it_lasts_and_another_one_those_after_it() {
+        let mut setting = setting(1, HubConfig::default());
+        for name in ["ada", "bob"] {
+            setting.open(0, name);
+            setting.report(0, 2);
+            setting.settle();
+            setting.report(0, 5);
+            assert_eq!(setting.shown(), [(name.to_owned(), 7)], "none lost while the desk was asked");
+            setting.recorded.ended(Slot(0), Ended::Left);
+            setting.settle();
+            assert_eq!(setting.shown(), []);
+        }
+    }
+
+    #[test]
+    fn sessions_come_and_go_for_ever_in_a_table_for_a_few() {
+        let small = HubConfig { max_series: 80, cells_per_shard: 80, ..HubConfig::default() };
+        let mut setting = setting(4, small);
+        for round in 0..100 {
+            for slot in 0..4 {
+                setting.open(slot, &format!("client-{round}-{slot}"));
+            }
+            setting.settle();
+            assert_eq!(setting.shown().len(), 4, "round {round}");
+            for slot in 0..4 {
+                setting.recorded.ended(Slot(slot), Ended::Idle);
+            }
+            setting.settle();
+        }
+    }
+
+    #[test]
+    fn sessions_beyond_the_bound_and_of_a_name_that_is_taken_have_none_and_are_counted() {
+        let mut setting = setting(2, HubConfig::default());
+        for (slot, name) in [(0, "ada"), (1, "ada"), (2, "cyd")] {
+            setting.open(slot, name);
+        }
+        setting.settle();
+        setting.recorded.population(3, 1);
+        assert_eq!(setting.shown(), [("ada".to_owned(), 0)]);
+        assert_eq!(setting.recorded.without_series.get(), Some(2.0));
+        setting.open(3, "dan");
+        setting.settle();
+        assert_eq!(setting.shown().len(), 2, "the refused one's place is free again");
+    }
+
+    #[test]
+    fn a_session_that_ends_while_the_desk_is_asked_leaves_nothing() {
+        let mut setting = setting(1, HubConfig::default());
+        setting.open(0, "ada");
+        setting.recorded.ended(Slot(0), Ended::Left);
+        setting.open(0, "bob");
+        setting.settle();
+        assert_eq!(setting.shown(), [("bob".to_owned(), 0)]);
+    }
+
+    #[test]
+    fn where_the_table_has_no_room_for_all_of_a_session_it_has_none_and_the_rest_is_given_back() {
+        // The recorder's own take 35 series; two more of the four fit.
+        let mut full =
+            setting(9, HubConfig { max_series: 4096, cells_per_shard: 4096, ..HubConfig::default() });
+        let own = full.collector.directory().read(|view| view.series().count());
+        full = setting(9, HubConfig { max_series: own + 6, ..HubConfig::default() });
+        full.open(0, "ada");
+        full.open(1, "bob");
+        full.settle();
+        assert_eq!(full.shown().len(), 1);
+        full.recorded.ended(Slot(0), Ended::Left);
+        full.settle();
+        full.open(2, "cyd");
+        full.settle();
+        assert_eq!(full.shown(), [("cyd".to_owned(), 0)]);
     }
 }
