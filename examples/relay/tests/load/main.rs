@@ -2,11 +2,13 @@
 //!
 //! `RELAYSCOPE_LOAD_SECONDS` and `RELAYSCOPE_LOAD_RATE` make the first test long and hard; it is short by default.
 
+mod meddler;
 mod process;
 
 use std::time::Duration;
 
-use process::{Relay, load, median};
+use meddler::{Meddler, Mischief};
+use process::{Relay, load, load_at, median};
 use relayscope_dataplane::placement::{available_cores, format_cores};
 
 /// Tenths of a run.
@@ -72,4 +74,28 @@ fn what_a_rough_path_takes_away_and_doubles_is_in_the_account() {
         "{}",
         done.said
     );
+}
+
+#[test]
+fn a_relay_that_loses_doubles_spoils_or_misdirects_a_single_copy_is_told_so() {
+    let relay = Relay::start("127.77.1.3", &[]);
+    let cases = [
+        (Mischief::None, None),
+        (Mischief::Lose, Some(": 1 is nowhere")),
+        (Mischief::Double, Some("these were wrong: 1 duplicate")),
+        (Mischief::Spoil, Some("these were wrong: 1 corrupt")),
+        (Mischief::Misdirect, Some("these were wrong: 1 wrong_room")),
+    ];
+    for (seed, (mischief, expected)) in (1..).zip(cases) {
+        let meddler = Meddler::start("127.77.1.4", relay.udp, mischief);
+        let seed = format!("{seed}");
+        let shape = ["--sessions", "8", "--rooms", "2", "--sessions-per-socket", "8", "--seed", &seed];
+        let little = ["--rate", "50", "--duration", "500ms"];
+        let arguments = [&shape[..], &little].concat();
+        let done = load_at(&relay, meddler.address, &arguments, Duration::from_millis(50), &mut || ());
+        assert_eq!(done.json["disagreement"].as_str().is_some(), expected.is_some(), "{}", done.said);
+        assert_eq!(done.agreed, expected.is_none(), "{mischief:?}: {}", done.said);
+        let complaint = done.said.lines().last().unwrap();
+        assert!(complaint.ends_with(expected.unwrap_or("}")), "{mischief:?}: {complaint}");
+    }
 }
