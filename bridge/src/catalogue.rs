@@ -312,7 +312,11 @@ families! {
     WEB_BRIDGE_FRAMES = "web_bridge_frames_total", Counter, None, ["direction"],
         "Frames that went through the web bridge: in from browsers, out to them.";
     WEB_BRIDGE_AUTH_FAILURES = "web_bridge_auth_failures_total", Counter, None, ["reason"],
-        "Browsers that were not let in, by what is wrong with their token.";
+        "Browsers that were not let in, by what is wrong with their token or origin.";
+    WEB_BRIDGE_REFUSED = "web_bridge_refused_connections_total", Counter, None, ["reason"],
+        "Browsers that were turned away though nothing is wrong with them, by what was full or late.";
+    WEB_BRIDGE_ENDED = "web_bridge_ended_connections_total", Counter, None, ["reason"],
+        "Browsers that were members and are not any more, by how that ended.";
     WEB_BRIDGE_DROPPED = "web_bridge_dropped_frames_total", Counter, None, ["reason"],
         "Frames lost between browsers and the relay's rooms, by reason.";
     WEB_BRIDGE_DURATION = "web_bridge_frame_duration_seconds", Histogram, Seconds, ["direction"],

@@ -37,7 +37,11 @@ export function launch(flags = []) {
  */
 export async function open(browser, url, options = {}) {
   const context = await browser.newContext(options);
-  const page = await context.newPage();
+  return { ...(await follow(await context.newPage(), url)), close: () => context.close() };
+}
+
+/** The same of a tab that is there. */
+export async function follow(page, url) {
   page.setDefaultTimeout(PATIENCE);
   const faults = [];
   page.on("console", (message) => {
@@ -55,7 +59,7 @@ export async function open(browser, url, options = {}) {
     });
   });
   await page.goto(url);
-  return { page, faults, close: () => context.close() };
+  return { page, faults };
 }
 
 /** A picture of what is seen, or of all there is. */

@@ -72,6 +72,8 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::WEB_BRIDGE_CONNECTIONS,
     &catalogue::WEB_BRIDGE_FRAMES,
     &catalogue::WEB_BRIDGE_AUTH_FAILURES,
+    &catalogue::WEB_BRIDGE_REFUSED,
+    &catalogue::WEB_BRIDGE_ENDED,
     &catalogue::WEB_BRIDGE_DROPPED,
     &catalogue::WEB_BRIDGE_DURATION,
 ];

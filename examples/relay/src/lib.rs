@@ -12,6 +12,7 @@
 //! - [`instruments`]: what is recorded of it, and [`recorded`](instruments::recorded): how that goes through
 //!   relayscope's bridge; [`desk`](instruments::desk) gives out the series of sessions and takes them back.
 //! - [`dataplane`]: shards on glommio, each with its socket, its relay, and relayscope's probes.
+//! - [`web`]: browsers as members, over WebSockets; [`frames`] is what shards and bridge pass each other.
 //! - [`server`]: both planes together.
 //!
 //! And from outside: [`load`] puts clients into rooms and knows where each packet is in the end.
@@ -28,4 +29,5 @@ pub mod room;
 pub mod server;
 pub mod session;
 pub mod token;
+pub mod web;
 pub mod wire;

@@ -16,6 +16,7 @@ use relayscope_dataplane::placement::{available_cores, check_available, default_
 use relayscope_example_relay::relay::Limits;
 use relayscope_example_relay::server::{Config, Server, secret};
 use relayscope_example_relay::token::{Claims, mint, to_text};
+use relayscope_example_relay::web;
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// A thread-per-core UDP relay, instrumented by relayscope.
@@ -42,6 +43,15 @@ struct RunArgs {
     /// Where metrics, health and the rest of the control plane are served.
     #[arg(long, default_value = "127.0.0.1:9870")]
     http: SocketAddr,
+    /// Where browsers join, and a page to try it with is served; nowhere by default.
+    #[arg(long)]
+    web: Option<SocketAddr>,
+    /// Origin of pages that may connect beside the bridge's own, such as https://calls.example.
+    #[arg(long, requires = "web")]
+    web_origin: Vec<String>,
+    /// Browsers at a time.
+    #[arg(long, default_value_t = 1_000, requires = "web")]
+    web_connections: usize,
     /// The cores shards run on, as 2-3 or 2,3; the last one by default.
     #[arg(long)]
     cores: Option<String>,
@@ -145,12 +155,20 @@ fn run(args: RunArgs) -> Result<(), Box<dyn Error>> {
         shown_max: args.shown_sessions,
         reflect: Some(args.reflect),
         probes: probes(&args.probe, args.reflect)?,
+        web: args.web.map(|listen| web::Config {
+            connections_max: args.web_connections,
+            origins: args.web_origin,
+            ..web::Config::at(listen)
+        }),
         ..Config::new(cores, key)
     })?;
     for (shard, address) in server.addresses().iter().enumerate() {
         println!("shard {shard} relays udp://{address}");
     }
     println!("metrics at http://{}/metrics", server.http_address());
+    if let Some(address) = server.web_address() {
+        println!("browsers join at http://{address}/");
+    }
     if let Some(token) = example {
         println!("no key file: this run's key is known to nobody; a token for the lobby:\n{token}");
     }

@@ -1,7 +1,7 @@
 //! Both planes together: shards that relay, probe and reflect, and a control plane that drains and serves.
 //!
 //! Each core has two shards of the hub: number `n` is the relay on the `n`th core, and number `cores + n` the probes
-//! beside it, as each has its own ring.
+//! beside it, as each has its own ring. Where there is a web bridge, it writes as number `2 * cores`.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -26,9 +26,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::admission::Keys;
 use crate::dataplane::{ShardError, ShardParts, ShardThread, spawn};
+use crate::frames::queues;
 use crate::instruments::desk::{Desk, DeskThread};
 use crate::instruments::recorded::Recorded;
 use crate::relay::{Limits, Relay};
+use crate::web::record::Recorder;
+use crate::web::switchboard::Switchboard;
+use crate::web::{self, WebBridge, WebBridgePanicked};
 
 /// Probes leave in slots of this length.
 const PROBE_SLOT: Duration = Duration::from_millis(10);
@@ -53,6 +57,8 @@ pub struct Config {
     pub reflect: Option<SocketAddr>,
     /// Other relays, by name, to be probed by STAMP once a second.
     pub probes: Vec<(String, SocketAddr)>,
+    /// The web bridge; none by default.
+    pub web: Option<web::Config>,
 }
 
 impl Config {
@@ -69,6 +75,7 @@ impl Config {
             ring_capacity: 65_536,
             reflect: None,
             probes: Vec::new(),
+            web: None,
         }
     }
 }
@@ -117,6 +124,9 @@ pub enum ServerError {
     /// HTTP.
     #[error(transparent)]
     Serve(#[from] ServerPanicked),
+    /// The web bridge.
+    #[error(transparent)]
+    Web(#[from] WebBridgePanicked),
 }
 
 /// A relay that runs.
@@ -125,6 +135,7 @@ pub struct Server {
     reflects_at: Option<SocketAddr>,
     shards: Vec<ShardThread>,
     probes: Vec<ShardControl>,
+    web: Option<WebBridge>,
     desk: DeskThread,
     http: ServerThread,
     drain: DrainThread,
@@ -146,9 +157,11 @@ impl Server {
         let addresses: Vec<_> = ports.iter().map(UdpPort::local_address).collect();
         let refused = |source| ServerError::Http { address: config.http, source };
         let listener = TcpListener::bind(config.http).map_err(refused)?;
+        let web = config.web.as_ref().map(listen).transpose()?;
 
+        let writers = 2 * cores + usize::from(web.is_some());
         let sizes =
-            HubConfig { shards: 2 * cores, ring_capacity: config.ring_capacity, ..HubConfig::default() };
+            HubConfig { shards: writers, ring_capacity: config.ring_capacity, ..HubConfig::default() };
         let Hub { publishers, registry, collector, .. } = hub(sizes)?;
         let mut publishers = publishers.into_iter();
         let mut desk = Desk::new(registry.clone());
@@ -168,9 +181,10 @@ impl Server {
         let reflects_at = reflector_port.as_ref().map(UdpPort::local_address);
         let mut reflector_port = reflector_port;
         let keys = Keys { token: Arc::new(config.token_key), secret: Arc::new(secret()?) };
+        let limits = config.limits;
         let all_ports: Arc<[u16]> = addresses.iter().map(SocketAddr::port).collect();
-        let (mut shards, mut probes) = (Vec::new(), Vec::new());
-        let rows = config.cores.iter().zip(ports).zip(recorded).zip(publishers).enumerate();
+        let (mut shards, mut probes, mut web_ends) = (Vec::new(), Vec::new(), Vec::new());
+        let rows = config.cores.iter().zip(ports).zip(recorded).zip(publishers.by_ref()).enumerate();
         for (shard, (((core, port), instruments), publisher)) in rows {
             let id = publisher.shard();
             let answers_at = reflector_port.take();
@@ -181,12 +195,24 @@ impl Server {
             let (mut control, mounted) = mount(prober, answers_at.into_iter().collect::<Vec<_>>())?;
             probe(&mut control, &registry, id, shard, cores, &config.probes)?;
             probes.push(control);
-            let parts = ShardParts { shard, core: *core, port, web: None, probes: Some(mounted) };
-            let (ports, keys, limits) = (Arc::clone(&all_ports), keys.clone(), config.limits);
+            let web = web.is_some().then(|| {
+                let (ours, of_the_bridge) = queues();
+                web_ends.push(of_the_bridge);
+                ours
+            });
+            let parts = ShardParts { shard, core: *core, port, web, probes: Some(mounted) };
+            let (ports, keys, limits) = (Arc::clone(&all_ports), keys.clone(), limits);
             shards.push(spawn(parts, move || Relay::new(shard, ports, keys, &limits, instruments))?);
         }
+        let web = match config.web.as_ref().zip(web).zip(publishers.next()) {
+            Some(((config, listener), publisher)) => {
+                let switchboard = Switchboard::new(web_ends, Recorder::new(publisher, &registry)?);
+                Some(WebBridge::spawn(listener, config, limits.idle, switchboard)?)
+            }
+            None => None,
+        };
         let desk = desk.spawn()?;
-        Ok(Self { addresses, reflects_at, shards, probes, desk, http, drain })
+        Ok(Self { addresses, reflects_at, shards, probes, web, desk, http, drain })
     }
 
     /// The shards' sockets. A client may say hello at any of them.
@@ -199,16 +225,22 @@ impl Server {
         self.http.local_addr()
     }
 
+    /// Where browsers connect.
+    pub fn web_address(&self) -> Option<SocketAddr> {
+        self.web.as_ref().map(WebBridge::address)
+    }
+
     /// Where STAMP probes are answered.
     pub fn reflector_address(&self) -> Option<SocketAddr> {
         self.reflects_at
     }
 
-    /// Stops the shards, then what drains them: every sample is delivered, or counted as lost. Returns that account.
+    /// Stops the web bridge, whose members leave, and the shards, then what drains them: every sample is delivered, or counted as lost. Returns that account.
     ///
     /// # Errors
     /// [`ServerError`]: a part of it had died before.
     pub fn stop(self) -> Result<Vec<(ShardId, Account)>, ServerError> {
+        self.web.map_or(Ok(()), WebBridge::stop)?;
         self.probes.iter().for_each(ShardControl::request_stop);
         self.shards.iter().for_each(ShardThread::request_stop);
         for shard in self.shards {
@@ -218,6 +250,10 @@ impl Server {
         self.http.stop()?;
         Ok(self.drain.stop()?)
     }
+}
+
+fn listen(web: &web::Config) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(web.listen).map_err(|source| ServerError::Http { address: web.listen, source })
 }
 
 /// A socket for each shard, at ports that follow each other.
