@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn where_the_table_has_no_room_for_all_of_a_session_it_has_none_and_the_rest_is_given_back() {
-        // The recorder's own take 35 series; two more of the four fit.
+        // Beside the recorder's own there is room for the first session's four, and two of the next one's.
         let mut full =
             setting(9, HubConfig { max_series: 4096, cells_per_shard: 4096, ..HubConfig::default() });
         let own = full.collector.directory().read(|view| view.series().count());
