@@ -30,12 +30,12 @@ use std::time::Duration;
 use core_affinity::CoreId;
 use hdrhistogram::Histogram;
 use relayscope_benches::packet_loop::{Slice, latencies_ns, leave_last_core};
+use relayscope_benches::plot;
 use relayscope_benches::report::Spread;
 
 mod facade;
 mod ours;
 mod peers;
-mod plot;
 
 use facade::Facade;
 use ours::Ours;
@@ -147,11 +147,11 @@ fn print_latencies(measured: &[Measured]) {
 }
 
 fn draw(measured: &[Measured]) {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("jitter.svg");
+    let tmpdir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let lines: Vec<_> = measured.iter().map(|form| (form.form.name(), &form.total_ns)).collect();
-    plot::draw(&path, &lines).unwrap();
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    println!("\n  the distributions: {}\n", path.strip_prefix(workspace).unwrap_or(&path).display());
+    let caption = "Time per packet with and without telemetry";
+    let path = plot::draw(tmpdir, "jitter.svg", caption, "iterations", &lines).unwrap();
+    println!("\n  the distributions: {}\n", path.display());
 }
 
 fn print_ratios(measured: &[Measured]) {

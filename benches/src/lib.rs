@@ -10,7 +10,7 @@
 //! - [`binary`], [`process`]: the program as users run it, and what it and others cost.
 //! - [`series`]: many series, what they say, and cells that say it.
 //! - [`http`]: just enough to ask them.
-//! - [`report`]: medians, a table for people, `RATIO` lines for scripts.
+//! - [`report`]: medians, a table for people, `RATIO` lines for scripts. [`plot`]: distributions as a picture.
 #![forbid(unsafe_code)]
 
 pub mod beside;
@@ -18,6 +18,7 @@ pub mod binary;
 pub mod contender;
 pub mod http;
 pub mod packet_loop;
+pub mod plot;
 pub mod process;
 pub mod report;
 pub mod rounds;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
@@ -96,6 +97,39 @@ impl Service {
             comm.starts_with(name).then(|| ns.split(' ').next()?.parse().ok()).flatten()
         };
         tasks.flatten().filter_map(|task| of_task(task.path())).map(Duration::from_nanos).sum()
+    }
+
+    /// How often the kernel took the core from those of its threads whose name begins so.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn preemptions_of_threads(&self, name: &str) -> u64 {
+        let of_task = |path: std::path::PathBuf| -> Option<u64> {
+            let status = std::fs::read_to_string(path.join("status")).ok()?;
+            let value = |key| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+            value("Name:")?.starts_with(name).then(|| value("nonvoluntary_ctxt_switches:")?.parse().ok())?
+        };
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs");
+        tasks.flatten().filter_map(|task| of_task(task.path())).sum()
+    }
+
+    /// Stops all of its threads where they are, and returns once they are: what they took is then to be read to the
+    /// nanosecond.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn pause(&self) {
+        kill(self.pid, Signal::SIGSTOP).expect("it is ours");
+        let status = waitpid(self.pid, Some(WaitPidFlag::WUNTRACED)).expect("it is ours");
+        assert!(matches!(status, WaitStatus::Stopped(..)), "instead of stopping: {status:?}");
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn resume(&self) {
+        kill(self.pid, Signal::SIGCONT).expect("it is ours");
     }
 
     /// Memory resident now, in KiB.

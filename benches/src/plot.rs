@@ -1,6 +1,6 @@
 //! The distributions as a picture: latency against percentile, both logarithmic.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
 use plotters::prelude::*;
@@ -20,21 +20,32 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(204, 121, 167),
 ];
 
-/// Draws one line per form to `path`, an SVG.
-pub(crate) fn draw(
-    path: &Path,
+/// Draws one line per form to `name` beside what was built, an SVG, and returns where that is, from the workspace.
+/// `values` is what is drawn, in the plural.
+///
+/// # Panics
+/// When there are more forms than colours.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn draw(
+    target_tmpdir: &Path,
+    name: &str,
+    caption: &str,
+    values: &str,
     forms: &[(&str, &Histogram<u64>)],
-) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+) -> Result<PathBuf, DrawingAreaErrorKind<std::io::Error>> {
+    let path = target_tmpdir.with_file_name(name);
     let (lowest, highest, most) = forms.iter().fold((f64::MAX, 0f64, 0), |(low, high, most), (_, ns)| {
         (low.min(ns.min() as f64), high.max(ns.max() as f64), most.max(ns.len()))
     });
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    let area = SVGBackend::new(&path, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     // By how rare a value is: 10 at 90 %, 100 at 99 %.
     let rarities = (1.0..most as f64).log_scale();
     let latencies_ns = (lowest / 1.2..highest * 1.2).log_scale();
     let mut chart = ChartBuilder::on(&area)
-        .caption("Time per packet with and without telemetry", ("sans-serif", 20))
+        .caption(caption, ("sans-serif", 20))
         .margin(14)
         // The last percentile stands below the end of the axis.
         .margin_right(44)
@@ -43,8 +54,8 @@ pub(crate) fn draw(
         .build_cartesian_2d(rarities, latencies_ns)?;
     chart
         .configure_mesh()
-        .x_desc("percentile of iterations")
-        .y_desc("time per iteration")
+        .x_desc(format!("percentile of {values}"))
+        .y_desc("time")
         .x_labels(10)
         .y_labels(12)
         .x_label_formatter(&|rarity| percentile_text(*rarity))
@@ -69,7 +80,11 @@ pub(crate) fn draw(
         .legend_area_size(32)
         .label_font(("sans-serif", 15))
         .draw()?;
-    area.present()
+    area.present()?;
+    drop(chart);
+    drop(area);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(""));
+    Ok(path.strip_prefix(workspace).unwrap_or(&path).to_owned())
 }
 
 /// From the least value to the greatest.
