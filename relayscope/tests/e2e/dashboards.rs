@@ -315,9 +315,9 @@ fn run_panels(prometheus: &PrometheusServer, choice: &Choice, rows: &[&str]) {
     }
 }
 
-/// All panels of a relay that embeds relayscope have data, but those of its web bridge.
+/// All panels of a relay that embeds relayscope have data.
 pub(crate) fn run_panels_of_relays(prometheus: &PrometheusServer, choice: &Choice) {
-    run_panels(prometheus, choice, &RELAY_ROWS[..2]);
+    run_panels(prometheus, choice, &RELAY_ROWS);
 }
 
 /// Where there is no relay that embeds relayscope, what its rows ask is no error and has no answer.

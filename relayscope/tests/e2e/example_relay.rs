@@ -1,8 +1,8 @@
 //! The reference relay, in a process of its own so that it can be stopped, and clients of it.
 
 use std::ffi::OsStr;
-use std::io::Read;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,19 +11,24 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use relayscope_dataplane::key::HmacKey;
 use relayscope_dataplane::placement::{available_cores, default_cores};
-use relayscope_example_relay::cookie::Cookie;
+use relayscope_example_relay::cookie::{COOKIE_LEN, Cookie};
+use relayscope_example_relay::load::{self, Load, Pace};
 use relayscope_example_relay::relay::Limits;
 use relayscope_example_relay::server::{Config, Server};
 use relayscope_example_relay::token::{Claims, NONCE_LEN, mint};
+use relayscope_example_relay::web;
 use relayscope_example_relay::wire::{self, FromRelay, PACKET_MAX, Refusal, Report, SessionId};
+
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
 use crate::relay::{Process, wait_for};
 
 /// The variable that makes this program a relay at the address it holds.
 pub(crate) const SERVE: &str = "RELAYSCOPE_TEST_EXAMPLE_RELAY";
 
-/// Sessions it has room for.
-pub(crate) const SESSIONS_MAX: usize = 24;
+/// Sessions it has room for: those below, and as few more as fall silent without an alert.
+pub(crate) const SESSIONS_MAX: usize = 16;
 /// Those with series of their own.
 pub(crate) const SHOWN_MAX: usize = 8;
 /// After so long without a word a session is over.
@@ -31,6 +36,9 @@ const IDLE: Duration = Duration::from_secs(3);
 
 const KEY: &[u8] = b"thirty-two octets of a test's key";
 const UDP_PORT: u16 = 7800;
+const WEB_PORT: u16 = 7880;
+/// What members say.
+const PAYLOAD: [u8; 600] = [7; 600];
 const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Runs the relay until its stdin ends.
@@ -42,6 +50,7 @@ pub(crate) fn serve(address: &OsStr) {
         http: SocketAddr::new(ip, 9862),
         limits,
         shown_max: SHOWN_MAX,
+        web: Some(web::Config::at(SocketAddr::new(ip, WEB_PORT))),
         ..Config::new(default_cores(&available_cores()), HmacKey::new(KEY).unwrap())
     })
     .unwrap();
@@ -55,13 +64,15 @@ pub(crate) struct ExampleRelay {
     pub(crate) process: Process,
     pub(crate) http: SocketAddr,
     pub(crate) udp: SocketAddr,
+    pub(crate) web: SocketAddr,
 }
 
 impl ExampleRelay {
     pub(crate) fn start(ip: IpAddr) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let process = Process::start(command.env(SERVE, ip.to_string()));
-        let relay = Self { process, http: SocketAddr::new(ip, 9862), udp: SocketAddr::new(ip, UDP_PORT) };
+        let at = |port| SocketAddr::new(ip, port);
+        let relay = Self { process, http: at(9862), udp: at(UDP_PORT), web: at(WEB_PORT) };
         wait_for("the relay to serve", || crate::relay::get(&format!("http://{}/readyz", relay.http)).ok());
         relay
     }
@@ -133,6 +144,48 @@ fn exchange<T>(
     })
 }
 
+/// What `relay-load` does to a relay, again and again until it is ended: clients who join, of whose packets each is
+/// checked, and who leave.
+pub(crate) struct Loaded {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loaded {
+    pub(crate) fn start(relay: SocketAddr) -> Self {
+        let load = Load {
+            bind: relay.ip(),
+            sessions: 6,
+            rooms: 2,
+            pace: Pace::Rate(25.0),
+            duration: Duration::from_secs(1),
+            ..Load::new(relay, HmacKey::new(KEY).unwrap())
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let counts = load::run(&load).unwrap().slice.counts;
+                assert!(counts.faulty() == 0 && counts.copies > 0, "{counts:?}");
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// Ends it; all that was delivered was right.
+    pub(crate) fn end(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
 /// How a client fares once it is told to.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Fate {
@@ -142,12 +195,69 @@ pub(crate) enum Fate {
     Lossy,
     /// Its buffer runs empty again and again.
     Starved,
+    /// It does not read what it is sent.
+    Deaf,
+}
+
+/// How a client speaks with the relay, without waiting.
+enum Line {
+    Udp { socket: UdpSocket, relay: SocketAddr },
+    Web(Box<WebSocket<TcpStream>>),
+}
+
+impl Line {
+    fn send(&mut self, packet: &[u8]) {
+        match self {
+            Self::Udp { socket, relay } => assert_eq!(socket.send_to(packet, *relay).unwrap(), packet.len()),
+            Self::Web(socket) => match socket.send(Message::binary(packet.to_vec())) {
+                Ok(()) => {}
+                // It is written with the next.
+                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            },
+        }
+    }
+
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Self::Udp { socket, .. } => {
+                let mut octets = vec![0; PACKET_MAX];
+                let len = socket.recv(&mut octets).ok()?;
+                octets.truncate(len);
+                Some(octets)
+            }
+            Self::Web(socket) => match socket.read() {
+                Ok(message) => Some(message.into_data().to_vec()),
+                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => None,
+                Err(error) => panic!("{error}"),
+            },
+        }
+    }
+}
+
+/// Opens a WebSocket as a page of that site does.
+fn connect(web: SocketAddr, site: SocketAddr) -> Result<WebSocket<TcpStream>, tungstenite::Error> {
+    let stream = TcpStream::connect(web).unwrap();
+    let mut request = format!("ws://{web}/join").into_client_request().unwrap();
+    request.headers_mut().insert("Origin", format!("http://{site}").parse().unwrap());
+    match tungstenite::client(request, stream) {
+        Ok((socket, _)) => Ok(socket),
+        Err(tungstenite::HandshakeError::Failure(error)) => Err(error),
+        Err(tungstenite::HandshakeError::Interrupted(_)) => panic!("the socket waits"),
+    }
+}
+
+/// A page of another site tries to connect, and may not.
+pub(crate) fn connect_from_another_site(web: SocketAddr, site: SocketAddr) {
+    match connect(web, site) {
+        Err(tungstenite::Error::Http(answer)) => assert_eq!(answer.status(), 403),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A member of a room who speaks, listens and reports.
-struct Caller {
-    socket: UdpSocket,
-    relay: SocketAddr,
+pub(crate) struct Caller {
+    line: Line,
     session: SessionId,
     fate: Fate,
     sequence: u32,
@@ -157,21 +267,39 @@ struct Caller {
 }
 
 impl Caller {
-    fn join(relay: SocketAddr, room: &str, name: &str, fate: Fate) -> Self {
+    fn new(line: Line, session: SessionId, fate: Fate) -> Self {
+        Self { line, session, fate, sequence: 0, underruns: 0, echo: None }
+    }
+
+    pub(crate) fn join(relay: SocketAddr, room: &str, name: &str, fate: Fate) -> Self {
         let knock = Knock::at(relay);
         let session = knock.join(&token(room, name)).unwrap();
         let Knock { socket, relay, .. } = knock;
         socket.set_nonblocking(true).unwrap();
-        Self { socket, relay, session, fate, sequence: 0, underruns: 0, echo: None }
+        Self::new(Line::Udp { socket, relay }, session, fate)
+    }
+
+    /// Joins with a browser.
+    pub(crate) fn browse(web: SocketAddr, room: &str, name: &str, fate: Fate) -> Self {
+        let mut socket = connect(web, web).unwrap();
+        let join = wire::join(&Cookie([0; COOKIE_LEN]), &token(room, name));
+        socket.send(Message::binary(join)).unwrap();
+        let answer = socket.read().unwrap().into_data();
+        let Ok(FromRelay::Welcome { session, .. }) = FromRelay::parse(&answer) else {
+            panic!("no welcome: {answer:?}");
+        };
+        socket.get_ref().set_nonblocking(true).unwrap();
+        Self::new(Line::Web(Box::new(socket)), session, fate)
     }
 
     fn speak(&mut self, goes_wrong: bool) {
         self.sequence += if goes_wrong && self.fate == Fate::Lossy { 2 } else { 1 };
-        let packet = [&wire::data_head(self.session, self.sequence)[..], &[7; 144]].concat();
-        self.socket.send_to(&packet, self.relay).unwrap();
-        let mut octets = [0; PACKET_MAX];
-        while let Ok(len) = self.socket.recv(&mut octets) {
-            if let Ok(FromRelay::Ack { stamp_ns, .. }) = FromRelay::parse(&octets[..len]) {
+        self.line.send(&[&wire::data_head(self.session, self.sequence)[..], &PAYLOAD].concat());
+        if goes_wrong && self.fate == Fate::Deaf {
+            return;
+        }
+        while let Some(packet) = self.line.receive() {
+            if let Ok(FromRelay::Ack { stamp_ns, .. }) = FromRelay::parse(&packet) {
                 self.echo = Some((stamp_ns, Instant::now()));
             }
         }
@@ -185,11 +313,11 @@ impl Caller {
         let buffer_packets = if starves { 0 } else { 3 };
         let report =
             Report { session: self.session, buffer_packets, underruns: self.underruns, held_us, echo_ns };
-        self.socket.send_to(&report.encode(), self.relay).unwrap();
+        self.line.send(&report.encode());
     }
 }
 
-/// Clients in one room. Dropped, they fall silent without a word.
+/// Members of a room. Dropped, they fall silent: browsers are gone, all others do not say so.
 pub(crate) struct Callers {
     goes_wrong: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
@@ -201,9 +329,7 @@ impl Callers {
     /// So many packets.
     const REPORT_EVERY: u32 = 12;
 
-    pub(crate) fn join(relay: SocketAddr, room: &str, members: &[(&str, Fate)]) -> Self {
-        let mut callers: Vec<_> =
-            members.iter().map(|(name, fate)| Caller::join(relay, room, name, *fate)).collect();
+    pub(crate) fn speak(mut callers: Vec<Caller>) -> Self {
         let (goes_wrong, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (wrong, stopped) = (Arc::clone(&goes_wrong), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {

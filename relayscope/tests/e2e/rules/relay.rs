@@ -1,13 +1,18 @@
 //! A relay that embeds relayscope: its rows have data while it is under load, and what befalls it and its sessions
 //! fires its alerts.
 
+use nix::sys::signal::Signal;
+use relayscope_example_relay::wire::Refusal;
+
 use super::pipeline::{FLOOD, flood, pulse};
 use super::shortened;
 use crate::dashboards::{Choice, run_panels_of_relays, variable_values};
-use crate::example_relay::{Callers, ExampleRelay, Fate, Knock, SESSIONS_MAX, forged_token, token};
+use crate::example_relay::{
+    Caller, Callers, ExampleRelay, Fate, Knock, Loaded, SESSIONS_MAX, SHOWN_MAX, connect_from_another_site,
+    forged_token, token,
+};
 use crate::prometheus_server::PrometheusServer;
 use crate::relay::{loopback, wait_for};
-use relayscope_example_relay::wire::Refusal;
 
 /// What fires here, with its severity.
 pub(super) const FIRE: &[(&str, &str)] = &[
@@ -20,25 +25,41 @@ pub(super) const FIRE: &[(&str, &str)] = &[
     ("RelaySessionLossHigh", "warning"),
     ("RelaySessionUnderruns", "warning"),
     ("RelayUnderrunsWidespread", "critical"),
+    ("RelayWebBridgeDropping", "warning"),
 ];
 
 /// More than are a burst.
 const FORGED: usize = 120;
-/// Those who come first have series of their own.
-const MEMBERS: [(&str, Fate); 12] = [
+/// As many as have series of their own: they come first.
+const MEMBERS: [(&str, Fate); SHOWN_MAX] = [
     ("ada", Fate::Well),
     ("bob", Fate::Well),
+    ("cy", Fate::Well),
     ("eve", Fate::Lossy),
     ("starved-1", Fate::Starved),
     ("starved-2", Fate::Starved),
     ("starved-3", Fate::Starved),
     ("starved-4", Fate::Starved),
-    ("cy", Fate::Well),
-    ("dee", Fate::Well),
-    ("fay", Fate::Well),
-    ("gus", Fate::Well),
-    ("hal", Fate::Well),
 ];
+
+const BROWSERS: [(&str, Fate); 2] = [("tab-1", Fate::Well), ("tab-2", Fate::Deaf)];
+
+/// Each keeps packets waiting for up to 400 ms.
+const PULSES: usize = 3;
+
+/// What fires of these, each with the session it speaks of.
+fn accused(prometheus: &PrometheusServer) -> Vec<(String, String)> {
+    let mut accused: Vec<_> = prometheus
+        .firing()
+        .into_iter()
+        .map(|alert| (alert["alertname"].clone(), alert.get("session").cloned().unwrap_or_default()))
+        // On a busy host a packet may truly wait.
+        .filter(|(name, _)| FIRE.iter().any(|(ours, _)| ours == name) && name != "RelayForwardingSlow")
+        .collect();
+    accused.sort_unstable();
+    accused.dedup();
+    accused
+}
 
 pub(crate) fn fire() {
     let relay = ExampleRelay::start(loopback());
@@ -55,64 +76,57 @@ pub(crate) fn fire() {
         prometheus.wait_alert(&[&wanted, more].concat(), fires);
     };
 
-    let callers = Callers::join(relay.udp, "hall", &MEMBERS);
+    let members = MEMBERS.map(|(name, fate)| Caller::join(relay.udp, "hall", name, fate));
+    let browsers = BROWSERS.map(|(name, fate)| Caller::browse(relay.web, "hall", name, fate));
+    let callers = Callers::speak(members.into_iter().chain(browsers).collect());
+    let loaded = Loaded::start(relay.udp);
     for prometheus in [&prometheus, &native] {
         run_panels_of_relays(prometheus, &Choice::all());
     }
     run_panels_of_relays(&prometheus, &Choice::sessions(&instance, "hall", &["ada", "starved-1"]));
+    loaded.end();
     assert_eq!(variable_values(&prometheus, "room", &Choice::all()), ["hall"]);
-    let shown = ["ada", "bob", "cy", "eve", "starved-1", "starved-2", "starved-3", "starved-4"];
-    assert_eq!(variable_values(&prometheus, "session", &Choice::all()), shown);
-    let accused = |prometheus: &PrometheusServer| {
-        let mut accused: Vec<_> = prometheus
-            .firing()
-            .into_iter()
-            .map(|alert| (alert["alertname"].clone(), alert.get("session").cloned().unwrap_or_default()))
-            // On a busy host drains may truly be late, and the shard stall.
-            .filter(|(name, _)| FIRE.iter().any(|(ours, _)| ours == name) && name != "RelayForwardingSlow")
-            .collect();
-        accused.sort_unstable();
-        accused.dedup();
-        accused
-    };
+    assert_eq!(variable_values(&prometheus, "session", &Choice::all()), MEMBERS.map(|(name, _)| name));
     assert_eq!(accused(&prometheus), []);
 
     callers.go_wrong();
-    let starved = shown.iter().copied().filter(|name| name.starts_with("starved"));
+    let knock = Knock::at(relay.udp);
+    (0..FORGED).for_each(|_| assert_eq!(knock.join(&forged_token()), Err(Refusal::Forged)));
+    (0..FORGED).for_each(|_| connect_from_another_site(relay.web, relay.http));
+    // Where nobody speaks, so that the answers are all that comes.
+    let mut visitors = (0..=SESSIONS_MAX).map(|i| knock.join(&token("foyer", &format!("visitor-{i}"))));
+    assert_eq!(visitors.find_map(Result::err), Some(Refusal::Full));
+    for reason in ["forged", "origin"] {
+        wait(&prometheus, "RelayAuthFailureBurst", "warning", &[("reason", reason)], true);
+    }
+    wait(&prometheus, "RelayFull", "critical", &[], true);
     wait(&prometheus, "RelaySessionLossHigh", "warning", &[("session", "eve"), ("room", "hall")], true);
+    let starved = MEMBERS.iter().filter(|(_, fate)| *fate == Fate::Starved).map(|(name, _)| *name);
     for session in starved.clone() {
         wait(&prometheus, "RelaySessionUnderruns", "warning", &[("session", session)], true);
     }
     wait(&prometheus, "RelayUnderrunsWidespread", "critical", &[], true);
+    wait(&prometheus, "RelayWebBridgeDropping", "warning", &[("reason", "slow_client")], true);
     // Nobody is accused who fares well.
     let of_sessions = starved.map(|session| ("RelaySessionUnderruns", session));
-    let expected: Vec<_> = [("RelaySessionLossHigh", "eve")]
-        .into_iter()
-        .chain(of_sessions)
-        .chain([("RelayUnderrunsWidespread", "")])
-        .map(|(name, session)| (name.to_owned(), session.to_owned()))
-        .collect();
+    let expected: Vec<_> =
+        [("RelayAuthFailureBurst", ""), ("RelayFull", ""), ("RelaySessionLossHigh", "eve")]
+            .into_iter()
+            .chain(of_sessions)
+            .chain([("RelayUnderrunsWidespread", ""), ("RelayWebBridgeDropping", "")])
+            .map(|(name, session)| (name.to_owned(), session.to_owned()))
+            .collect();
     assert_eq!(accused(&prometheus), expected);
 
-    let knock = Knock::at(relay.udp);
-    (0..FORGED).for_each(|_| assert_eq!(knock.join(&forged_token()), Err(Refusal::Forged)));
-    wait(&prometheus, "RelayAuthFailureBurst", "warning", &[("reason", "forged")], true);
-    // Where nobody speaks, so that the answers are all that comes.
-    for visitor in MEMBERS.len()..SESSIONS_MAX {
-        assert!(knock.join(&token("foyer", &format!("visitor-{visitor}"))).is_ok());
-    }
-    assert_eq!(knock.join(&token("foyer", "late")), Err(Refusal::Full));
-    wait(&prometheus, "RelayFull", "critical", &[], true);
-
-    (0..3).for_each(|_| pulse(relay.process.id()));
-    for prometheus in [&prometheus, &native] {
-        wait(prometheus, "RelayForwardingSlow", "warning", &[], true);
-    }
-    relay.process.signal(nix::sys::signal::Signal::SIGSTOP);
+    (0..PULSES).for_each(|_| pulse(relay.process.id()));
+    relay.process.signal(Signal::SIGSTOP);
     flood(relay.udp, FLOOD);
-    relay.process.signal(nix::sys::signal::Signal::SIGCONT);
+    relay.process.signal(Signal::SIGCONT);
     for severity in ["warning", "critical"] {
         wait(&prometheus, "RelayPacketsDropped", severity, &[("reason", "receive_buffer")], true);
+    }
+    for prometheus in [&prometheus, &native] {
+        wait(prometheus, "RelayForwardingSlow", "warning", &[], true);
     }
 
     drop(callers);
