@@ -46,12 +46,12 @@ struct RunArgs {
     /// Where browsers join, and a page to try it with is served; nowhere by default.
     #[arg(long)]
     web: Option<SocketAddr>,
-    /// Origin of pages that may connect beside the bridge's own, such as https://calls.example.
-    #[arg(long, requires = "web")]
+    /// Origin of pages that may connect beside the bridge's own, such as `https://calls.example`.
+    #[arg(long, requires = "web", value_parser = web::origin::parse_origin)]
     web_origin: Vec<String>,
-    /// Browsers at a time.
-    #[arg(long, default_value_t = 1_000, requires = "web")]
-    web_connections: usize,
+    /// Browsers at a time, at most 65536.
+    #[arg(long, default_value_t = 1_000, requires = "web", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    web_connections: u32,
     /// The cores shards run on, as 2-3 or 2,3; the last one by default.
     #[arg(long)]
     cores: Option<String>,
@@ -156,7 +156,7 @@ fn run(args: RunArgs) -> Result<(), Box<dyn Error>> {
         reflect: Some(args.reflect),
         probes: probes(&args.probe, args.reflect)?,
         web: args.web.map(|listen| web::Config {
-            connections_max: args.web_connections,
+            connections_max: args.web_connections as usize,
             origins: args.web_origin,
             ..web::Config::at(listen)
         }),

@@ -162,8 +162,7 @@ fn members_lose_nothing_to_strangers_and_every_packet_of_theirs_is_counted() {
     let members: Vec<_> = (0..MEMBERS as u64).map(member).collect();
     let stop = AtomicBool::new(false);
     let (heard, flooded) = scope(|scope| {
-        let talking: Vec<_> =
-            members.iter().map(|member| scope.spawn(|| member.talk(&stop))).collect();
+        let talking: Vec<_> = members.iter().map(|member| scope.spawn(|| member.talk(&stop))).collect();
         forge(relay);
         replay(relay, &members[0]);
         send_nonsense(relay);

@@ -4,7 +4,7 @@
 //! | route | answer |
 //! |---|---|
 //! | `GET /` | a page to try it with; `/page.css`, `/page.js`, `/wire.js` and `/second.js` are its parts |
-//! | `GET /join` | 101: a WebSocket; 403 to a page of another site; 503 beyond as many as there may be; 426 without an upgrade |
+//! | `GET /join` | 101: a WebSocket; 403 to a page of another site; 503 beyond as many as there may be; 400 to what is no upgrade |
 //!
 //! A browser's first message is a join, with a cookie of zeros: that answers reach it is proven by TCP. So the token is
 //! neither in an address, which would be in logs, histories and referrers, nor in a header, which a page cannot set.
@@ -31,7 +31,7 @@
 //! held over a wait.
 
 mod connection;
-mod origin;
+pub mod origin;
 pub mod record;
 mod routes;
 pub mod switchboard;
@@ -58,6 +58,8 @@ use record::TurnedAway;
 use routes::Place;
 use switchboard::Switchboard;
 
+/// What [`Config::connections_max`] may be.
+pub const CONNECTIONS_MAX: usize = 65_536;
 /// Sockets beside those of connections: for the page.
 pub const SOCKETS_BESIDES: usize = 64;
 /// Octets of a request's head.
@@ -82,9 +84,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Config {
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Connections at a time: 1..=65536, 1,000 by default.
+    /// Connections at a time: 1..=[`CONNECTIONS_MAX`], 1,000 by default; more than that are as many.
     pub connections_max: usize,
-    /// Origins, such as `https://calls.example`, whose pages may connect beside the bridge's own; none by default.
+    /// [Origins](origin::parse_origin), such as `https://calls.example`, whose pages may connect beside the bridge's own;
+    /// none by default.
     pub origins: Vec<String>,
 }
 
@@ -125,7 +128,7 @@ impl WebBridge {
         setsockopt(&listener, sockopt::SndBuf, &SEND_BUFFER_LEN)?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
-        let connections_max = config.connections_max.clamp(1, 65_536);
+        let connections_max = config.connections_max.clamp(1, CONNECTIONS_MAX);
         let shared = Arc::new(Shared {
             board: Mutex::new(switchboard),
             joined: Notify::new(),

@@ -2,6 +2,24 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
+/// What is no origin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("origin {0:?} is invalid; expected http:// or https:// with a host, perhaps a port, and no path")]
+pub struct InvalidOrigin(pub String);
+
+/// An origin as browsers name it (RFC 6454, 6.2), of a site whose pages may connect.
+///
+/// # Errors
+/// [`InvalidOrigin`].
+pub fn parse_origin(text: &str) -> Result<String, InvalidOrigin> {
+    let authority = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let is_valid = authority.is_some_and(|authority| {
+        !authority.is_empty()
+            && authority.bytes().all(|octet| octet.is_ascii_graphic() && !b"/?#@".contains(&octet))
+    });
+    if is_valid { Ok(text.to_owned()) } else { Err(InvalidOrigin(text.to_owned())) }
+}
+
 /// Whether a page of that origin may connect (RFC 6455, 10.2). A client without one is no browser and could name any:
 /// what keeps out strangers is the token.
 pub(super) fn may_connect(headers: &HeaderMap, others: &[String]) -> bool {
@@ -38,6 +56,16 @@ mod tests {
             "relay.example:9871",
         ] {
             assert!(!may(stranger), "{stranger}");
+        }
+    }
+
+    #[test]
+    fn an_origin_has_a_scheme_and_a_host_and_no_path() {
+        for origin in ["http://calls.example", "https://calls.example:8443", "https://[2001:db8::1]"] {
+            assert_eq!(parse_origin(origin), Ok(origin.to_owned()));
+        }
+        for text in ["calls.example", "https://", "https://calls.example/", "https://a@b", "null", "ws://a"] {
+            assert_eq!(parse_origin(text), Err(InvalidOrigin(text.to_owned())));
         }
     }
 

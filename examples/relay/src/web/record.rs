@@ -117,7 +117,7 @@ impl Lost {
         Self::NoMember,
     ];
 
-    fn label(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
             Self::Oversized => "oversized",

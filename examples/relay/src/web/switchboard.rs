@@ -14,7 +14,7 @@ use crate::token;
 use crate::wire::{self, FromClient, FromRelay, SessionId};
 
 /// Frames that wait for one browser; those beyond are lost to it.
-pub const OUTBOX_LEN: usize = 64;
+pub const OUTBOX_LEN: usize = 128;
 
 /// A packet for a browser.
 pub struct Outgoing {
@@ -191,5 +191,183 @@ impl Switchboard {
         self.shards[shard].to.push(frame).map_err(|_| ())?;
         self.recorder.taken();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relayscope_bridge::catalogue::{self as family, Family};
+    use relayscope_bridge::{Collector, Hub, HubConfig, hub};
+    use relayscope_dataplane::key::HmacKey;
+
+    use super::*;
+    use crate::cookie::Cookie;
+    use crate::frames::queues;
+    use crate::token::{Claims, NONCE_LEN, mint};
+    use crate::wire::{MemberId, Refusal};
+
+    const NOW: Monotonic = Monotonic(5);
+    const SESSION: SessionId = SessionId(77);
+
+    /// A switchboard, and the shards' ends.
+    struct Scene {
+        board: Switchboard,
+        shards: Vec<End>,
+        collector: Collector,
+    }
+
+    impl Scene {
+        fn new(shards: usize) -> Self {
+            let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default()).unwrap();
+            let (ends, shards) = (0..shards).map(|_| queues()).unzip();
+            let recorder = Recorder::new(publishers.remove(0), &registry).unwrap();
+            Self { board: Switchboard::new(ends, recorder), shards, collector }
+        }
+
+        fn join(&mut self) -> Line {
+            self.board.join(NOW, &join("lobby")).unwrap()
+        }
+
+        /// Who joined, and what its shard was sent for it.
+        fn member(&mut self) -> Line {
+            let mut line = self.join();
+            self.shards[0].from.pop().unwrap();
+            self.tell(&line, &wire::welcome(MemberId(3), SESSION));
+            assert_eq!(&*line.outbox.try_recv().unwrap().octets, wire::welcome(MemberId(3), SESSION));
+            line
+        }
+
+        /// The shard says something to a browser.
+        fn tell(&mut self, line: &Line, packet: &[u8]) {
+            assert!(self.shards[0].to.push(Frame::new(line.connection, NOW, packet).unwrap()).is_ok());
+            self.board.poll(NOW);
+        }
+
+        fn count(&self, family: &Family, label: &str) -> u64 {
+            self.collector.directory().read(|series| series.total(family, &[label])).unwrap()
+        }
+
+        fn lost(&self, why: Lost) -> u64 {
+            self.count(&family::WEB_BRIDGE_DROPPED, why.label())
+        }
+    }
+
+    fn join(room: &str) -> Vec<u8> {
+        let claims = Claims { expires_at: 100, nonce: [1; NONCE_LEN], room, name: "ada" };
+        wire::join(&Cookie([0; 24]), &mint(&HmacKey::new(&[1; 32]).unwrap(), &claims).unwrap())
+    }
+
+    fn forwarded() -> Vec<u8> {
+        let mut packet = wire::data_head(SESSION, 1);
+        wire::forward(&mut packet, MemberId(4));
+        packet.to_vec()
+    }
+
+    #[test]
+    fn the_shard_of_the_tokens_room_is_asked_and_the_first_one_where_it_cannot_be_read() {
+        let mut scene = Scene::new(4);
+        let mut asked = Vec::new();
+        for room in ["a", "b", "c", "d", "e", "f"] {
+            let line = scene.board.join(NOW, &join(room)).unwrap();
+            let frames = scene.shards.iter_mut().map(|shard| shard.from.pop().ok());
+            let mut frames: Vec<_> = frames.enumerate().filter_map(|(n, frame)| Some((n, frame?))).collect();
+            let (shard, frame) = frames.pop().unwrap();
+            assert!(frames.is_empty());
+            assert_eq!((frame.connection, frame.octets()), (line.connection, &join(room)[..]));
+            asked.push(shard);
+        }
+        assert_eq!(asked, [0, 0, 0, 0, 3, 0]);
+        let unreadable = wire::join(&Cookie([0; 24]), b"nothing");
+        scene.board.join(NOW, &unreadable).unwrap();
+        assert_eq!(scene.shards[0].from.pop().unwrap().octets(), unreadable);
+    }
+
+    #[test]
+    fn a_connection_that_closes_ends_its_session_and_is_not_known_any_more() {
+        let mut scene = Scene::new(1);
+        let line = scene.member();
+        assert_eq!(scene.count(&family::WEB_BRIDGE_FRAMES, "in"), 1);
+        scene.board.close(NOW, line.connection, Ended::Lost);
+        scene.board.close(NOW, line.connection, Ended::Lost);
+        let frame = scene.shards[0].from.pop().unwrap();
+        assert_eq!((frame.connection, frame.octets()), (line.connection, &wire::leave(SESSION)[..]));
+        assert!(scene.shards[0].from.is_empty() && scene.board.is_idle());
+        assert_eq!(scene.count(&family::WEB_BRIDGE_ENDED, "lost"), 1);
+        scene.tell(&line, &forwarded());
+        assert_eq!(scene.lost(Lost::NoMember), 1);
+        assert_ne!(scene.join().connection, line.connection, "a number is never used twice");
+    }
+
+    #[test]
+    fn who_says_it_leaves_does_so_once_and_for_itself_alone() {
+        let mut scene = Scene::new(1);
+        let line = scene.member();
+        let other = wire::leave(SessionId(78));
+        assert_eq!(scene.board.take(NOW, line.connection, &other), Means::GoesOn);
+        assert_eq!(scene.shards[0].from.pop().unwrap().octets(), other, "the shard knows whose it is");
+        assert_eq!(scene.board.take(NOW, line.connection, &wire::leave(SESSION)), Means::Leaves);
+        assert!(scene.shards[0].from.is_empty());
+        scene.board.close(NOW, line.connection, Ended::Left);
+        assert_eq!(scene.shards[0].from.pop().unwrap().octets(), wire::leave(SESSION));
+        assert!(scene.shards[0].from.is_empty());
+    }
+
+    #[test]
+    fn a_welcome_that_comes_too_late_is_answered_with_a_leave() {
+        let mut scene = Scene::new(1);
+        let line = scene.join();
+        scene.shards[0].from.pop().unwrap();
+        scene.board.close(NOW, line.connection, Ended::Lost);
+        assert!(scene.shards[0].from.is_empty(), "there is no session yet");
+        scene.tell(&line, &wire::welcome(MemberId(0), SESSION));
+        assert_eq!(scene.shards[0].from.pop().unwrap().octets(), wire::leave(SESSION));
+        assert_eq!(scene.count(&family::WEB_BRIDGE_ENDED, "lost"), 0, "it never was a member");
+    }
+
+    #[test]
+    fn who_is_refused_is_told_and_counted_and_was_no_member() {
+        let mut scene = Scene::new(1);
+        for (refusal, family) in [
+            (Refusal::Expired, &family::WEB_BRIDGE_AUTH_FAILURES),
+            (Refusal::RoomFull, &family::WEB_BRIDGE_REFUSED),
+        ] {
+            let mut line = scene.join();
+            scene.tell(&line, &forwarded());
+            assert!(line.outbox.try_recv().is_err(), "nothing of the room before its welcome");
+            scene.tell(&line, &wire::refused(refusal));
+            assert_eq!(&*line.outbox.try_recv().unwrap().octets, wire::refused(refusal));
+            assert_eq!(scene.count(family, refusal.label()), 1);
+            scene.board.close(NOW, line.connection, Ended::Left);
+        }
+        assert_eq!((scene.lost(Lost::NoMember), scene.count(&family::WEB_BRIDGE_ENDED, "left")), (2, 0));
+    }
+
+    #[test]
+    fn a_full_queue_to_the_shard_turns_away_who_joins_and_loses_what_members_send() {
+        let mut scene = Scene::new(1);
+        let line = scene.member();
+        let data = wire::data_head(SESSION, 0);
+        for _ in 0..QUEUE_LEN + 3 {
+            assert_eq!(scene.board.take(NOW, line.connection, &data), Means::GoesOn);
+        }
+        assert_eq!(scene.lost(Lost::QueueFull), 3);
+        assert_eq!(scene.count(&family::WEB_BRIDGE_FRAMES, "in"), 1 + QUEUE_LEN as u64);
+        assert_eq!(scene.board.join(NOW, &join("lobby")).err(), Some(NoJoin::QueueFull));
+        assert_eq!(scene.count(&family::WEB_BRIDGE_REFUSED, "queue_full"), 1);
+        scene.board.close(NOW, line.connection, Ended::Left);
+        assert_eq!(scene.lost(Lost::QueueFull), 4, "its leave, too: the session ends as idle");
+    }
+
+    #[test]
+    fn who_does_not_take_what_it_is_sent_loses_what_is_beyond_its_outbox_and_others_lose_nothing() {
+        let mut scene = Scene::new(1);
+        let (mut slow, mut fast) = (scene.member(), scene.member());
+        for _ in 0..OUTBOX_LEN + 5 {
+            scene.tell(&slow, &forwarded());
+            scene.tell(&fast, &forwarded());
+            assert_eq!(&*fast.outbox.try_recv().unwrap().octets, forwarded());
+        }
+        assert_eq!(scene.lost(Lost::SlowClient), 5);
+        assert_eq!(std::iter::from_fn(|| slow.outbox.try_recv().ok()).count(), OUTBOX_LEN);
     }
 }

@@ -1,6 +1,7 @@
 //! A relay of the test's own, and who talks to it.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -96,6 +97,12 @@ impl Relay {
         wait_for(self.http, path, "an answer", |_| true)
     }
 
+    /// Waits for a scrape to be as wanted.
+    pub(crate) fn wait_until(&self, what: &str, is_wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+        let is_wanted = |metrics: &str| is_wanted(&Metrics(metrics.to_owned()));
+        Metrics(wait_for(self.http, "/metrics", what, is_wanted))
+    }
+
     /// Waits for a series to have that value.
     pub(crate) fn wait_for(&self, series: &str, wanted: f64) -> Metrics {
         let series = format!("relay_{series}");
@@ -127,7 +134,7 @@ impl UdpClient {
         let mut answer = [0; 100];
         let mut ask = |octets: &[u8]| {
             socket.send(octets).unwrap();
-            let len = socket.recv(&mut answer).unwrap();
+            let len = receive(&socket, &mut answer);
             answer[..len].to_vec()
         };
         let retry = ask(&wire::hello(&token));
@@ -147,10 +154,20 @@ impl UdpClient {
         let mut octets = [0; wire::PACKET_MAX];
         let mut heard = Heard::new();
         while heard.len() < packets {
-            let len = self.socket.recv(&mut octets).unwrap();
+            let len = receive(&self.socket, &mut octets);
             heard.extend(forwarded(&octets[..len]));
         }
         heard
+    }
+}
+
+/// Waits on, whatever signals the executor in this process sends.
+fn receive(socket: &UdpSocket, octets: &mut [u8]) -> usize {
+    loop {
+        match socket.recv(octets) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => return received.unwrap(),
+        }
     }
 }
 

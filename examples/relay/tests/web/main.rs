@@ -31,6 +31,7 @@ fn main() {
         trial("strangers_are_not_let_in_and_counted_by_what_is_wrong_with_them", members::strangers),
         trial("what_no_member_sends_is_counted_and_harms_nobody_else", members::misuse),
         trial("who_reads_slowly_loses_frames_alone_and_each_of_them_is_counted", members::slow_reader),
+        trial("who_floods_is_held_to_its_rate_and_others_lose_nothing", members::flood),
         trial(
             "there_are_as_many_connections_as_may_be_and_a_place_is_free_again_when_one_ends",
             members::bound,

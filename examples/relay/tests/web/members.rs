@@ -149,6 +149,32 @@ pub(crate) fn slow_reader() {
     });
 }
 
+pub(crate) fn flood() {
+    const PACKETS: u32 = 3000;
+    let mut relay =
+        Relay::start(|config| config.limits = Limits { packets_per_second: 100, ..Limits::default() });
+    let mut udp = UdpClient::join(&relay, "udp");
+    relay.run(async |relay| {
+        let mut eve = Browser::join(relay, "eve").await;
+        let mut bob = Browser::join(relay, "bob").await;
+        for sequence in 0..PACKETS {
+            eve.say(sequence, b"me").await;
+            if sequence % 300 == 0 {
+                bob.say(sequence, b"and me").await;
+            }
+        }
+        let (total, limited) = (3010.0, "dropped_packets_total{shard=\"0\",reason=\"rate_limited\"}");
+        let metrics = relay.wait_until("every packet's account", |metrics| {
+            metrics.value("received_packets_total{shard=\"0\"}") + metrics.value(limited) == total
+        });
+        assert_eq!(metrics.value("web_bridge_frames_total{direction=\"in\"}"), total + 2.0);
+        assert_eq!(metrics.sum("dropped_packets_total"), metrics.value(limited));
+        assert!(metrics.value(limited) > 100.0, "{}", metrics.value(limited));
+        let heard = udp.hear((total - metrics.value(limited)) as usize);
+        assert_eq!(heard.iter().filter(|(_, _, said)| said == b"and me").count(), 10);
+    });
+}
+
 pub(crate) fn bound() {
     let mut relay = Relay::start(|config| config.web.as_mut().unwrap().connections_max = 2);
     relay.run(async |relay| {
