@@ -70,11 +70,17 @@ pub struct ShardParts {
     pub probes: Option<MountedShard>,
 }
 
-/// A shard that runs.
+/// A shard that runs. Dropped, it is asked to stop.
 pub struct ShardThread {
     shard: usize,
     stop: Arc<AtomicBool>,
-    thread: ExecutorJoinHandle<Result<(), String>>,
+    thread: Option<ExecutorJoinHandle<Result<(), String>>>,
+}
+
+impl Drop for ShardThread {
+    fn drop(&mut self) {
+        self.request_stop();
+    }
 }
 
 /// Runs a relay on its core. `relay` makes it there: what it records through need not be `Send`.
@@ -94,7 +100,7 @@ pub fn spawn<I: Instruments + 'static>(
         .ring_depth(RING_DEPTH)
         .spawn(move || async move { run(relay(), parts, &stopped).await })
         .map_err(|error| ShardError::Start { shard, core, reason: error.to_string() })?;
-    Ok(ShardThread { shard, stop, thread })
+    Ok(ShardThread { shard, stop, thread: Some(thread) })
 }
 
 impl ShardThread {
@@ -108,9 +114,10 @@ impl ShardThread {
     ///
     /// # Errors
     /// [`ShardError::EndedEarly`] if it had to end, or panicked.
-    pub fn join(self) -> Result<(), ShardError> {
+    pub fn join(mut self) -> Result<(), ShardError> {
         self.request_stop();
-        let ended = self.thread.join().map_err(|error| error.to_string()).flatten();
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let ended = thread.join().map_err(|error| error.to_string()).flatten();
         ended.map_err(|reason| ShardError::EndedEarly { shard: self.shard, reason })
     }
 }

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{park_timeout, scope};
@@ -65,8 +65,18 @@ impl Client {
     /// The next packet, or a panic.
     fn hear(&self) -> Vec<u8> {
         let mut octets = [0; 2048];
-        let len = self.socket.recv(&mut octets).unwrap();
+        let len = self.recv(&mut octets).unwrap();
         octets[..len].to_vec()
+    }
+
+    /// Waits once more where a signal ended the wait: the executors in this process have theirs.
+    fn recv(&self, octets: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.socket.recv(octets) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => return received,
+            }
+        }
     }
 
     fn cookie(&self, token: &[u8]) -> Cookie {
@@ -100,7 +110,7 @@ impl Client {
         self.socket.set_nonblocking(true).unwrap();
         let (mut packets, mut octets) = (0, 0);
         loop {
-            match self.socket.recv(&mut [0; 2048]) {
+            match self.recv(&mut [0; 2048]) {
                 Ok(len) => (packets, octets) = (packets + 1, octets + len),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => panic!("{error}"),
@@ -137,7 +147,7 @@ impl Member {
     /// Takes in what comes next, if something does within [`PACE`].
     fn listen_once(&self, heard: &mut HashSet<(u16, u32)>) -> bool {
         let mut octets = [0; 2048];
-        let Ok(len) = self.client.socket.recv(&mut octets) else { return false };
+        let Ok(len) = self.client.recv(&mut octets) else { return false };
         match FromRelay::parse(&octets[..len]) {
             Ok(FromRelay::Forwarded { sender, session, sequence, payload: b"for the room" }) => {
                 assert_eq!(session, self.session);

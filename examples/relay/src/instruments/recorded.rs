@@ -23,6 +23,7 @@ pub struct Recorded {
     sessions: GaugeCell,
     rooms: GaugeCell,
     without_series: GaugeCell,
+    open_sessions: usize,
     dropped: Vec<CounterCell>,
     auth_failures: Vec<CounterCell>,
     refused: Vec<CounterCell>,
@@ -62,6 +63,7 @@ impl Recorded {
             sessions: gauge(&family::SESSIONS)?,
             rooms: gauge(&family::ROOMS)?,
             without_series: gauge(&family::SESSIONS_WITHOUT_SERIES)?,
+            open_sessions: 0,
             dropped: dropped
                 .map(|reason| counter(&family::DROPPED_PACKETS, &[&label, reason]))
                 .collect::<Result<_, _>>()?,
@@ -144,12 +146,13 @@ impl Instruments for Recorded {
     fn population(&mut self, sessions: usize, rooms: usize) {
         self.sessions.set(sessions as f64);
         self.rooms.set(rooms as f64);
-        self.without_series.set(sessions.saturating_sub(self.shown.taken) as f64);
+        self.open_sessions = sessions;
     }
 
     fn tick(&mut self, now: Monotonic) {
         self.publisher.beat(now.0);
         self.shown.poll(&mut self.publisher);
+        self.without_series.set(self.open_sessions.saturating_sub(self.shown.taken) as f64);
     }
 }
 
@@ -347,8 +350,8 @@ mod tests {
         for (slot, name) in [(0, "ada"), (1, "ada"), (2, "cyd")] {
             setting.open(slot, name);
         }
-        setting.settle();
         setting.recorded.population(3, 1);
+        setting.settle();
         assert_eq!(setting.shown(), [("ada".to_owned(), 0)]);
         assert_eq!(setting.recorded.without_series.get(), Some(2.0));
         setting.open(3, "dan");
