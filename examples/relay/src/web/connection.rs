@@ -132,12 +132,11 @@ async fn read(stream: &mut Stream, from: ConnectionId, shared: &Shared) -> (Ende
         }
         burst += 1;
         match message {
-            Message::Binary(message) => {
-                silent_at = now + shared.idle;
-                if let Means::Leaves = shared.board().take(clock::monotonic(), from, &message) {
-                    return (Ended::Left, Some((close_code::NORMAL, "")));
-                }
-            }
+            Message::Binary(message) => match shared.board().take(clock::monotonic(), from, &message) {
+                Means::Heard => silent_at = now + shared.idle,
+                Means::Nothing => {}
+                Means::Leaves => return (Ended::Left, Some((close_code::NORMAL, ""))),
+            },
             Message::Text(_) => {
                 shared.board().recorder_mut().lost(Lost::NotBinary, 1);
                 return (Ended::Misused, Some((close_code::UNSUPPORTED, "messages are to be binary")));

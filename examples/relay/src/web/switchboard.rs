@@ -11,7 +11,7 @@ use super::record::{Ended, Lost, Recorder, Stranger, TurnedAway};
 use crate::frames::{End, Frame, QUEUE_LEN};
 use crate::session::ConnectionId;
 use crate::token;
-use crate::wire::{self, FromClient, FromRelay, SessionId};
+use crate::wire::{self, FromClient, FromRelay, Report, SessionId};
 
 /// Frames that wait for one browser; those beyond are lost to it.
 pub const OUTBOX_LEN: usize = 128;
@@ -44,8 +44,10 @@ pub enum NoJoin {
 /// What a browser's message means for its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Means {
-    /// It goes on.
-    GoesOn,
+    /// The shard hears that its session is alive.
+    Heard,
+    /// Nothing: it is lost, or of another's session.
+    Nothing,
     /// That was its last word.
     Leaves,
 }
@@ -111,22 +113,29 @@ impl Switchboard {
     /// Hands a member's message to its shard, or counts why not. Whose session it names is for the shard to check.
     pub fn take(&mut self, now: Monotonic, from: ConnectionId, message: &[u8]) -> Means {
         let Some(peer) = self.peers.get(&from) else { return Means::Leaves };
-        match FromClient::parse(message) {
-            Err(_) => self.recorder.lost(Lost::Malformed, 1),
-            Ok(FromClient::Hello { .. } | FromClient::Join { .. }) => self.recorder.lost(Lost::Joined, 1),
-            // It is said to the shard when the connection is closed.
+        let named = match FromClient::parse(message) {
+            Ok(FromClient::Data { session, .. } | FromClient::Report(Report { session, .. })) => session,
+            // Its own is said to the shard when the connection is closed.
             Ok(FromClient::Leave { session }) if Some(session) == peer.session => {
                 self.recorder.taken();
                 return Means::Leaves;
             }
-            Ok(_) => {
-                let shard = peer.shard;
-                if self.push(shard, from, now, message).is_err() {
-                    self.recorder.lost(Lost::QueueFull, 1);
-                }
+            Ok(FromClient::Leave { session }) => session,
+            Ok(FromClient::Hello { .. } | FromClient::Join { .. }) => {
+                self.recorder.lost(Lost::Joined, 1);
+                return Means::Nothing;
             }
+            Err(_) => {
+                self.recorder.lost(Lost::Malformed, 1);
+                return Means::Nothing;
+            }
+        };
+        let (shard, is_own) = (peer.shard, Some(named) == peer.session);
+        if self.push(shard, from, now, message).is_err() {
+            self.recorder.lost(Lost::QueueFull, 1);
+            return Means::Nothing;
         }
-        Means::GoesOn
+        if is_own { Means::Heard } else { Means::Nothing }
     }
 
     /// Hands on what the shards have for browsers, and signs life.
@@ -303,13 +312,33 @@ mod tests {
         let mut scene = Scene::new(1);
         let line = scene.member();
         let other = wire::leave(SessionId(78));
-        assert_eq!(scene.board.take(NOW, line.connection, &other), Means::GoesOn);
+        assert_eq!(scene.board.take(NOW, line.connection, &other), Means::Nothing);
         assert_eq!(scene.shards[0].from.pop().unwrap().octets(), other, "the shard knows whose it is");
         assert_eq!(scene.board.take(NOW, line.connection, &wire::leave(SESSION)), Means::Leaves);
         assert!(scene.shards[0].from.is_empty());
         scene.board.close(NOW, line.connection, Ended::Left);
         assert_eq!(scene.shards[0].from.pop().unwrap().octets(), wire::leave(SESSION));
         assert!(scene.shards[0].from.is_empty());
+    }
+
+    #[test]
+    fn a_session_is_kept_by_packets_of_its_own_alone() {
+        let mut scene = Scene::new(1);
+        let line = scene.member();
+        let report = |session| {
+            Report { session, buffer_packets: 0, underruns: 0, held_us: 0, echo_ns: 0 }.encode().to_vec()
+        };
+        for (message, means) in [
+            (report(SESSION), Means::Heard),
+            (wire::data_head(SESSION, 0).to_vec(), Means::Heard),
+            (report(SessionId(78)), Means::Nothing),
+            (wire::data_head(SessionId(78), 0).to_vec(), Means::Nothing),
+            (join("lobby"), Means::Nothing),
+            (vec![0], Means::Nothing),
+        ] {
+            assert_eq!(scene.board.take(NOW, line.connection, &message), means, "{message:?}");
+        }
+        assert_eq!((scene.lost(Lost::Joined), scene.lost(Lost::Malformed)), (1, 1));
     }
 
     #[test]
@@ -347,8 +376,11 @@ mod tests {
         let mut scene = Scene::new(1);
         let line = scene.member();
         let data = wire::data_head(SESSION, 0);
-        for _ in 0..QUEUE_LEN + 3 {
-            assert_eq!(scene.board.take(NOW, line.connection, &data), Means::GoesOn);
+        for _ in 0..QUEUE_LEN {
+            assert_eq!(scene.board.take(NOW, line.connection, &data), Means::Heard);
+        }
+        for _ in 0..3 {
+            assert_eq!(scene.board.take(NOW, line.connection, &data), Means::Nothing);
         }
         assert_eq!(scene.lost(Lost::QueueFull), 3);
         assert_eq!(scene.count(&family::WEB_BRIDGE_FRAMES, "in"), 1 + QUEUE_LEN as u64);

@@ -81,11 +81,16 @@ impl Relay {
         })
     }
 
+    /// For the lobby.
     pub(crate) fn token(&self, name: &str, seconds: u64) -> Vec<u8> {
+        self.token_for("lobby", name, seconds)
+    }
+
+    pub(crate) fn token_for(&self, room: &str, name: &str, seconds: u64) -> Vec<u8> {
         let mut nonce = [0; 16];
         SystemRandom::new().fill(&mut nonce).unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let claims = Claims { expires_at: now + seconds, nonce, room: "lobby", name };
+        let claims = Claims { expires_at: now + seconds, nonce, room, name };
         mint(&HmacKey::new(&KEY).unwrap(), &claims).unwrap()
     }
 

@@ -28,6 +28,7 @@ fn main() {
     let trials = vec![
         trial(name, browser::two_tabs).with_ignored_flag(missing.is_some()),
         trial("two_browsers_and_a_udp_client_exchange_frames_and_every_one_is_counted", members::exchange),
+        trial("rooms_of_each_shard_are_joined_and_talked_in", members::two_shards),
         trial("strangers_are_not_let_in_and_counted_by_what_is_wrong_with_them", members::strangers),
         trial("what_no_member_sends_is_counted_and_harms_nobody_else", members::misuse),
         trial("who_reads_slowly_loses_frames_alone_and_each_of_them_is_counted", members::slow_reader),

@@ -49,6 +49,26 @@ pub(crate) fn exchange() {
     });
 }
 
+pub(crate) fn two_shards() {
+    let mut relay = Relay::start(|config| config.cores.push(config.cores[0]));
+    relay.run(async |relay| {
+        let mut members = Vec::new();
+        for room in ["one", "two", "three", "four", "five", "six"] {
+            let join =
+                async |name| Browser::join_with(relay, &relay.token_for(room, name, 60)).await.unwrap();
+            let (mut ada, mut bob) = (join("ada").await, join("bob").await);
+            ada.say(0, room.as_bytes()).await;
+            let heard = bob.hear(1).await;
+            assert_eq!(heard.first().unwrap().2, room.as_bytes());
+            members.extend([ada, bob]);
+        }
+        relay.wait_for("web_bridge_connections", 12.0);
+        let metrics = relay.wait_until("all sessions", |metrics| metrics.sum("sessions") == 12.0);
+        assert_eq!(metrics.value("rooms{shard=\"0\"}") + metrics.value("rooms{shard=\"1\"}"), 6.0);
+        assert!(metrics.value("rooms{shard=\"0\"}") > 0.0 && metrics.value("rooms{shard=\"1\"}") > 0.0);
+    });
+}
+
 pub(crate) fn strangers() {
     let mut relay = Relay::start(|_| ());
     relay.run(async |relay| {

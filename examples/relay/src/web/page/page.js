@@ -7,7 +7,7 @@ const LINES_MAX = 200;
 /** Members shown; a room has no more. */
 const MEMBERS_MAX = 64;
 /** A member that says nothing for so long is not shown any more: pages say something, if empty, each second. */
-const GONE_AFTER_MS = 4000;
+const GONE_AFTER_MS = 3000;
 /** What may wait for the network. Beyond, a message is not taken. */
 const BUFFERED_MAX = 65_536;
 
