@@ -127,6 +127,8 @@ struct Runner<I> {
     relay: Relay<I>,
     port: UdpPort,
     web: Option<End>,
+    /// When time is to bring something next.
+    timeout_at: Monotonic,
 }
 
 /// Runs until asked to stop.
@@ -138,7 +140,7 @@ async fn run<I: Instruments + 'static>(
     let ShardParts { port, web, probes, .. } = parts;
     let readiness =
         Readiness::of(&port).map_err(|error| format!("it cannot wait for its socket: {error}"))?;
-    let runner = Rc::new(RefCell::new(Runner { relay, port, web }));
+    let runner = Rc::new(RefCell::new(Runner { relay, port, web, timeout_at: Monotonic(0) }));
     let probing = probes.map(|probes| spawn_local(probes.run()));
     let reading = spawn_local(read(Rc::clone(&runner), readiness));
     while !stop.load(Ordering::Relaxed) {
@@ -178,7 +180,7 @@ async fn read<I: Instruments>(runner: Rc<RefCell<Runner<I>>>, readiness: Readine
 impl<I: Instruments> Runner<I> {
     /// Takes in what lies in the socket, about a thousand packets at most.
     fn read(&mut self) -> std::io::Result<()> {
-        let Self { relay, port, web } = self;
+        let Self { relay, port, web, .. } = self;
         let readout = port.read(|now, arrivals, datagram, replies| {
             let arrived = arrivals.arrival(datagram.ancillary.received_at).at;
             let mut outlet = Ways { replies, web: web.as_mut() };
@@ -192,9 +194,12 @@ impl<I: Instruments> Runner<I> {
 
     /// Does what time and the web bridge bring; returns how long to sleep.
     fn tick(&mut self) -> Duration {
-        let Self { relay, port, web } = self;
+        let Self { relay, port, web, timeout_at } = self;
         let now = clock::now();
-        relay.handle_timeout(now);
+        if now.monotonic >= *timeout_at {
+            relay.handle_timeout(now);
+            *timeout_at = now.monotonic + TICK;
+        }
         let replies = port.replies();
         for _ in 0..FRAMES_PER_TICK_MAX {
             let Some(mut frame) = web.as_mut().and_then(|web| web.from.pop().ok()) else { break };

@@ -52,7 +52,7 @@ use relayscope_dataplane::driver::clock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use record::TurnedAway;
 use routes::Place;
@@ -203,15 +203,21 @@ fn run(runtime: &Runtime, listener: TcpListener, shared: &Arc<Shared>) {
 
 /// Hands on what shards have for browsers, for ever.
 async fn poll(shared: &Shared) {
+    let mut ticks = interval(POLL_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         let is_idle = {
             let mut board = shared.board();
             board.poll(clock::monotonic());
             board.is_idle()
         };
-        tokio::select! {
-            () = sleep(if is_idle { BEAT_INTERVAL } else { POLL_INTERVAL }) => {}
-            () = shared.joined.notified(), if is_idle => {}
+        if is_idle {
+            tokio::select! {
+                () = sleep(BEAT_INTERVAL) => {}
+                () = shared.joined.notified() => {}
+            }
+        } else {
+            ticks.tick().await;
         }
     }
 }
