@@ -120,6 +120,15 @@ pub(super) fn load_at(
     Done { agreed: output.status.success(), said, json }
 }
 
+/// Runs `relay-load` with a key that is not the relay's. Returns how it ended, and what it complained of.
+pub(super) fn with_another_key(relay: &Relay) -> (Option<i32>, String) {
+    let key = NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), [7; 32]).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relay-load"));
+    let output = command.arg(relay.udp.to_string()).arg("--key-file").arg(key.path()).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
 /// The middle one.
 pub(super) fn median(values: &[u64]) -> u64 {
     let mut sorted = values.to_vec();
