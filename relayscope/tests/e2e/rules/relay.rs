@@ -6,7 +6,7 @@ use relayscope_example_relay::wire::Refusal;
 
 use super::pipeline::{FLOOD, flood, pulse};
 use super::shortened;
-use crate::dashboards::{Choice, run_panels_of_relays, variable_values};
+use crate::dashboards::{Choice, run_panels_of_relays, run_questions, variable_values};
 use crate::example_relay::{
     Caller, Callers, ExampleRelay, Fate, Knock, Loaded, SESSIONS_MAX, SHOWN_MAX, connect_from_another_site,
     forged_token, token,
@@ -53,7 +53,7 @@ fn accused(prometheus: &PrometheusServer) -> Vec<(String, String)> {
         .firing()
         .into_iter()
         .map(|alert| (alert["alertname"].clone(), alert.get("session").cloned().unwrap_or_default()))
-        // On a busy host a packet may truly wait.
+        // A busy host makes packets wait, too.
         .filter(|(name, _)| FIRE.iter().any(|(ours, _)| ours == name) && name != "RelayForwardingSlow")
         .collect();
     accused.sort_unstable();
@@ -84,6 +84,7 @@ pub(crate) fn fire() {
         run_panels_of_relays(prometheus, &Choice::all());
     }
     run_panels_of_relays(&prometheus, &Choice::sessions(&instance, "hall", &["ada", "starved-1"]));
+    run_questions(&prometheus, "question of a relay");
     loaded.end();
     assert_eq!(variable_values(&prometheus, "room", &Choice::all()), ["hall"]);
     assert_eq!(variable_values(&prometheus, "session", &Choice::all()), MEMBERS.map(|(name, _)| name));
@@ -96,6 +97,8 @@ pub(crate) fn fire() {
     // Where nobody speaks, so that the answers are all that comes.
     let mut visitors = (0..=SESSIONS_MAX).map(|i| knock.join(&token("foyer", &format!("visitor-{i}"))));
     assert_eq!(visitors.find_map(Result::err), Some(Refusal::Full));
+    // Loses nothing: it is not accused of more than that packets wait.
+    (0..PULSES).for_each(|_| pulse(relay.process.id()));
     for reason in ["forged", "origin"] {
         wait(&prometheus, "RelayAuthFailureBurst", "warning", &[("reason", reason)], true);
     }
@@ -118,7 +121,6 @@ pub(crate) fn fire() {
             .collect();
     assert_eq!(accused(&prometheus), expected);
 
-    (0..PULSES).for_each(|_| pulse(relay.process.id()));
     relay.process.signal(Signal::SIGSTOP);
     flood(relay.udp, FLOOD);
     relay.process.signal(Signal::SIGCONT);
