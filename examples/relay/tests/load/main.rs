@@ -77,6 +77,19 @@ fn what_a_rough_path_takes_away_and_doubles_is_in_the_account() {
 }
 
 #[test]
+fn what_the_kernel_drops_on_both_sides_is_shared_out_among_packets_copies_and_reports() {
+    let relay = Relay::start("127.77.1.6", &["--packets-per-second", "1000000"]);
+    // Far more on their way than sockets have room for.
+    let much = ["--saturate", "8000", "--sizes", "1000", "--duration", "2s"];
+    let shape = ["--sessions", "50", "--rooms", "10", "--sessions-per-socket", "25"];
+    let done = load(&relay, &[&much[..], &shape].concat(), Duration::from_millis(100), || ());
+    println!("{}", done.said);
+    assert!(done.agreed, "{}", done.said);
+    let number = |pointer: &str| done.json.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
+    assert!(number("/account/overflowed") + number("/account/lost") > 1000, "{}", done.said);
+}
+
+#[test]
 fn a_relay_that_loses_doubles_spoils_or_misdirects_a_single_copy_is_told_so() {
     let relay = Relay::start("127.77.1.3", &[]);
     let cases = [
