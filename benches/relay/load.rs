@@ -1,4 +1,8 @@
 //! The load: clients of one relay, on one thread, that send and take in what comes.
+//!
+//! Not `relay-load`, which knows every octet of what comes and sleeps while nothing is due: this one takes as little
+//! of its core as can be, never sleeps, so that no copy costs the relay a wake on another core, and sends no bursts
+//! after it was kept from its core, so that latencies are the relay's.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

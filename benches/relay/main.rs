@@ -2,8 +2,8 @@
 //! could pick.
 //!
 //! ```text
-//! cargo bench -p relayscope-benches --bench relay             seven minutes
-//! cargo bench -p relayscope-benches --bench relay -- --quick  half a minute: too few rounds for p99.9
+//! cargo bench -p relayscope-benches --bench relay             six minutes
+//! cargo bench -p relayscope-benches --bench relay -- --quick  a minute: too few rounds for p99.9
 //! ```
 //!
 //! Each form is a relay in a process of its own: one shard, alone on the last core. All else, the load and the
