@@ -281,6 +281,8 @@ families! {
         "Packets of members that a relay accepted to forward.";
     RECEIVED_BYTES = "received_bytes_total", Counter, Bytes, ["shard"],
         "Octets of the packets that a relay accepted to forward, its header among them.";
+    RECEIVED_REPORTS = "received_reports_total", Counter, None, ["shard"],
+        "Reports of members on how they fare that a relay took in.";
     SENT_PACKETS = "sent_packets_total", Counter, None, ["shard"],
         "Copies of packets that a relay handed to the kernel, or to its web bridge, for a member.";
     SENT_BYTES = "sent_bytes_total", Counter, Bytes, ["shard"],

@@ -56,6 +56,7 @@ pub(crate) static FAMILIES: &[&Family] = &[
     &catalogue::ROOMS,
     &catalogue::RECEIVED_PACKETS,
     &catalogue::RECEIVED_BYTES,
+    &catalogue::RECEIVED_REPORTS,
     &catalogue::SENT_PACKETS,
     &catalogue::SENT_BYTES,
     &catalogue::DROPPED_PACKETS,

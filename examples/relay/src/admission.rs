@@ -45,9 +45,10 @@ impl Admission {
         Self { keys, joined: Joined::default(), sources: SourceRates::new(handshakes_per_second) }
     }
 
-    /// Whether the source may ask once more. O(1).
-    pub fn admits(&mut self, now: Monotonic, source: IpAddr) -> bool {
-        self.sources.admits(now, source)
+    /// Whether the source may ask once more. One that has shown a cookie of its own has a rate apart, which nobody can
+    /// use up who only writes its address on packets. O(1).
+    pub fn admits(&mut self, now: Monotonic, source: IpAddr, is_proven: bool) -> bool {
+        self.sources.admits(now, source, is_proven)
     }
 
     /// A cookie for who asks from there. Nothing is kept.
@@ -139,12 +140,12 @@ impl SourceRates {
         Self { cost, hasher: RandomState::new(), full_at: vec![Monotonic(0); SOURCES].into() }
     }
 
-    fn admits(&mut self, now: Monotonic, source: IpAddr) -> bool {
+    fn admits(&mut self, now: Monotonic, source: IpAddr, is_proven: bool) -> bool {
         let source = match source.to_canonical() {
             IpAddr::V4(source) => u128::from(source.to_bits()),
             IpAddr::V6(source) => source.to_bits() >> 64 << 64,
         };
-        let bucket = self.hasher.hash_one(source) as usize % SOURCES;
+        let bucket = self.hasher.hash_one((source, is_proven)) as usize % SOURCES;
         let next = self.full_at[bucket].max(now) + self.cost;
         let admitted = next.since(now) <= BURST;
         if admitted {
@@ -170,12 +171,14 @@ mod tests {
         let mut admission = admission();
         let mut admitted = |at: u64, source: &str| {
             let source = source.parse().unwrap();
-            (0..100).filter(|_| admission.admits(Monotonic(at), source)).count()
+            (0..100).filter(|_| admission.admits(Monotonic(at), source, false)).count()
         };
         assert_eq!(admitted(0, "192.0.2.1"), 10);
         assert_eq!(admitted(0, "192.0.2.2"), 10);
         assert_eq!(admitted(SECOND / 2, "192.0.2.1"), 5);
         assert_eq!((admitted(0, "2001:db8::1"), admitted(0, "2001:db8::2")), (10, 0), "one /64");
+        let source = "192.0.2.1".parse().unwrap();
+        assert!(admission.admits(Monotonic(0), source, true), "whoever else wrote its address on packets");
     }
 
     #[test]

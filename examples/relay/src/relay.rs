@@ -15,8 +15,8 @@ use crate::session::{Peer, Sessions, Verdict};
 use crate::token;
 use crate::wire::{self, FromClient, Refusal, Report, SessionId};
 
-/// Slots looked at for silent sessions in one tick.
-const SWEEP_MAX: usize = 256;
+/// Ticks in which every slot is looked at once for a silent session.
+const SWEEP_TICKS: usize = 200;
 
 /// What one shard has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Limits {
     pub packets_per_second: u32,
     /// Handshake packets a source may send per second, 1,000 by default.
     pub handshakes_per_second: u32,
-    /// After so long without a word a session ends, 30 s by default.
+    /// After so long without a word a session ends, 30 s by default; seen to within 200 ticks, which are 10 s.
     pub idle: Duration,
 }
 
@@ -141,7 +141,8 @@ impl<I: Instruments> Relay<I> {
     pub fn handle_timeout(&mut self, now: Now) {
         self.admission.handle_timeout(now);
         let since = Monotonic(now.monotonic.0.saturating_sub(self.idle.as_nanos() as u64));
-        let (silent, next) = self.sessions.silent(since, self.sweep, SWEEP_MAX);
+        let some = self.sessions.slots().div_ceil(SWEEP_TICKS);
+        let (silent, next) = self.sessions.silent(since, self.sweep, some);
         self.sweep = next;
         for session in silent {
             self.end(session, Ended::Idle);
@@ -185,9 +186,11 @@ impl<I: Instruments> Relay<I> {
             return;
         }
         let Some(session) = self.sessions.get_mut(report.session) else { return };
-        let quality = session.report(at, report);
-        self.instruments.reported(report.session.slot(), &quality);
         let stamp = outlet.now();
+        let Some(quality) = session.report(at, report, stamp, self.packet_cost) else {
+            return self.instruments.dropped(Dropped::RateLimited, 1);
+        };
+        self.instruments.reported(report.session.slot(), &quality);
         self.answer(source, &wire::ack(report.session, stamp.0), outlet);
     }
 
@@ -196,7 +199,7 @@ impl<I: Instruments> Relay<I> {
         let Peer::Udp(address) = source else {
             return self.instruments.dropped(Dropped::Malformed, 1);
         };
-        if !self.admission.admits(now, address.ip()) {
+        if !self.admission.admits(now, address.ip(), false) {
             return self.instruments.dropped(Dropped::HandshakeRate, 1);
         }
         match token::read(token) {
@@ -238,15 +241,18 @@ impl<I: Instruments> Relay<I> {
 
     /// When the handshake began. Who shows no good cookie gets no answer: it may not be there at all.
     fn check_address(&mut self, now: Monotonic, address: IpAddr, cookie: &Cookie) -> Option<Monotonic> {
-        if !self.admission.admits(now, address) {
+        let began_at = match self.admission.check_cookie(now, cookie, address) {
+            Ok(began_at) => began_at,
+            Err(refusal) => {
+                self.instruments.refused(refusal);
+                return None;
+            }
+        };
+        if !self.admission.admits(now, address, true) {
             self.instruments.dropped(Dropped::HandshakeRate, 1);
             return None;
         }
-        let began_at = self.admission.check_cookie(now, cookie, address);
-        if let Err(refusal) = began_at {
-            self.instruments.refused(refusal);
-        }
-        began_at.ok()
+        Some(began_at)
     }
 
     fn join(
@@ -265,8 +271,11 @@ impl<I: Instruments> Relay<I> {
         if self.shard_of(claims.room) != self.shard {
             return Err(Refusal::WrongShard);
         }
-        if self.sessions.is_full() || !self.admission.has_room() {
+        if self.sessions.is_full() {
             return Err(Refusal::Full);
+        }
+        if !self.admission.has_room() {
+            return Err(Refusal::TokensFull);
         }
         let (room, member) = self.rooms.place(claims.room).map_err(|no| match no {
             NoRoom::Rooms => Refusal::Full,

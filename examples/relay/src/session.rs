@@ -16,6 +16,10 @@ pub const SLOTS_MAX: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 24;
 /// A session that was silent may send as much at once as it may in this time.
 const BURST: Duration = Duration::from_millis(250);
+/// Acks whose echo is believed: a report may cross one on its way.
+const STAMPS: usize = 4;
+/// Underruns one report may add: far more than a buffer that is refilled has in the time between two.
+const UNDERRUNS_PER_REPORT_MAX: u32 = 1_000;
 /// Sequence numbers are told apart by [`ReplayWindow`], which also takes a sender's time; it never begins anew here.
 const NO_TIME: SentAt = SentAt(0);
 
@@ -66,7 +70,10 @@ pub struct Session {
     /// When its rate's bucket will be full again.
     full_at: Monotonic,
     sequences: Option<Sequences>,
+    /// The most it ever reported.
     underruns: u32,
+    /// Of its newest acks, newest first.
+    stamps: [Monotonic; STAMPS],
 }
 
 /// What came of a sender's numbered packets.
@@ -107,10 +114,7 @@ impl Session {
     #[inline]
     pub fn take(&mut self, now: Monotonic, sequence: u32, cost: Duration) -> Verdict {
         self.heard_at = now;
-        let next = self.full_at.max(now) + cost;
-        if next.since(now) > BURST.max(cost) {
-            return Verdict::TooMany;
-        }
+        let Some(next) = self.full_at_with_one_more(now, cost) else { return Verdict::TooMany };
         let Some(sequences) = &mut self.sequences else {
             self.full_at = next;
             self.sequences = Some(Sequences::starting_with(sequence));
@@ -124,17 +128,41 @@ impl Session {
         Verdict::Forward
     }
 
-    /// Takes in what the client says of itself, and says how its call is (RFC 3550, A.3 and 6.4.1).
-    pub fn report(&mut self, now: Monotonic, report: &Report) -> Quality {
+    /// When its bucket will be full again, if it sends one more now; `None` if that is too many.
+    #[inline]
+    fn full_at_with_one_more(&self, now: Monotonic, cost: Duration) -> Option<Monotonic> {
+        let next = self.full_at.max(now) + cost;
+        (next.since(now) <= BURST.max(cost)).then_some(next)
+    }
+
+    /// Takes in what the client says of itself, which `stamp` acknowledges, and says how its call is (RFC 3550, A.3
+    /// and 6.4.1); `None` if it sends more than it may. What it says is its own affair, but it cannot say
+    /// anything: an echo is of a stamp it was given, and what it counts grows, and by steps that can be.
+    pub fn report(
+        &mut self,
+        now: Monotonic,
+        report: &Report,
+        stamp: Monotonic,
+        cost: Duration,
+    ) -> Option<Quality> {
         self.heard_at = now;
-        let underruns = report.underruns.wrapping_sub(self.underruns);
-        self.underruns = report.underruns;
+        self.full_at = self.full_at_with_one_more(now, cost)?;
         let held = Duration::from_micros(report.held_us.into());
         let echoed = Monotonic(report.echo_ns);
-        let is_echo = report.echo_ns != 0 && echoed <= now;
+        let is_echo = report.echo_ns != 0 && self.stamps.contains(&echoed);
         let rtt = is_echo.then(|| now.since(echoed)).and_then(|since| since.checked_sub(held));
+        self.stamps.rotate_right(1);
+        self.stamps[0] = stamp;
         let loss = self.sequences.as_mut().and_then(Sequences::take_loss);
-        Quality { buffer_packets: report.buffer_packets, underruns, loss, rtt }
+        let underruns = self.take_underruns(report.underruns);
+        Some(Quality { buffer_packets: report.buffer_packets, underruns, loss, rtt })
+    }
+
+    /// How many are new. A report that another one overtook has none.
+    fn take_underruns(&mut self, reported: u32) -> u32 {
+        let ahead = reported.saturating_sub(self.underruns);
+        self.underruns = self.underruns.max(reported);
+        ahead.min(UNDERRUNS_PER_REPORT_MAX)
     }
 }
 
@@ -183,6 +211,11 @@ impl Sessions {
         Self { slots, free, shard, opened: 0, secret }
     }
 
+    /// How many there is room for.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// How many are open.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
@@ -213,7 +246,8 @@ impl Sessions {
         let random = u64::from_be_bytes(tag[..8].try_into().unwrap_or_default());
         let id = SessionId(random >> SLOT_BITS << SLOT_BITS | u64::from(slot.0));
         let (heard_at, full_at) = (now, Monotonic(0));
-        let session = Session { id, peer, room, member, heard_at, full_at, sequences: None, underruns: 0 };
+        let (sequences, underruns, stamps) = (None, 0, [Monotonic(0); STAMPS]);
+        let session = Session { id, peer, room, member, heard_at, full_at, sequences, underruns, stamps };
         self.slots[slot.index()] = Some(session);
         Some((slot, id))
     }
@@ -328,28 +362,54 @@ mod tests {
         let id = open(&mut sessions).unwrap();
         let session = sessions.get_mut(id).unwrap();
         let said = Report { session: id, buffer_packets: 4, underruns: 2, held_us: 0, echo_ns: 0 };
-        assert_eq!(session.report(Monotonic(0), &said).loss, None);
+        let report = |session: &mut Session, at, said: &Report| {
+            session.report(Monotonic(at), said, Monotonic(0), Duration::ZERO).unwrap()
+        };
+        assert_eq!(report(session, 0, &said).loss, None);
         for sequence in [7, 8, 10] {
             session.take(Monotonic(MS), sequence, Duration::ZERO);
         }
-        let quality = session.report(Monotonic(2 * MS), &Report { underruns: 5, ..said });
+        let quality = report(session, 2 * MS, &Report { underruns: 5, ..said });
         assert_eq!((quality.loss, quality.underruns, quality.buffer_packets), (Some(0.25), 3, 4));
-        assert_eq!(session.report(Monotonic(3 * MS), &said).loss, None);
+        assert_eq!(report(session, 3 * MS, &said).loss, None);
         session.take(Monotonic(4 * MS), 11, Duration::ZERO);
-        assert_eq!(session.report(Monotonic(5 * MS), &said).loss, Some(0.0));
+        assert_eq!(report(session, 5 * MS, &said).loss, Some(0.0));
     }
 
     #[test]
-    fn rtt_is_less_the_clients_own_time_and_absent_where_that_makes_no_sense() {
+    fn rtt_is_less_the_clients_own_time_and_of_a_stamp_it_was_given() {
         let mut sessions = sessions(1);
         let id = open(&mut sessions).unwrap();
         let session = sessions.get_mut(id).unwrap();
         let mut rtt = |held_us, echo_ns| {
             let said = Report { session: id, buffer_packets: 0, underruns: 0, held_us, echo_ns };
-            session.report(Monotonic(100 * MS), &said).rtt
+            session.report(Monotonic(100 * MS), &said, Monotonic(70 * MS), Duration::ZERO).unwrap().rtt
         };
-        assert_eq!(rtt(10_000, 70 * MS), Some(Duration::from_millis(20)));
-        assert_eq!([rtt(0, 0), rtt(31_000, 70 * MS), rtt(0, 101 * MS)], [None; 3]);
+        assert_eq!([rtt(0, 0), rtt(10_000, 70 * MS)], [None, Some(Duration::from_millis(20))]);
+        assert_eq!([rtt(31_000, 70 * MS), rtt(0, 1), rtt(0, 0), rtt(0, 101 * MS)], [None; 4]);
+    }
+
+    #[test]
+    fn underruns_only_grow_and_by_steps_that_can_be() {
+        let mut sessions = sessions(1);
+        let id = open(&mut sessions).unwrap();
+        let session = sessions.get_mut(id).unwrap();
+        let mut underruns = |underruns| {
+            let said = Report { session: id, buffer_packets: 0, underruns, held_us: 0, echo_ns: 0 };
+            session.report(Monotonic(0), &said, Monotonic(0), Duration::ZERO).unwrap().underruns
+        };
+        assert_eq!([underruns(5), underruns(3), underruns(5), underruns(7)], [5, 0, 0, 2]);
+        assert_eq!([underruns(u32::MAX), underruns(8)], [1_000, 0]);
+    }
+
+    #[test]
+    fn reports_are_of_the_sessions_rate_too() {
+        let mut sessions = sessions(1);
+        let id = open(&mut sessions).unwrap();
+        let session = sessions.get_mut(id).unwrap();
+        let said = Report { session: id, buffer_packets: 0, underruns: 0, held_us: 0, echo_ns: 0 };
+        let mut report = || session.report(Monotonic(0), &said, Monotonic(0), COST).is_some();
+        assert_eq!((0..100).filter(|_| report()).count(), 25);
     }
 
     #[test]

@@ -93,11 +93,13 @@ pub enum Refusal {
     RoomFull = 7,
     /// The room lives on another shard.
     WrongShard = 8,
+    /// As many tokens are remembered as can be: those that were joined with and have not expired.
+    TokensFull = 9,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::Forged,
         Self::Expired,
@@ -106,6 +108,7 @@ impl Refusal {
         Self::Full,
         Self::RoomFull,
         Self::WrongShard,
+        Self::TokensFull,
     ];
 
     /// As a label's value.
@@ -119,12 +122,13 @@ impl Refusal {
             Self::Full => "full",
             Self::RoomFull => "room_full",
             Self::WrongShard => "wrong_shard",
+            Self::TokensFull => "tokens_full",
         }
     }
 
     /// Whether it is about who asks, rather than about the room there is.
     pub fn is_of_the_client(self) -> bool {
-        !matches!(self, Self::Full | Self::RoomFull)
+        !matches!(self, Self::Full | Self::RoomFull | Self::TokensFull)
     }
 }
 

@@ -345,6 +345,31 @@ fn a_report_tells_round_trip_time_buffer_loss_and_underruns() {
 }
 
 #[test]
+fn a_session_that_reports_without_end_is_held_to_its_rate() {
+    let mut told = Told::default();
+    let mut setting = Setting::new(&mut told, &Limits { packets_per_second: 100, ..Limits::default() });
+    let (_, session) = setting.join(udp(A), &room(0));
+    let said = Report { session, buffer_packets: 1, underruns: 0, held_us: 0, echo_ns: 0 }.encode();
+    let acked = (0..1_000).filter(|_| !setting.handle(udp(A), &said).is_empty()).count();
+    assert_eq!((acked, told.quality.len()), (25, 25));
+    assert_eq!(told.dropped, BTreeMap::from([("rate_limited", 975)]));
+}
+
+#[test]
+fn who_forges_an_address_does_not_keep_it_from_joining() {
+    let mut told = Told::default();
+    let mut setting = Setting::new(&mut told, &Limits { handshakes_per_second: 10, ..Limits::default() });
+    let token = setting.token(&room(0), "ada");
+    let (_, cookie) = setting.cookie(udp(A), &token);
+    let forged = wire::join(&Cookie([9; COOKIE_LEN]), &token);
+    for _ in 0..1_000 {
+        setting.handle(udp(A), &wire::hello(&token));
+        assert_eq!(setting.handle(udp(A), &forged), []);
+    }
+    welcomed(&setting.ask(udp(A), &wire::join(&cookie, &token)));
+}
+
+#[test]
 fn a_copy_that_cannot_be_sent_is_counted_and_the_others_are_sent() {
     let mut told = Told::default();
     let mut setting = Setting::new(&mut told, &Limits::default());

@@ -68,7 +68,7 @@ struct Desk {
 
 impl Desk {
     fn clear() -> Self {
-        let lock = fs::File::create(std::env::temp_dir().join("relayscope-guide.lock")).unwrap();
+        let lock = fs::File::create(std::env::temp_dir().join("guide-for-authors.lock")).unwrap();
         let deadline = Instant::now() + SESSION_MAX;
         while lock.try_lock().is_err() {
             assert!(Instant::now() < deadline, "another one is at it for {SESSION_MAX:?}");

@@ -167,7 +167,14 @@ impl Drop for DeskThread {
 }
 
 fn answer(registry: &SeriesRegistry, shard: ShardId, wish: Wish) -> [Option<Grant>; GRANTS_PER_WISH_MAX] {
-    let retire = |ids: &[MetricId]| registry.retire(shard, ids).ok().map(Grant::Retired);
+    let retire = |ids: &[MetricId]| match registry.retire(shard, ids) {
+        Ok(ticket) => Some(Grant::Retired(ticket)),
+        // They were interned here and retired nowhere else; if it ever is, they stay until the relay ends.
+        Err(error) => {
+            eprintln!("series of a session on shard {} stay: {error}", shard.0);
+            None
+        }
+    };
     match wish {
         Wish::Open { slot, wish, name, room } => {
             let grant = |series| Some(Grant::Open { slot, wish, series });

@@ -18,6 +18,7 @@ pub struct Recorded {
     publisher: Publisher,
     received_packets: CounterCell,
     received_bytes: CounterCell,
+    received_reports: CounterCell,
     sent_packets: CounterCell,
     sent_bytes: CounterCell,
     sessions: GaugeCell,
@@ -58,6 +59,7 @@ impl Recorded {
         Ok(Self {
             received_packets: of_shard(&family::RECEIVED_PACKETS)?,
             received_bytes: of_shard(&family::RECEIVED_BYTES)?,
+            received_reports: of_shard(&family::RECEIVED_REPORTS)?,
             sent_packets: of_shard(&family::SENT_PACKETS)?,
             sent_bytes: of_shard(&family::SENT_BYTES)?,
             sessions: gauge(&family::SESSIONS)?,
@@ -126,6 +128,7 @@ impl Instruments for Recorded {
     }
 
     fn reported(&mut self, slot: Slot, quality: &Quality) {
+        self.received_reports.add(1);
         match self.shown.places.get_mut(slot.index()) {
             Some(Place::Given(series)) => {
                 series.buffer.set(quality.buffer_packets.into());

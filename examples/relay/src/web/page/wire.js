@@ -27,6 +27,7 @@ const REFUSALS = [
   "the relay has as many sessions or rooms as it may",
   "the room has as many members as it may",
   "the room is on another shard",
+  "the relay remembers as many tokens as it can",
 ];
 
 function packet(kind, length) {
