@@ -30,12 +30,18 @@ use crate::frames::queues;
 use crate::instruments::desk::{Desk, DeskThread};
 use crate::instruments::recorded::Recorded;
 use crate::relay::{Limits, Relay};
+use crate::session::SLOTS_MAX;
 use crate::web::record::Recorder;
 use crate::web::switchboard::Switchboard;
 use crate::web::{self, WebBridge, WebBridgePanicked};
 
 /// Probes leave in slots of this length.
 const PROBE_SLOT: Duration = Duration::from_millis(10);
+/// Most cores.
+const CORES_MAX: usize = 256;
+/// Most sessions of all shards together that have series of their own: four each, and as many again may be on their way
+/// out, of the hub's 65,536 at most.
+pub const SHOWN_MAX: usize = 8_000;
 
 /// What a relay is started with.
 pub struct Config {
@@ -49,7 +55,8 @@ pub struct Config {
     pub token_key: HmacKey,
     /// What each shard has room for.
     pub limits: Limits,
-    /// Sessions of each shard that have series of their own, 64 by default.
+    /// Sessions of each shard that have series of their own, 64 by default or, where there are many shards, its
+    /// share of [`SHOWN_MAX`], which is the most.
     pub shown_max: usize,
     /// Samples in each shard's ring, 65,536 by default.
     pub ring_capacity: usize,
@@ -65,17 +72,47 @@ impl Config {
     /// On `cores`, on ports of the kernel's choice at this host's loopback.
     pub fn new(cores: Vec<usize>, token_key: HmacKey) -> Self {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let shown_max = 64.min(SHOWN_MAX / cores.len().max(1));
         Self {
             cores,
             listen: anywhere,
             http: anywhere,
             token_key,
             limits: Limits::default(),
-            shown_max: 64,
+            shown_max,
             ring_capacity: 65_536,
             reflect: None,
             probes: Vec::new(),
             web: None,
+        }
+    }
+
+    /// Holds it against the bounds there are; nothing is opened.
+    ///
+    /// # Errors
+    /// [`ServerError::Cores`], [`ServerError::Ports`], [`ServerError::Shown`], [`ServerError::Sessions`] and
+    /// [`ServerError::Zero`].
+    pub fn check(&self) -> Result<(), ServerError> {
+        let cores = self.cores.len();
+        if !(1..=CORES_MAX).contains(&cores) {
+            return Err(ServerError::Cores(cores));
+        }
+        let (first, ports_max) = (self.listen.port(), 65_536 - usize::from(self.listen.port()));
+        if first != 0 && cores > ports_max {
+            return Err(ServerError::Ports { first, cores, highest: 65_536 - cores });
+        }
+        if self.shown_max > SHOWN_MAX / cores {
+            return Err(ServerError::Shown { shown: self.shown_max, cores, most: SHOWN_MAX / cores });
+        }
+        let Limits { sessions_max, packets_per_second, handshakes_per_second, idle, .. } = self.limits;
+        if !(1..=SLOTS_MAX).contains(&sessions_max) {
+            return Err(ServerError::Sessions(sessions_max));
+        }
+        match (packets_per_second, handshakes_per_second, idle) {
+            (0, ..) => Err(ServerError::Zero("packets a session may send per second")),
+            (_, 0, _) => Err(ServerError::Zero("handshake packets a source may send per second")),
+            (.., Duration::ZERO) => Err(ServerError::Zero("time without a word")),
+            _ => Ok(()),
         }
     }
 }
@@ -84,8 +121,40 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// No core, or too many.
-    #[error("{0} cores are invalid; expected 1 to 256")]
+    #[error("{0} cores are invalid; expected 1 to {CORES_MAX}")]
     Cores(usize),
+    /// The last shards' ports would be beyond the last port.
+    #[error(
+        "{cores} shards at port {first} and those that follow would go past port 65535; expected a first port of at \
+         most {highest}, or 0 for free ones"
+    )]
+    Ports {
+        /// The first shard's.
+        first: u16,
+        /// How many there would be.
+        cores: usize,
+        /// The highest that would do.
+        highest: usize,
+    },
+    /// More series than the hub has room for.
+    #[error(
+        "{shown} sessions with series of their own in each of {cores} shards are too many; expected at most {most}, \
+         as all shards together have room for {SHOWN_MAX}"
+    )]
+    Shown {
+        /// For each shard.
+        shown: usize,
+        /// Shards.
+        cores: usize,
+        /// What would do.
+        most: usize,
+    },
+    /// No session, or more than their numbers tell apart.
+    #[error("{0} sessions of a shard are invalid; expected 1 to {SLOTS_MAX}")]
+    Sessions(usize),
+    /// A limit with which nothing could be relayed.
+    #[error("0 as {0} lets nothing through; expected more")]
+    Zero(&'static str),
     /// The kernel refuses io_uring or locked memory.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
@@ -148,10 +217,8 @@ impl Server {
     /// # Errors
     /// [`ServerError`] says what is missing.
     pub fn start(config: Config) -> Result<Self, ServerError> {
+        config.check()?;
         let cores = config.cores.len();
-        if !(1..=256).contains(&cores) {
-            return Err(ServerError::Cores(cores));
-        }
         check_io_uring(cores)?;
         let ports = bind(config.listen, cores)?;
         let addresses: Vec<_> = ports.iter().map(UdpPort::local_address).collect();
@@ -235,7 +302,8 @@ impl Server {
         self.reflects_at
     }
 
-    /// Stops the web bridge, whose members leave, and the shards, then what drains them: every sample is delivered, or counted as lost. Returns that account.
+    /// Stops the web bridge, whose members leave, and the shards, then what drains them: every sample is delivered, or
+    /// counted as lost. Returns that account.
     ///
     /// # Errors
     /// [`ServerError`]: a part of it had died before.
@@ -259,7 +327,8 @@ fn listen(web: &web::Config) -> Result<TcpListener, ServerError> {
 /// A socket for each shard, at ports that follow each other.
 fn bind(first: SocketAddr, shards: usize) -> Result<Vec<UdpPort>, BindError> {
     let address = |shard: usize| {
-        let port = if first.port() == 0 { 0 } else { first.port().saturating_add(shard as u16) };
+        // Checked before: the last one is a port.
+        let port = if first.port() == 0 { 0 } else { first.port() + shard as u16 };
         SocketAddr::new(first.ip(), port)
     };
     (0..shards).map(|shard| UdpPort::bind(address(shard))).collect()
