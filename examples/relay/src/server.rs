@@ -4,7 +4,7 @@
 //! beside it, as each has its own ring. Where there is a web bridge, it writes as number `2 * cores`.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +97,9 @@ impl Config {
         if !(1..=CORES_MAX).contains(&cores) {
             return Err(ServerError::Cores(cores));
         }
+        if self.listen.ip().is_unspecified() {
+            return Err(ServerError::Unspecified(self.listen.ip()));
+        }
         let (first, ports_max) = (self.listen.port(), 65_536 - usize::from(self.listen.port()));
         if first != 0 && cores > ports_max {
             return Err(ServerError::Ports { first, cores, highest: 65_536 - cores });
@@ -123,6 +126,11 @@ pub enum ServerError {
     /// No core, or too many.
     #[error("{0} cores are invalid; expected 1 to {CORES_MAX}")]
     Cores(usize),
+    /// Which of this host's addresses answers would leave from is the kernel's choice.
+    #[error(
+        "listening at {0} is refused: answers would leave from another address than clients asked; name one of this host's"
+    )]
+    Unspecified(IpAddr),
     /// The last shards' ports would be beyond the last port.
     #[error(
         "{cores} shards at port {first} and those that follow would go past port 65535; expected a first port of at \

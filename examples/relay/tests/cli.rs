@@ -185,3 +185,11 @@ fn at_its_end_it_says_what_became_of_each_shards_samples() {
         assert_eq!((delivered, lost, unread), (recorded, 0, 0), "{line}");
     }
 }
+
+#[test]
+fn a_wildcard_is_refused_as_answers_would_leave_from_elsewhere() {
+    let says = "listening at 0.0.0.0 is refused: answers would leave from another address than clients asked; \
+                name one of this host's";
+    let elsewhere = ["--http", "127.77.4.1:0", "--reflect", "127.77.4.1:0", "--duration", "0s"];
+    one_line(&[&elsewhere[..], &["--listen", "0.0.0.0:0"]].concat(), says);
+}
