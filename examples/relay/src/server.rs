@@ -281,7 +281,11 @@ impl Server {
         }
         let web = match config.web.as_ref().zip(web).zip(publishers.next()) {
             Some(((config, listener), publisher)) => {
-                let switchboard = Switchboard::new(web_ends, Recorder::new(publisher, &registry)?);
+                let switchboard = Switchboard::new(
+                    web_ends,
+                    limits.packets_per_second,
+                    Recorder::new(publisher, &registry)?,
+                );
                 Some(WebBridge::spawn(listener, config, limits.idle, switchboard)?)
             }
             None => None,

@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite;
 
 use super::Shared;
 use super::record::{Ended, Lost, TurnedAway};
+use super::routes::Place;
 use super::switchboard::{Means, NoJoin, OUTBOX_LEN, Outgoing};
 use crate::session::ConnectionId;
 use crate::wire::FromRelay;
@@ -23,7 +24,7 @@ use crate::wire::FromRelay;
 /// From the upgrade to the shard's answer.
 const JOIN_MAX: Duration = Duration::from_secs(5);
 /// Messages taken of one browser within [`BURST_TIME`]; then it waits, and TCP makes its browser wait.
-const BURST_MAX: u32 = 64;
+const BURST_MAX: u32 = 16;
 const BURST_TIME: Duration = Duration::from_millis(1);
 /// For saying goodbye and hearing it.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -36,10 +37,11 @@ type Goodbye = Option<(u16, &'static str)>;
 
 const STOPS: Goodbye = Some((close_code::AWAY, "the relay stops"));
 
-/// Serves one browser until either side has enough of it.
-pub(super) async fn serve(socket: WebSocket, shared: Arc<Shared>) {
+/// Serves one browser until either side has enough of it. Its place is free again from its welcome on.
+pub(super) async fn serve(socket: WebSocket, place: Place, shared: Arc<Shared>) {
     let (mut sink, mut stream) = socket.split();
-    if let Some((code, reason)) = converse(&mut sink, &mut stream, &shared).await {
+    let mut place = Some(place);
+    if let Some((code, reason)) = converse(&mut sink, &mut stream, &mut place, &shared).await {
         let frame = CloseFrame { code, reason: reason.into() };
         let closing = async {
             if sink.send(Message::Close(Some(frame))).await.is_ok() {
@@ -52,7 +54,12 @@ pub(super) async fn serve(socket: WebSocket, shared: Arc<Shared>) {
     }
 }
 
-async fn converse(sink: &mut Sink, stream: &mut Stream, shared: &Shared) -> Goodbye {
+async fn converse(
+    sink: &mut Sink,
+    stream: &mut Stream,
+    place: &mut Option<Place>,
+    shared: &Shared,
+) -> Goodbye {
     let deadline = Instant::now() + JOIN_MAX;
     let late = |why| shared.board().recorder_mut().turned_away(why);
     let first = tokio::select! {
@@ -66,6 +73,10 @@ async fn converse(sink: &mut Sink, stream: &mut Stream, shared: &Shared) -> Good
             late(TurnedAway::NoTokenInTime);
             return Some((close_code::POLICY, "no token in time"));
         }
+    };
+    let Ok(_seat) = shared.seats.try_acquire() else {
+        late(TurnedAway::TooMany);
+        return Some((close_code::AGAIN, "too many connections"));
     };
     let line = match shared.board().join(clock::monotonic(), &first) {
         Ok(line) => line,
@@ -89,6 +100,9 @@ async fn converse(sink: &mut Sink, stream: &mut Stream, shared: &Shared) -> Good
         Ok(FromRelay::Refused(refusal)) => Some(refusal),
         _ => None,
     };
+    if refusal.is_none() {
+        drop(place.take());
+    }
     writer.write(answer).await.ok()?;
     if let Some(refusal) = refusal {
         return Some((close_code::POLICY, refusal.label()));

@@ -14,14 +14,16 @@
 //!
 //! | bound | how much | beyond it |
 //! |---|---|---|
-//! | connections | [`Config::connections_max`] | 503, `refused_connections{too_many}` |
-//! | sockets | those and [`SOCKETS_BESIDES`] | closed at once, `refused_connections{too_many}` |
+//! | seats: who shows a token has one | [`Config::connections_max`] | 503 or 1013, `refused_connections{too_many}` |
+//! | sockets without a welcome, beside the seats | a quarter of those and [`SOCKETS_BESIDES`] | closed at once, `refused_connections{too_many_waiting}` |
+//! | of them, of one address, or IPv6 /64 | [`Config::waiting_per_address_max`] | as above |
 //! | a request's head | [`HEAD_LEN_MAX`] octets, [`HEAD_TIME_MAX`] | 431, or closed |
 //! | a request in all, but for an upgrade | [`REQUEST_TIME_MAX`] | closed |
 //! | from the upgrade to the shard's answer | 5 s | 1008 or 1013, `refused_connections` |
 //! | a message | [`PACKET_MAX`](crate::wire::PACKET_MAX) octets, binary | 1009 or 1003, `dropped_frames{oversized,not_binary}` |
-//! | messages of one browser | 64 in a millisecond | TCP makes it wait |
-//! | frames to a shard | [`QUEUE_LEN`](crate::frames::QUEUE_LEN) | `dropped_frames{queue_full}` |
+//! | messages of one browser | 16 in a millisecond | TCP makes it wait |
+//! | packets of one session | [`Limits::packets_per_second`](crate::relay::Limits::packets_per_second), [`BURST`](switchboard::BURST) of them at once | `dropped_frames{rate_limited}` |
+//! | frames to a shard | [`QUEUE_LEN`](crate::frames::QUEUE_LEN), [`RESERVE`](switchboard::RESERVE) of them for joins and leaves alone | `dropped_frames{queue_full}`, `refused_connections{queue_full}` |
 //! | frames to a browser | [`OUTBOX_LEN`](switchboard::OUTBOX_LEN), and [`SEND_BUFFER_LEN`] octets in the kernel | `dropped_frames{slow_client}` |
 //! | silence | [`Limits::idle`](crate::relay::Limits::idle): a page's reports break it, pings do not | 1008, `ended_connections{silent}` |
 //! | the end | 1001 to all, [`STOP_TIME_MAX`] | cut off |
@@ -35,6 +37,7 @@ pub mod origin;
 pub mod record;
 mod routes;
 pub mod switchboard;
+mod waiting;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -57,10 +60,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use record::TurnedAway;
 use routes::Place;
 use switchboard::Switchboard;
+use waiting::Waiting;
 
 /// What [`Config::connections_max`] may be.
 pub const CONNECTIONS_MAX: usize = 65_536;
-/// Sockets beside those of connections: for the page.
+/// Sockets that may wait for their welcome beside a quarter of the connections: for the page.
 pub const SOCKETS_BESIDES: usize = 64;
 /// Octets of a request's head.
 pub const HEAD_LEN_MAX: usize = 8192;
@@ -86,6 +90,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Connections at a time: 1..=[`CONNECTIONS_MAX`], 1,000 by default; more than that are as many.
     pub connections_max: usize,
+    /// Sockets of one address, or IPv6 /64, that are not welcomed yet: 16 by default. Behind a proxy all have its address:
+    /// then it is for the proxy to bound each client's, and this is to be more.
+    pub waiting_per_address_max: usize,
     /// [Origins](origin::parse_origin), such as `https://calls.example`, whose pages may connect beside the bridge's own;
     /// none by default.
     pub origins: Vec<String>,
@@ -94,7 +101,7 @@ pub struct Config {
 impl Config {
     /// At that address, with the bounds that are usual.
     pub fn at(listen: SocketAddr) -> Self {
-        Self { listen, connections_max: 1000, origins: Vec::new() }
+        Self { listen, connections_max: 1000, waiting_per_address_max: 16, origins: Vec::new() }
     }
 }
 
@@ -129,12 +136,14 @@ impl WebBridge {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
         let connections_max = config.connections_max.clamp(1, CONNECTIONS_MAX);
+        let waiting_max = connections_max / 4 + SOCKETS_BESIDES;
         let shared = Arc::new(Shared {
             board: Mutex::new(switchboard),
             joined: Notify::new(),
             seats: Arc::new(Semaphore::new(connections_max)),
-            sockets: Arc::new(Semaphore::new(connections_max + SOCKETS_BESIDES)),
-            connections_max,
+            waiting: Waiting::new(waiting_max, config.waiting_per_address_max),
+            upgraded: Arc::new(Semaphore::new(connections_max + waiting_max)),
+            upgraded_max: connections_max + waiting_max,
             origins: config.origins.clone(),
             idle,
             stop: stopped,
@@ -166,9 +175,13 @@ struct Shared {
     board: Mutex<Switchboard>,
     /// Somebody may join: the queues are to be looked into.
     joined: Notify,
+    /// Of those who have shown a token.
     seats: Arc<Semaphore>,
-    sockets: Arc<Semaphore>,
-    connections_max: usize,
+    /// Sockets before their welcome.
+    waiting: Waiting,
+    /// WebSockets, with a seat or without.
+    upgraded: Arc<Semaphore>,
+    upgraded_max: usize,
     origins: Vec<String>,
     idle: Duration,
     stop: watch::Receiver<bool>,
@@ -192,10 +205,10 @@ fn run(runtime: &Runtime, listener: TcpListener, shared: &Arc<Shared>) {
             () = poll(shared) => {}
             () = shared.stopped() => {}
         }
-        // All seats are free once all connections are closed.
-        let all = u32::try_from(shared.connections_max).unwrap_or(u32::MAX);
+        // All are to be had once all WebSockets are closed.
+        let all = u32::try_from(shared.upgraded_max).unwrap_or(u32::MAX);
         tokio::select! {
-            _ = timeout(STOP_TIME_MAX, shared.seats.acquire_many(all)) => {}
+            _ = timeout(STOP_TIME_MAX, shared.upgraded.acquire_many(all)) => {}
             () = poll(shared) => {}
         }
     });
@@ -229,9 +242,9 @@ async fn accept(listener: TcpListener, shared: &Arc<Shared>) {
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(HEAD_LEN_MAX);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => match Arc::clone(&shared.sockets).try_acquire_owned() {
-                Ok(permit) => serve(stream, Place(Arc::new(permit)), router.clone(), &http),
-                Err(_) => shared.board().recorder_mut().turned_away(TurnedAway::TooMany),
+            Ok((stream, from)) => match shared.waiting.enter(from.ip()) {
+                Some(waits) => serve(stream, Place(Arc::new(waits)), router.clone(), &http),
+                None => shared.board().recorder_mut().turned_away(TurnedAway::TooManyWaiting),
             },
             Err(error) => {
                 eprintln!("the web bridge cannot accept: {error}");

@@ -24,6 +24,8 @@ pub enum Stranger {
 pub enum TurnedAway {
     /// As many connections as there may be.
     TooMany,
+    /// As many sockets without a welcome as there may be, in all or of its address.
+    TooManyWaiting,
     /// It did not show a token in time.
     NoTokenInTime,
     /// The shard did not answer in time.
@@ -52,6 +54,8 @@ pub enum Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Lost {
+    /// From a browser: more than its session may send.
+    RateLimited,
     /// From a browser: the queue to the shard was full.
     QueueFull,
     /// From a browser: longer than a packet may be.
@@ -80,11 +84,13 @@ impl Stranger {
 }
 
 impl TurnedAway {
-    const ALL: [Self; 4] = [Self::TooMany, Self::NoTokenInTime, Self::NoAnswerInTime, Self::QueueFull];
+    const ALL: [Self; 5] =
+        [Self::TooMany, Self::TooManyWaiting, Self::NoTokenInTime, Self::NoAnswerInTime, Self::QueueFull];
 
     fn label(self) -> &'static str {
         match self {
             Self::TooMany => "too_many",
+            Self::TooManyWaiting => "too_many_waiting",
             Self::NoTokenInTime => "no_token_in_time",
             Self::NoAnswerInTime => "no_answer_in_time",
             Self::QueueFull => "queue_full",
@@ -107,7 +113,8 @@ impl Ended {
 }
 
 impl Lost {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
+        Self::RateLimited,
         Self::QueueFull,
         Self::Oversized,
         Self::NotBinary,
@@ -119,6 +126,7 @@ impl Lost {
 
     pub(super) fn label(self) -> &'static str {
         match self {
+            Self::RateLimited => "rate_limited",
             Self::QueueFull => "queue_full",
             Self::Oversized => "oversized",
             Self::NotBinary => "not_binary",

@@ -9,9 +9,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::record::{Stranger, TurnedAway};
+use super::waiting::Waits;
 use super::{Shared, connection, origin};
 use crate::wire::PACKET_MAX;
 
@@ -32,11 +32,9 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// A TCP connection's place among those there may be; its upgrade takes it along.
+/// A TCP connection's place among those who wait; its upgrade takes it along, up to its welcome.
 #[derive(Clone)]
-pub(super) struct Place(
-    #[expect(dead_code, reason = "it is held, not read")] pub(super) Arc<OwnedSemaphorePermit>,
-);
+pub(super) struct Place(#[expect(dead_code, reason = "it is held, not read")] pub(super) Arc<Waits>);
 
 pub(super) fn routes(shared: Arc<Shared>) -> Router {
     let file = |kind: &'static str, text: &'static str| get(([(header::CONTENT_TYPE, kind)], text));
@@ -71,7 +69,9 @@ async fn join(
         let text = "pages of this origin may not connect; --web-origin names one that may\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
-    let Ok(seat) = Arc::clone(&shared.seats).try_acquire_owned() else {
+    // A seat is for who shows a token. Where none is free, nobody needs to.
+    let upgraded = Arc::clone(&shared.upgraded).try_acquire_owned();
+    let (Ok(upgraded), true) = (upgraded, shared.seats.available_permits() > 0) else {
         shared.board().recorder_mut().turned_away(TurnedAway::TooMany);
         return (StatusCode::SERVICE_UNAVAILABLE, "too many connections; retry later\n").into_response();
     };
@@ -82,7 +82,7 @@ async fn join(
         .write_buffer_size(BUFFER_LEN)
         .max_write_buffer_size(WRITE_BUFFER_MAX)
         .on_upgrade(async move |socket| {
-            connection::serve(socket, shared).await;
-            drop((seat, place));
+            connection::serve(socket, place, shared).await;
+            drop(upgraded);
         })
 }

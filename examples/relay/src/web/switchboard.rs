@@ -1,6 +1,7 @@
 //! Who is connected, and what goes between them and the shards' queues. Without sockets, tasks or clocks.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use relayscope_dataplane::clock::Monotonic;
 use relayscope_dataplane::placement::shard_of;
@@ -15,6 +16,11 @@ use crate::wire::{self, FromClient, FromRelay, Report, SessionId};
 
 /// Frames that wait for one browser; those beyond are lost to it.
 pub const OUTBOX_LEN: usize = 128;
+
+/// Of a queue to a shard, what joins and leaves alone may use: whoever sends much keeps nobody out, nor in.
+pub const RESERVE: usize = QUEUE_LEN / 8;
+/// A browser that was silent may send as much at once as it may in this time, as any [session](crate::session).
+pub const BURST: Duration = Duration::from_millis(250);
 
 /// A packet for a browser.
 pub struct Outgoing {
@@ -57,6 +63,8 @@ struct Peer {
     shard: usize,
     /// From its welcome on.
     session: Option<SessionId>,
+    /// When its rate's bucket will be full again.
+    full_at: Monotonic,
     outbox: Sender<Outgoing>,
 }
 
@@ -68,13 +76,17 @@ pub struct Switchboard {
     members: usize,
     /// Connections so far: no number is used twice.
     connections: u64,
+    /// What one packet takes of a session's time.
+    packet_cost: Duration,
     recorder: Recorder,
 }
 
 impl Switchboard {
-    /// Nobody is connected yet. `shards` are the queues to each shard, in order.
-    pub fn new(shards: Vec<End>, recorder: Recorder) -> Self {
-        Self { shards, peers: HashMap::new(), members: 0, connections: 0, recorder }
+    /// Nobody is connected yet. `shards` are the queues to each shard, in order; each session may send so many packets
+    /// per second.
+    pub fn new(shards: Vec<End>, packets_per_second: u32, recorder: Recorder) -> Self {
+        let packet_cost = Duration::from_secs(1) / packets_per_second.max(1);
+        Self { shards, peers: HashMap::new(), members: 0, connections: 0, packet_cost, recorder }
     }
 
     /// Whether there is nobody to wait for.
@@ -100,19 +112,20 @@ impl Switchboard {
         let shards = self.shards.len();
         let shard = token::read(token).map_or(0, |claims| usize::from(shard_of(claims.room, shards).0));
         let connection = ConnectionId(self.connections);
-        if self.push(shard, connection, now, message).is_err() {
+        if self.push(shard, connection, now, message, 0).is_err() {
             self.recorder.turned_away(TurnedAway::QueueFull);
             return Err(NoJoin::QueueFull);
         }
         self.connections += 1;
         let (sender, outbox) = channel(OUTBOX_LEN);
-        self.peers.insert(connection, Peer { shard, session: None, outbox: sender });
+        self.peers.insert(connection, Peer { shard, session: None, full_at: Monotonic(0), outbox: sender });
         Ok(Line { connection, outbox })
     }
 
-    /// Hands a member's message to its shard, or counts why not. Whose session it names is for the shard to check.
+    /// Hands a member's message to its shard, or counts why not. Whose session it names is for the shard to check; how
+    /// much it sends is checked here, too, before it can fill what is everybody's.
     pub fn take(&mut self, now: Monotonic, from: ConnectionId, message: &[u8]) -> Means {
-        let Some(peer) = self.peers.get(&from) else { return Means::Leaves };
+        let Some(peer) = self.peers.get_mut(&from) else { return Means::Leaves };
         let named = match FromClient::parse(message) {
             Ok(FromClient::Data { session, .. } | FromClient::Report(Report { session, .. })) => session,
             // Its own is said to the shard when the connection is closed.
@@ -131,7 +144,13 @@ impl Switchboard {
             }
         };
         let (shard, is_own) = (peer.shard, Some(named) == peer.session);
-        if self.push(shard, from, now, message).is_err() {
+        let full_at = peer.full_at.max(now) + self.packet_cost;
+        if full_at.since(now) > BURST.max(self.packet_cost) {
+            self.recorder.lost(Lost::RateLimited, 1);
+            return Means::Nothing;
+        }
+        peer.full_at = full_at;
+        if self.push(shard, from, now, message, RESERVE).is_err() {
             self.recorder.lost(Lost::QueueFull, 1);
             return Means::Nothing;
         }
@@ -195,9 +214,21 @@ impl Switchboard {
         }
     }
 
-    fn push(&mut self, shard: usize, from: ConnectionId, now: Monotonic, packet: &[u8]) -> Result<(), ()> {
+    /// Leaves `kept` places of the queue free.
+    fn push(
+        &mut self,
+        shard: usize,
+        from: ConnectionId,
+        now: Monotonic,
+        packet: &[u8],
+        kept: usize,
+    ) -> Result<(), ()> {
         let frame = Frame::new(from, now, packet).ok_or(())?;
-        self.shards[shard].to.push(frame).map_err(|_| ())?;
+        let queue = &mut self.shards[shard].to;
+        if queue.slots() <= kept {
+            return Err(());
+        }
+        queue.push(frame).map_err(|_| ())?;
         self.recorder.taken();
         Ok(())
     }
@@ -227,10 +258,15 @@ mod tests {
 
     impl Scene {
         fn new(shards: usize) -> Self {
+            // A queue's length at once is below its burst.
+            Self::with_rate(shards, 1_000_000)
+        }
+
+        fn with_rate(shards: usize, packets_per_second: u32) -> Self {
             let Hub { mut publishers, registry, collector, .. } = hub(HubConfig::default()).unwrap();
             let (ends, shards) = (0..shards).map(|_| queues()).unzip();
             let recorder = Recorder::new(publishers.remove(0), &registry).unwrap();
-            Self { board: Switchboard::new(ends, recorder), shards, collector }
+            Self { board: Switchboard::new(ends, packets_per_second, recorder), shards, collector }
         }
 
         fn join(&mut self) -> Line {
@@ -372,20 +408,45 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_to_the_shard_turns_away_who_joins_and_loses_what_members_send() {
-        let mut scene = Scene::new(1);
-        let line = scene.member();
+    fn who_sends_more_than_its_session_may_loses_it_before_the_queue() {
+        let mut scene = Scene::with_rate(1, 100);
+        let (eve, bob) = (scene.member(), scene.member());
         let data = wire::data_head(SESSION, 0);
-        for _ in 0..QUEUE_LEN {
+        let mut taken = |from: &Line, ms: u64, packets| {
+            let now = Monotonic(ms * 1_000_000);
+            (0..packets).filter(|_| scene.board.take(now, from.connection, &data) == Means::Heard).count()
+        };
+        // A quarter of a second's at once, then one each 10 ms.
+        assert_eq!(taken(&eve, 1000, 64), 25);
+        assert_eq!(taken(&bob, 1000, 25), 25);
+        assert_eq!(taken(&eve, 1009, 64), 0);
+        assert_eq!(taken(&eve, 1010, 64), 1);
+        assert_eq!(taken(&eve, 1260, 64), 25);
+        assert_eq!(scene.lost(Lost::RateLimited), 39 + 64 + 63 + 39);
+        assert_eq!(scene.lost(Lost::QueueFull), 0);
+        assert_eq!(std::iter::from_fn(|| scene.shards[0].from.pop().ok()).count(), 76);
+    }
+
+    #[test]
+    fn a_queue_full_of_what_members_send_still_takes_joins_and_leaves_until_it_is_full_of_them() {
+        let mut scene = Scene::new(1);
+        let (line, other) = (scene.member(), scene.member());
+        let data = wire::data_head(SESSION, 0);
+        for _ in 0..896 {
             assert_eq!(scene.board.take(NOW, line.connection, &data), Means::Heard);
         }
         for _ in 0..3 {
             assert_eq!(scene.board.take(NOW, line.connection, &data), Means::Nothing);
         }
         assert_eq!(scene.lost(Lost::QueueFull), 3);
-        assert_eq!(scene.count(&family::WEB_BRIDGE_FRAMES, "in"), 1 + QUEUE_LEN as u64);
+        scene.board.close(NOW, other.connection, Ended::Left);
+        for _ in 0..127 {
+            assert!(scene.board.join(NOW, &join("lobby")).is_ok());
+        }
+        assert_eq!(scene.count(&family::WEB_BRIDGE_FRAMES, "in"), 2 + 896 + 127);
         assert_eq!(scene.board.join(NOW, &join("lobby")).err(), Some(NoJoin::QueueFull));
         assert_eq!(scene.count(&family::WEB_BRIDGE_REFUSED, "queue_full"), 1);
+        assert_eq!(scene.lost(Lost::QueueFull), 3);
         scene.board.close(NOW, line.connection, Ended::Left);
         assert_eq!(scene.lost(Lost::QueueFull), 4, "its leave, too: the session ends as idle");
     }

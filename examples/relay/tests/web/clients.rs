@@ -16,9 +16,11 @@ use relayscope_example_relay::token::{Claims, mint};
 use relayscope_example_relay::web;
 use relayscope_example_relay::wire::{self, FromRelay, Refusal, SessionId};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
@@ -96,6 +98,13 @@ impl Relay {
 
     pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.web)
+    }
+
+    /// Connects, and sees that nobody is there.
+    pub(crate) async fn closes_at_once(&self) {
+        let mut stream = TcpStream::connect(self.web).await.unwrap();
+        let mut octet = [0];
+        assert_eq!(timeout(PATIENCE, stream.read(&mut octet)).await.unwrap().unwrap_or(0), 0);
     }
 
     pub(crate) fn get(&self, path: &str) -> String {
@@ -190,6 +199,10 @@ impl Browser {
             request.headers_mut().insert("origin", origin.parse().unwrap());
         }
         let stream = TcpStream::connect(relay.web).await.unwrap();
+        Self::upgrade(request, stream).await
+    }
+
+    async fn upgrade(request: Request, stream: TcpStream) -> Result<Self, u16> {
         match client_async(request, stream).await {
             Ok((socket, _)) => Ok(Self { socket, session: SessionId(0) }),
             Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
@@ -200,13 +213,30 @@ impl Browser {
     /// Joins; says why not, and with which code the connection was closed.
     pub(crate) async fn join_with(relay: &Relay, token: &[u8]) -> Result<Self, (Refusal, u16)> {
         let mut browser = Self::connect(relay, Some(&relay.origin())).await.unwrap();
-        browser.send(Message::binary(wire::join(&Cookie([0; 24]), token))).await;
-        let Message::Binary(answer) = browser.next().await.unwrap() else { panic!("no packet") };
+        browser.shows(token).await.map(|()| browser)
+    }
+
+    /// As [`join`](Self::join), from another address of this host.
+    pub(crate) async fn join_from(relay: &Relay, address: [u8; 4], name: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((address, 0))).unwrap();
+        let stream = socket.connect(relay.web).await.unwrap();
+        let request = format!("ws://{}/join", relay.web).into_client_request().unwrap();
+        let mut browser = Self::upgrade(request, stream).await.unwrap();
+        browser.shows(&relay.token(name, 60)).await.unwrap();
+        browser
+    }
+
+    /// Shows its token, as [`join_with`](Self::join_with) does.
+    pub(crate) async fn shows(&mut self, token: &[u8]) -> Result<(), (Refusal, u16)> {
+        self.send(Message::binary(wire::join(&Cookie([0; 24]), token))).await;
+        let Message::Binary(answer) = self.next().await.unwrap() else { panic!("no packet") };
         match FromRelay::parse(&answer).unwrap() {
-            FromRelay::Welcome { session, .. } => Ok(Self { session, ..browser }),
-            FromRelay::Refused(refusal) => Err((refusal, browser.closed().await)),
+            FromRelay::Welcome { session, .. } => self.session = session,
+            FromRelay::Refused(refusal) => return Err((refusal, self.closed().await)),
             other => panic!("{other:?}"),
         }
+        Ok(())
     }
 
     pub(crate) async fn join(relay: &Relay, name: &str) -> Self {

@@ -37,6 +37,10 @@ fn main() {
             "there_are_as_many_connections_as_may_be_and_a_place_is_free_again_when_one_ends",
             members::bound,
         ),
+        trial(
+            "who_shows_no_token_holds_no_seat_and_of_one_address_there_are_so_many_of_them",
+            members::without_token,
+        ),
         trial("who_says_nothing_is_let_go_and_who_shows_no_token_in_time", members::silence),
     ];
     libtest_mimic::run(&arguments, trials).exit();

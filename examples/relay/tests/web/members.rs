@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use relayscope_example_relay::cookie::Cookie;
 use relayscope_example_relay::relay::Limits;
 use relayscope_example_relay::wire::{self, PACKET_MAX, Refusal};
 use tokio_tungstenite::tungstenite::Message;
@@ -183,14 +184,22 @@ pub(crate) fn flood() {
                 bob.say(sequence, b"and me").await;
             }
         }
-        let (total, limited) = (3010.0, "dropped_packets_total{shard=\"0\",reason=\"rate_limited\"}");
+        let (total, limited) = (3010.0, "web_bridge_dropped_frames_total{reason=\"rate_limited\"}");
+        let by_shard = "dropped_packets_total{shard=\"0\",reason=\"rate_limited\"}";
         let metrics = relay.wait_until("every packet's account", |metrics| {
-            metrics.value("received_packets_total{shard=\"0\"}") + metrics.value(limited) == total
+            let at_shard = metrics.value("received_packets_total{shard=\"0\"}") + metrics.value(by_shard);
+            at_shard + metrics.value(limited) == total
         });
-        assert_eq!(metrics.value("web_bridge_frames_total{direction=\"in\"}"), total + 2.0);
-        assert_eq!(metrics.sum("dropped_packets_total"), metrics.value(limited));
+        // It does not come as far as the queue, which is everybody's.
+        let lost = metrics.value(limited) + metrics.value(by_shard);
+        assert_eq!(
+            metrics.value("web_bridge_frames_total{direction=\"in\"}"),
+            total + 2.0 - metrics.value(limited)
+        );
+        assert_eq!(metrics.sum("web_bridge_dropped_frames_total"), metrics.value(limited));
+        assert_eq!(metrics.sum("dropped_packets_total"), metrics.value(by_shard));
         assert!(metrics.value(limited) > 100.0, "{}", metrics.value(limited));
-        let heard = udp.hear((total - metrics.value(limited)) as usize);
+        let heard = udp.hear((total - lost) as usize);
         assert_eq!(heard.iter().filter(|(_, _, said)| said == b"and me").count(), 10);
     });
 }
@@ -205,6 +214,28 @@ pub(crate) fn bound() {
         ada.close().await;
         relay.wait_for("web_bridge_connections", 1.0);
         Browser::join(relay, "carol").await;
+    });
+}
+
+pub(crate) fn without_token() {
+    let mut relay = Relay::start(|config| config.web.as_mut().unwrap().connections_max = 2);
+    relay.run(async |relay| {
+        let mut mute = Vec::new();
+        for _ in 0..16 {
+            mute.push(Browser::connect(relay, None).await.unwrap());
+        }
+        relay.closes_at_once().await;
+        relay.wait_for("web_bridge_refused_connections_total{reason=\"too_many_waiting\"}", 1.0);
+        // Eight times as many as there are seats, and all seats are free: to others, and to who shows a token now.
+        let _ada = Browser::join_from(relay, [127, 0, 0, 2], "ada").await;
+        let mut bob = mute.remove(0);
+        bob.shows(&relay.token("bob", 60)).await.unwrap();
+        relay.wait_for("web_bridge_connections", 2.0);
+        // Who is welcome does not wait any more: another one may, of whom no seat is left.
+        assert_eq!(Browser::connect(relay, None).await.err(), Some(503));
+        mute[0].send(Message::binary(wire::join(&Cookie([0; 24]), &relay.token("eve", 60)))).await;
+        assert_eq!(mute[0].closed().await, 1013);
+        relay.wait_for("web_bridge_refused_connections_total{reason=\"too_many\"}", 2.0);
     });
 }
 
