@@ -4,17 +4,22 @@
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, exit};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
 use relayscope_dataplane::key::HmacKey;
 use relayscope_example_relay::load::{self, Load, Pace, Sizes};
 use relayscope_impairer::Impairment;
 
 /// Puts a load on a relay, checks all that comes back, and compares the counts of both sides.
 ///
-/// Ends with 0 where all agrees, with 1 where it does not, and with 2 where it cannot be done.
+/// Ends with 0 where all agrees, with 1 where it does not, and with 2 where it cannot be done, or a signal stops it.
+/// However it ends, its sessions leave.
 #[derive(Parser)]
 #[command(name = "relay-load", version)]
 struct Cli {
@@ -116,11 +121,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// The first signal asks for the end, and the second one is the end.
+fn stop_on_signals(stop: &Arc<AtomicBool>) -> Result<(), Box<dyn Error>> {
+    let stopping: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    stopping.thread_block()?;
+    let stop = Arc::clone(stop);
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        while stopping.wait().is_ok() {
+            if stop.swap(true, Ordering::Relaxed) {
+                exit(2);
+            }
+        }
+    })?;
+    Ok(())
+}
+
 /// Whether all agrees.
 fn run(cli: &Cli) -> Result<bool, Box<dyn Error>> {
     let file = cli.key_file.display();
     let octets = std::fs::read(&cli.key_file).map_err(|error| format!("key file {file}: {error}"))?;
     let key = HmacKey::from_file_octets(&octets).map_err(|error| format!("key file {file}: {error}"))?;
+    let stop = Arc::default();
+    stop_on_signals(&stop)?;
     let load = Load {
         bind: cli.bind,
         sessions: cli.sessions,
@@ -134,6 +156,7 @@ fn run(cli: &Cli) -> Result<bool, Box<dyn Error>> {
         handshakes_per_second: cli.handshakes_per_second,
         impairments: cli.path.impairment()?.map(|both| (both, both)),
         metrics: cli.metrics.clone(),
+        stop,
         ..Load::new(cli.relay, key)
     };
     let report = load::run(&load)?;

@@ -2,14 +2,17 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::resource::{Resource, getrlimit};
 use relayscope_dataplane::clock::Monotonic;
 use relayscope_dataplane::driver::clock;
-use relayscope_dataplane::driver::udp::UdpPort;
+use relayscope_dataplane::driver::udp::{BindError, UdpPort};
 use relayscope_dataplane::endpoint;
 use relayscope_impairer::Path;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -27,8 +30,8 @@ use crate::wire::DATA_HEAD_LEN;
 
 /// Sessions say how they fare once in it.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Tokens hold for so long: all must have joined by then.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(3000);
+/// Tokens hold for so long from a handshake's first packet: the relay remembers each until it expires.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 /// Sockets are read at least so often.
 const READ_INTERVAL_MAX: Duration = Duration::from_millis(20);
 /// A window from which nothing came for so long is given up.
@@ -40,6 +43,11 @@ const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// How long the answers to the last reports are waited for, and how often they are asked for.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 const LAST_REPORTS_MAX: usize = 20;
+/// How often a session that has joined is asked for before the first slice, and how many of them at once.
+const ROLL_CALLS_MAX: usize = 5;
+const ROLL_CALL: usize = 64;
+/// Reads, of ten milliseconds each, for answers to handshakes under way before all is left.
+const LAST_READS: usize = 5;
 
 /// What came of a slice of a load.
 #[derive(Clone, Debug)]
@@ -58,7 +66,7 @@ pub struct Slice {
     pub copies_each: u32,
 }
 
-/// Clients in their rooms: they stay between slices, for as long as the relay lets them be silent.
+/// Clients in their rooms: they stay between slices, for as long as the relay lets them be silent. Dropped, they leave.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -82,6 +90,8 @@ pub struct Clients {
     last_reporters: Vec<u32>,
     buffer: Vec<u8>,
     heard_at: Monotonic,
+    stop: Arc<AtomicBool>,
+    has_left: bool,
 }
 
 /// Who is to send what when, in one slice.
@@ -97,25 +107,31 @@ impl Clients {
     /// Opens the sockets, and joins all sessions.
     ///
     /// # Errors
-    /// [`LoadError`]: the plan does not hold, a socket cannot be had, or a session is refused or gets no answer.
+    /// [`LoadError`]: the plan does not hold, a socket cannot be had, or a session is refused, gets no answer, or is
+    /// lost again before all have joined. Those that joined have left then.
     pub fn connect(load: &Load) -> Result<Self, LoadError> {
         load.check()?;
         let sockets = load.sessions.div_ceil(load.sessions_per_socket);
         let ports = (0..sockets)
-            .map(|_| UdpPort::bind(SocketAddr::new(load.bind, 0)))
+            .map(|at| {
+                UdpPort::bind(SocketAddr::new(load.bind, 0)).map_err(|error| not_bound(error, at, sockets))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let ledger = Ledger::new(Payloads::new(load.seed, load.sizes.clone()), load.rooms);
         let path = load.impairments.map(|(there, back)| Path::new(load.seed, there, back).without_log());
         let mut crowd = Crowd::new(ledger, Latencies::new()?, path, load.members() - 1);
         for session in 0..load.sessions {
             let room = session % load.rooms;
-            let handshake = Handshake::new(load.relay, token(load, session, room)?);
+            // Its token is made when its turn comes.
+            let handshake = Handshake::new(load.relay, Vec::new());
             crowd.add(session / load.sessions_per_socket, room, handshake, load.relay);
         }
         let (slot, last_reporters, buffer) = (load.slot, Vec::new(), Vec::new());
-        let mut clients = Self { ports, crowd, slot, last_reporters, buffer, heard_at: Monotonic(0) };
+        let (heard_at, stop, has_left) = (Monotonic(0), Arc::clone(&load.stop), false);
+        let mut clients = Self { ports, crowd, slot, last_reporters, buffer, heard_at, stop, has_left };
         clients.join(load)?;
         clients.last_reporters = clients.choose_last_reporters();
+        clients.call_roll()?;
         clients.crowd.counts = Counts::default();
         Ok(clients)
     }
@@ -145,6 +161,7 @@ impl Clients {
             if now >= end {
                 break;
             }
+            self.check_stop()?;
             self.send_due(now, &mut turns);
             match turns.window {
                 Some(window) => self.read_window(now, window)?,
@@ -169,21 +186,42 @@ impl Clients {
     /// # Errors
     /// [`LoadError`]: a socket fails.
     pub fn leave(mut self) -> Result<(), LoadError> {
+        self.leave_all();
+        self.read(Duration::ZERO)
+    }
+
+    /// Leaves, once.
+    fn leave_all(&mut self) {
+        if std::mem::replace(&mut self.has_left, true) {
+            return;
+        }
         for session in 0..self.crowd.members.len() as u32 {
             if let Some(mut octets) = self.crowd.leave(session) {
                 self.transmit(session, &mut octets);
             }
         }
-        self.read(Duration::ZERO)
     }
 
-    /// Joins all sessions, one after the other through each socket.
+    /// # Errors
+    /// [`LoadError::Stopped`].
+    fn check_stop(&self) -> Result<(), LoadError> {
+        if self.stop.load(Ordering::Relaxed) { Err(LoadError::Stopped) } else { Ok(()) }
+    }
+
+    /// Joins all sessions, one after the other through each socket. Those that have joined report meanwhile: who says
+    /// nothing for too long is put out.
     fn join(&mut self, load: &Load) -> Result<(), LoadError> {
+        let run = random()?;
         let pause = Duration::from_secs(1) / load.handshakes_per_second;
         let mut free_at = clock::monotonic();
+        let mut reports = Cadence::new(free_at, REPORT_INTERVAL, load.sessions);
         let mut waiting: Vec<_> =
             (0..self.ports.len() as u32).map(|port| port * load.sessions_per_socket).collect();
         while !waiting.is_empty() {
+            self.check_stop()?;
+            while let Some(session) = reports.poll(clock::monotonic()) {
+                self.send_report(clock::monotonic(), session, false);
+            }
             let mut at = 0;
             while let Some(session) = waiting.get_mut(at) {
                 match self.crowd.members[*session as usize].handshake.progress() {
@@ -206,6 +244,10 @@ impl Clients {
                 if now < free_at {
                     continue;
                 }
+                let handshake = &mut self.crowd.members[session as usize].handshake;
+                if !handshake.has_begun() {
+                    *handshake = Handshake::new(load.relay, token(load, run, session)?);
+                }
                 if let Some(mut octets) = self.crowd.poll_handshake(now, session) {
                     free_at = now + pause;
                     self.send(now, session, &mut octets);
@@ -215,6 +257,20 @@ impl Clients {
             self.read(Duration::from_millis(1))?;
         }
         Ok(())
+    }
+
+    /// Has each session answered once more, and with that the kernels say what they dropped so far.
+    fn call_roll(&mut self) -> Result<(), LoadError> {
+        let everybody: Vec<_> = (0..self.crowd.members.len() as u32).collect();
+        for called in everybody.chunks(ROLL_CALL) {
+            if let Some(session) = self.missing(called, ROLL_CALLS_MAX)? {
+                return Err(LoadError::Lost { session });
+            }
+        }
+        match self.ask_last_reporters()? {
+            Some(session) => Err(LoadError::Lost { session }),
+            None => Ok(()),
+        }
     }
 
     fn choose_last_reporters(&self) -> Vec<u32> {
@@ -319,6 +375,7 @@ impl Clients {
         let began_at = clock::monotonic();
         self.heard_at = began_at;
         loop {
+            self.check_stop()?;
             let now = clock::monotonic();
             self.pass_on(now);
             let is_on_its_way = self.crowd.path_due_at().is_some();
@@ -328,26 +385,43 @@ impl Clients {
             }
             self.read(Duration::from_millis(1))?;
         }
+        Ok(self.ask_last_reporters()?.is_none())
+    }
+
+    /// What was dropped on each way is told with the next packet: one more goes each way, and all answers are in.
+    /// Returns who has none.
+    fn ask_last_reporters(&mut self) -> Result<Option<u32>, LoadError> {
+        let missing = self.missing(&self.last_reporters.clone(), LAST_REPORTS_MAX)?;
+        let asked_at = clock::monotonic();
+        while self.crowd.counts.acks != self.crowd.counts.reports
+            && clock::monotonic().since(asked_at) < ANSWER_MAX
+        {
+            self.read(Duration::from_millis(1))?;
+            self.pass_on(clock::monotonic());
+        }
+        Ok(missing)
+    }
+
+    /// Sends reports of some sessions until each is answered. Returns one that is not, so often asked.
+    fn missing(&mut self, sessions: &[u32], times: usize) -> Result<Option<u32>, LoadError> {
         let acks = |clients: &Self, session: u32| clients.crowd.members[session as usize].acks;
-        let mut silent: Vec<_> =
-            self.last_reporters.iter().map(|session| (*session, acks(self, *session))).collect();
-        for _ in 0..LAST_REPORTS_MAX {
+        let mut silent: Vec<_> = sessions.iter().map(|session| (*session, acks(self, *session))).collect();
+        for _ in 0..times {
+            self.check_stop()?;
             let asked_at = clock::monotonic();
             for (session, _) in &silent {
                 self.send_report(asked_at, *session, false);
             }
-            while self.crowd.counts.acks != self.crowd.counts.reports
-                && clock::monotonic().since(asked_at) < ANSWER_MAX
-            {
+            while !silent.is_empty() && clock::monotonic().since(asked_at) < ANSWER_MAX {
                 self.read(Duration::from_millis(1))?;
                 self.pass_on(clock::monotonic());
+                silent.retain(|(session, before)| acks(self, *session) == *before);
             }
-            silent.retain(|(session, before)| acks(self, *session) == *before);
             if silent.is_empty() {
-                return Ok(true);
+                return Ok(None);
             }
         }
-        Ok(false)
+        Ok(silent.first().map(|(session, _)| *session))
     }
 
     fn read(&mut self, timeout: Duration) -> Result<(), LoadError> {
@@ -385,16 +459,48 @@ impl Clients {
     }
 }
 
+impl Drop for Clients {
+    /// A welcome may be on its way to who is still at the door.
+    fn drop(&mut self) {
+        let is_under_way = |clients: &Self| {
+            let mut members = clients.crowd.members.iter().map(|member| &member.handshake);
+            members.any(|handshake| handshake.has_begun() && handshake.progress() == Progress::Going)
+        };
+        for _ in 0..LAST_READS {
+            if self.has_left || !is_under_way(self) || self.read(Duration::from_millis(10)).is_err() {
+                break;
+            }
+        }
+        self.leave_all();
+    }
+}
+
 /// Where a packet of data has its payload; `None` of another kind.
 fn data_payload(octets: &mut [u8]) -> Option<&mut [u8]> {
     let is_data = matches!(crate::wire::FromClient::parse(octets), Ok(crate::wire::FromClient::Data { .. }));
     octets.get_mut(DATA_HEAD_LEN..).filter(|_| is_data)
 }
 
-fn token(load: &Load, session: u32, room: u32) -> Result<Vec<u8>, LoadError> {
-    let mut nonce = [0; 16];
-    SystemRandom::new().fill(&mut nonce).map_err(|_| LoadError::NoRandomOctets)?;
+/// Says what is to be done where it was one socket too many.
+fn not_bound(error: BindError, at: u32, sockets: u32) -> LoadError {
+    let is_full = error.source.raw_os_error() == Some(Errno::EMFILE as i32);
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((limit, _)) if is_full => LoadError::Files { at, sockets, limit },
+        _ => LoadError::Bind(error),
+    }
+}
+
+/// Octets nobody knows.
+fn random<const LEN: usize>() -> Result<[u8; LEN], LoadError> {
+    let mut octets = [0; LEN];
+    SystemRandom::new().fill(&mut octets).map_err(|_| LoadError::NoRandomOctets)?;
+    Ok(octets)
+}
+
+/// Rooms are of this run alone: who stayed in those of an earlier one hears nothing of it.
+fn token(load: &Load, run: [u8; 8], session: u32) -> Result<Vec<u8>, LoadError> {
     let expires_at = clock::now().realtime.0 / 1_000_000_000 + TOKEN_LIFETIME.as_secs();
-    let (room, name) = (format!("load-{}-{room}", load.seed), format!("load-{session}"));
-    Ok(mint(&load.key, &Claims { expires_at, nonce, room: &room, name: &name })?)
+    let (run, room) = (u64::from_be_bytes(run), session % load.rooms);
+    let (room, name) = (format!("load-{}-{run:016x}-{room}", load.seed), format!("load-{session}"));
+    Ok(mint(&load.key, &Claims { expires_at, nonce: random()?, room: &room, name: &name })?)
 }

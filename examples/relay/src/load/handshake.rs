@@ -54,6 +54,11 @@ impl Handshake {
         Self { token, door, retry: None, attempts: 0, due_at: Monotonic(0), progress: Progress::Going }
     }
 
+    /// Whether it has sent anything.
+    pub fn has_begun(&self) -> bool {
+        self.attempts > 0
+    }
+
     /// Where it stands.
     pub fn progress(&self) -> Progress {
         self.progress

@@ -55,11 +55,34 @@ pub enum LoadError {
     /// A client's socket cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Too many sockets.
+    #[error(
+        "cannot open socket {at} of {sockets}: too many open files; expected a limit of open files above {limit} (ulimit -n), or more --sessions-per-socket"
+    )]
+    Files {
+        /// Which one, from 0.
+        at: u32,
+        /// Wanted.
+        sockets: u32,
+        /// There is.
+        limit: u64,
+    },
+    /// A session that has joined is unknown to the relay before anything was sent.
+    #[error(
+        "session {session} has joined, and the relay does not answer it any more; expected a relay whose sessions may be silent for more than a second (--idle)"
+    )]
+    Lost {
+        /// Which.
+        session: u32,
+    },
+    /// See [`Load::stop`].
+    #[error("stopped before the end; its sessions have left")]
+    Stopped,
     /// A client's socket fails.
     #[error("a client's socket fails: {0}")]
     Socket(#[source] io::Error),
     /// A session is not let in.
-    #[error("session {session} is refused: {}", .refusal.label())]
+    #[error("session {session} is refused: {}{}", .refusal.label(), remedy(*.refusal))]
     Refused {
         /// Which.
         session: u32,
@@ -89,10 +112,23 @@ pub enum LoadError {
     Scrape(#[from] ScrapeError),
 }
 
+/// What to do about a refusal.
+fn remedy(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Forged => "; the relay has another key: expected the relay's own in --key-file",
+        Refusal::RoomFull => {
+            "; how many members a room may have is the relay's bound, 64 by default: expected more --rooms"
+        }
+        Refusal::Full => "; the relay has no room for more: expected fewer --sessions, or a relay with more",
+        Refusal::Expired => "; a token holds for a minute: expected the same time on both hosts",
+        Refusal::Malformed | Refusal::Replayed | Refusal::Cookie | Refusal::WrongShard => "",
+    }
+}
+
 /// Joins, sends, leaves, and compares what the clients counted with what the relay did.
 ///
 /// # Errors
-/// [`LoadError`]: it cannot be done. That counts do not agree is said by [`Report::verdict`].
+/// [`LoadError`]: it cannot be done, and all who joined have left. That counts do not agree is said by [`Report::verdict`].
 pub fn run(load: &Load) -> Result<Report, LoadError> {
     let mut clients = Clients::connect(load)?;
     let before = load.metrics.as_ref().map(|url| {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use relayscope_dataplane::key::HmacKey;
@@ -51,7 +53,7 @@ pub struct Load {
     pub duration: Duration,
     /// Octets of payloads, 160 by default.
     pub sizes: Sizes,
-    /// Payloads, sizes and impairments are a function of it.
+    /// Payloads, sizes and impairments are a function of it; names of rooms are not, each run has its own.
     pub seed: u64,
     /// What is due within it is sent together, and arrivals are read once in it: a packet is stamped when it really
     /// leaves, and by the kernel when it arrives, so that no latency is blurred. 1 ms by default; with 0 the
@@ -63,6 +65,8 @@ pub struct Load {
     pub impairments: Option<(Impairment, Impairment)>,
     /// Where the relay's own counts are, to be compared with: an `http` URL. Nobody else may use the relay meanwhile.
     pub metrics: Option<String>,
+    /// Once set, whatever goes on ends soon with [`LoadError::Stopped`](super::LoadError::Stopped), and all leave.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// How packets follow each other.
@@ -149,6 +153,7 @@ impl Load {
             handshakes_per_second: 800,
             impairments: None,
             metrics: None,
+            stop: Arc::default(),
         }
     }
 

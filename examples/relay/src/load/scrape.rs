@@ -15,7 +15,9 @@ const BODY_MAX: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ScrapeError {
     /// No answer, or none that is good.
-    #[error("cannot read the relay's counts at {url}: {reason}")]
+    #[error(
+        "cannot read the relay's counts at {url}: {reason}; expected http://ADDRESS/metrics of the relay"
+    )]
     Read {
         /// Where.
         url: String,

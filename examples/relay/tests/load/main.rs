@@ -2,13 +2,14 @@
 //!
 //! `RELAYSCOPE_LOAD_SECONDS` and `RELAYSCOPE_LOAD_RATE` make the first test long and hard; it is short by default.
 
+mod complaints;
 mod meddler;
 mod process;
 
 use std::time::Duration;
 
 use meddler::{Meddler, Mischief};
-use process::{Relay, load, load_at, median, with_another_key};
+use process::{Relay, load, load_at, median};
 use relayscope_dataplane::placement::{available_cores, format_cores};
 
 /// Tenths of a run.
@@ -111,10 +112,4 @@ fn a_relay_that_loses_doubles_spoils_or_misdirects_a_single_copy_is_told_so() {
         let complaint = done.said.lines().last().unwrap();
         assert!(complaint.ends_with(expected.unwrap_or("}")), "{mischief:?}: {complaint}");
     }
-}
-
-#[test]
-fn a_key_that_is_not_the_relays_is_told_in_one_line() {
-    let relay = Relay::start("127.77.1.5", &[]);
-    assert_eq!(with_another_key(&relay), (Some(2), "relay-load: session 0 is refused: forged\n".to_owned()));
 }

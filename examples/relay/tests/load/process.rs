@@ -54,10 +54,12 @@ impl Relay {
 
     /// Sessions that are open, of all shards; `None` before the first is.
     pub(super) fn sessions(&self) -> Option<f64> {
-        let metrics = wait_for(self.http, "/metrics", "metrics", |_| true);
-        (0..)
-            .map_while(|shard| value(&metrics, &format!("relay_sessions{{shard=\"{shard}\"}}")))
-            .reduce(|a, b| a + b)
+        sessions(&wait_for(self.http, "/metrics", "metrics", |_| true))
+    }
+
+    /// Waits until so many are.
+    pub(super) fn wait_for_sessions(&self, wanted: f64) {
+        wait_for(self.http, "/metrics", "its sessions", |metrics| sessions(metrics) == Some(wanted));
     }
 
     /// What it has in memory; `None` once it has ended.
@@ -75,6 +77,12 @@ impl Drop for Relay {
             eprintln!("the relay may still be running: {error}");
         }
     }
+}
+
+fn sessions(metrics: &str) -> Option<f64> {
+    (0..)
+        .map_while(|shard| value(metrics, &format!("relay_sessions{{shard=\"{shard}\"}}")))
+        .reduce(|a, b| a + b)
 }
 
 /// A load that was done.
@@ -120,13 +128,25 @@ pub(super) fn load_at(
     Done { agreed: output.status.success(), said, json }
 }
 
-/// Runs `relay-load` with a key that is not the relay's. Returns how it ended, and what it complained of.
-pub(super) fn with_another_key(relay: &Relay) -> (Option<i32>, String) {
+/// `relay-load`, about to be run with the relay's key.
+pub(super) fn command(relay: &Relay, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relay-load"));
+    command.arg(relay.udp.to_string()).arg("--key-file").arg(relay.key.path()).args(arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs it. Returns how it ended, and what it complained of.
+pub(super) fn complaint(mut command: Command) -> (Option<i32>, String) {
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// A key that is no relay's.
+pub(super) fn another_key() -> NamedTempFile {
     let key = NamedTempFile::new().unwrap();
     std::fs::write(key.path(), [7; 32]).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_relay-load"));
-    let output = command.arg(relay.udp.to_string()).arg("--key-file").arg(key.path()).output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    key
 }
 
 /// The middle one.
