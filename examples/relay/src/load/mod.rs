@@ -121,6 +121,9 @@ fn remedy(refusal: Refusal) -> &'static str {
         }
         Refusal::Full => "; the relay has no room for more: expected fewer --sessions, or a relay with more",
         Refusal::Expired => "; a token holds for a minute: expected the same time on both hosts",
+        Refusal::TokensFull => {
+            "; it remembers as many tokens as it can until they expire: expected another try later"
+        }
         Refusal::Malformed | Refusal::Replayed | Refusal::Cookie | Refusal::WrongShard => "",
     }
 }
