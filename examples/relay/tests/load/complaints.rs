@@ -49,7 +49,7 @@ fn whoever_joined_leaves_when_another_is_not_let_in() {
 
 #[test]
 fn joining_may_take_longer_than_the_relay_bears_silence() {
-    let relay = Relay::start("127.77.1.9", &["--idle", "2s"]);
+    let relay = Relay::start("127.77.1.9", &["--idle", "2s", "--sessions", "100"]);
     // 120 packets of handshakes.
     let slow = ["--sessions", "60", "--rooms", "12", "--handshakes-per-second", "30", "--duration", "500ms"];
     let done = load(&relay, &slow, PAUSE, || ());
@@ -58,9 +58,16 @@ fn joining_may_take_longer_than_the_relay_bears_silence() {
 
 #[test]
 fn a_session_lost_before_anything_is_sent_is_one_error_and_no_account() {
-    let relay = Relay::start("127.77.1.10", &["--idle", "300ms"]);
+    let relay = Relay::start("127.77.1.10", &["--idle", "1s", "--sessions", "100"]);
     let slow = ["--sessions", "20", "--rooms", "4", "--handshakes-per-second", "20", "--duration", "500ms"];
-    let (code, said) = complaint(command(&relay, &slow));
+    let mut process = command(&relay, &slow).spawn().unwrap();
+    let signal = |signal| kill(Pid::from_raw(process.id() as i32), signal).unwrap();
+    relay.wait_for_a_session();
+    signal(Signal::SIGSTOP);
+    relay.wait_for_sessions(0.0);
+    signal(Signal::SIGCONT);
+    let code = process.wait().unwrap().code();
+    let said = std::io::read_to_string(process.stderr.take().unwrap()).unwrap();
     let wanted = " has joined, and the relay does not answer it any more; expected a relay whose sessions may be silent for more than a second (--idle)\n";
     assert!(code == Some(2) && said.starts_with("relay-load: session ") && said.ends_with(wanted), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");

@@ -62,6 +62,11 @@ impl Relay {
         wait_for(self.http, "/metrics", "its sessions", |metrics| sessions(metrics) == Some(wanted));
     }
 
+    /// Waits until there is one.
+    pub(super) fn wait_for_a_session(&self) {
+        wait_for(self.http, "/metrics", "a session", |metrics| sessions(metrics) > Some(0.0));
+    }
+
     /// What it has in memory; `None` once it has ended.
     pub(super) fn resident_kib(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
