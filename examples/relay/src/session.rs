@@ -15,7 +15,7 @@ use crate::wire::{MemberId, Report, SessionId};
 pub const SLOTS_MAX: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 24;
 /// A session that was silent may send as much at once as it may in this time.
-const BURST: Duration = Duration::from_millis(250);
+pub const BURST: Duration = Duration::from_millis(250);
 /// Acks whose echo is believed: a report may cross one on its way.
 const STAMPS: usize = 4;
 /// Underruns one report may add: far more than a buffer that is refilled has in the time between two.

@@ -22,7 +22,7 @@
 //! | from the upgrade to the shard's answer | 5 s | 1008 or 1013, `refused_connections` |
 //! | a message | [`PACKET_MAX`](crate::wire::PACKET_MAX) octets, binary | 1009 or 1003, `dropped_frames{oversized,not_binary}` |
 //! | messages of one browser | 16 in a millisecond | TCP makes it wait |
-//! | packets of one session | [`Limits::packets_per_second`](crate::relay::Limits::packets_per_second), [`BURST`](switchboard::BURST) of them at once | `dropped_frames{rate_limited}` |
+//! | packets of one session | [`Limits::packets_per_second`](crate::relay::Limits::packets_per_second), [`BURST`](crate::session::BURST) of them at once | `dropped_frames{rate_limited}` |
 //! | frames to a shard | [`QUEUE_LEN`](crate::frames::QUEUE_LEN), [`RESERVE`](switchboard::RESERVE) of them for joins and leaves alone | `dropped_frames{queue_full}`, `refused_connections{queue_full}` |
 //! | frames to a browser | [`OUTBOX_LEN`](switchboard::OUTBOX_LEN), and [`SEND_BUFFER_LEN`] octets in the kernel | `dropped_frames{slow_client}` |
 //! | silence | [`Limits::idle`](crate::relay::Limits::idle): a page's reports break it, pings do not | 1008, `ended_connections{silent}` |

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::record::{Ended, Lost, Recorder, Stranger, TurnedAway};
 use crate::frames::{End, Frame, QUEUE_LEN};
-use crate::session::ConnectionId;
+use crate::session::{BURST, ConnectionId};
 use crate::token;
 use crate::wire::{self, FromClient, FromRelay, Report, SessionId};
 
@@ -19,8 +19,6 @@ pub const OUTBOX_LEN: usize = 128;
 
 /// Of a queue to a shard, what joins and leaves alone may use: whoever sends much keeps nobody out, nor in.
 pub const RESERVE: usize = QUEUE_LEN / 8;
-/// A browser that was silent may send as much at once as it may in this time, as any [session](crate::session).
-pub const BURST: Duration = Duration::from_millis(250);
 
 /// A packet for a browser.
 pub struct Outgoing {
